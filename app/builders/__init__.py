@@ -1,0 +1,1 @@
+"""Pure construction of the Kubernetes objects that a decision asks for."""

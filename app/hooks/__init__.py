@@ -1,0 +1,1 @@
+"""HTTP in, HTTP out: one short module a kind, no decisions."""

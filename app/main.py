@@ -1,0 +1,1 @@
+"""The ASGI application: ``uvicorn app.main:app``."""

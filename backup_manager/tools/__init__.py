@@ -1,0 +1,1 @@
+"""The tools we drive: argv builders and log parsers (pure), and the one place that runs a process."""

@@ -1,0 +1,1 @@
+"""The user's command ``tidb-backup``, also ``kubectl tidb-backup``."""

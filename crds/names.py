@@ -1,0 +1,156 @@
+"""Every name that must be the same in two rooms: Jobs, labels, annotations, environment, mount paths.
+
+Names and labels are TiDB Operator 1.6's, so that scripts and dashboards keep working, except that a name which Kubernetes
+would refuse is shortened with a digest instead of failing.
+"""
+
+import hashlib
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Final
+
+GROUP: Final = "pingcap.com"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+
+LABEL_LIMIT: Final = 63
+"""A label value, and a Job's name too, since its Pods carry it as a label."""
+_DIGEST: Final = 8
+_SLOT_LAYOUT: Final = "%Y-%m-%dt%H-%M-%S"
+_SLOT_LENGTH: Final = len("-2006-01-02t15-04-05")
+_JOB_ROOM: Final = len("backup-") + len("-r99")
+
+REPORT_ANNOTATION: Final = "tidb.pingcap.com/report"
+SLOT_ANNOTATION: Final = "tidb.pingcap.com/scheduled-time"
+"""On a Backup made by a schedule: its cron slot, RFC3339 UTC."""
+SPEC_HASH_ANNOTATION: Final = "tidb.pingcap.com/spec-hash"
+PATH_ANNOTATION: Final = "tidb.pingcap.com/backup-path"
+"""On a Job: where its data goes, decided before the Job exists."""
+
+CONTROLLER_UID_LABEL: Final = "controller-uid"
+NAME_LABEL: Final = "app.kubernetes.io/name"
+MANAGED_BY_LABEL: Final = "app.kubernetes.io/managed-by"
+INSTANCE_LABEL: Final = "app.kubernetes.io/instance"
+COMPONENT_LABEL: Final = "app.kubernetes.io/component"
+BACKUP_LABEL: Final = "tidb.pingcap.com/backup"
+RESTORE_LABEL: Final = "tidb.pingcap.com/restore"
+COMPACT_LABEL: Final = "tidb.pingcap.com/compact"
+SCHEDULE_LABEL: Final = "tidb.pingcap.com/backup-schedule"
+SCHEDULE_GROUP_LABEL: Final = "tidb.pingcap.com/backup-schedule-group"
+OWNER_UID_LABEL: Final = "tidb.pingcap.com/cr-uid"
+"""On Jobs and Pods: uid of the CR they work for; it survives an orphaned owner reference."""
+
+SERVICE_ACCOUNT: Final = "tidb-backup-manager"
+
+# Environment of a manager's container, set by the builders through the downward API or as literals.
+ENV_JOB_NAME: Final = "JOB_NAME"
+ENV_JOB_UID_LABEL: Final = "batch.kubernetes.io/controller-uid"
+ENV_JOB_UID: Final = "JOB_UID"
+ENV_POD_NAME: Final = "POD_NAME"
+ENV_POD_UID: Final = "POD_UID"
+ENV_POD_NAMESPACE: Final = "POD_NAMESPACE"
+ENV_CR_UID: Final = "CR_UID"
+ENV_BACKUP_PATH: Final = "BACKUP_PATH"
+"""Where an export writes, or what a clean deletes: a URL as in ``status.backupPath``."""
+ENV_PASSWORD: Final = "BACKUP_MANAGER_PASSWORD"
+
+BR_BIN_DIR: Final = "/var/lib/br-bin"
+DUMPLING_BIN_DIR: Final = "/var/lib/dumpling-bin"
+LIGHTNING_BIN_DIR: Final = "/var/lib/lightning-bin"
+KVCTL_BIN_DIR: Final = "/var/lib/kvctl-bin"
+CLUSTER_TLS_DIR: Final = "/var/lib/cluster-client-tls"
+CLIENT_TLS_DIR: Final = "/var/lib/tidb-client-tls"
+
+
+class Component(StrEnum):
+    """Value of :data:`COMPONENT_LABEL`."""
+
+    BACKUP = "backup"
+    CLEAN = "clean"
+    RESTORE = "restore"
+    COMPACT = "compactbackup"
+
+
+def fit(name: str, limit: int = LABEL_LIMIT) -> str:
+    """*name* when it has at most *limit* characters, else its start and a digest of the whole.
+
+    >>> fit("backup-basic")
+    'backup-basic'
+    >>> len(fit("backup-" + "x" * 100)), fit("backup-" + "x" * 100) != fit("backup-" + "x" * 101)
+    (63, True)
+    """
+    if len(name) <= limit:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:_DIGEST]
+    return f"{name[: limit - _DIGEST - 1].rstrip('-.')}-{digest}"
+
+
+def retry(first: str, attempt: int) -> str:
+    """Name of the Job that repeats *first* for the *attempt*-th time (0 is the first run itself).
+
+    >>> retry("backup-basic", 0), retry("backup-basic", 2)
+    ('backup-basic', 'backup-basic-r2')
+    """
+    if attempt == 0:
+        return fit(first)
+    suffix = f"-r{attempt}"
+    return fit(first, LABEL_LIMIT - len(suffix)) + suffix
+
+
+def backup_job(backup: str) -> str:
+    """Job of a snapshot or export Backup."""
+    return fit(f"backup-{backup}")
+
+
+def log_job(backup: str, command: str) -> str:
+    """Job of a log backup's *command* (``log-start``, ``log-stop``, ...)."""
+    return fit(f"backup-{backup}-{command}")
+
+
+def stop_job(backup: str) -> str:
+    """Job that ends a log backup when its CR is deleted."""
+    return fit(f"stop-{backup}")
+
+
+def clean_job(backup: str) -> str:
+    """Job that deletes a Backup's data."""
+    return fit(f"clean-{backup}")
+
+
+def restore_job(restore: str) -> str:
+    """Job of a Restore."""
+    return fit(f"restore-{restore}")
+
+
+def prune_job(restore: str) -> str:
+    """Job that removes what a failed Restore left behind."""
+    return fit(f"restore-{restore}-prune")
+
+
+def slot_backup(schedule: str, slot: datetime) -> str:
+    """Name of the Backup that *schedule* makes for the cron *slot* (aware; written in UTC).
+
+    As TiDB Operator 1.6 names it, except that the time is the slot's and not that of the pass that made it, so a repeated
+    pass yields the same name. Short enough that every Job derived from it fits.
+
+    >>> slot_backup("nightly", datetime(2026, 1, 31, 2, 0, tzinfo=UTC))
+    'nightly-2026-01-31t02-00-00'
+    >>> len("backup-" + slot_backup("x" * 200, datetime(2026, 1, 31, tzinfo=UTC)) + "-r99")
+    63
+    """
+    room = LABEL_LIMIT - _JOB_ROOM - _SLOT_LENGTH
+    return f"{fit(schedule, room)}-{slot.astimezone(UTC).strftime(_SLOT_LAYOUT)}"
+
+
+def slot_time(backup: str) -> datetime | None:
+    """The slot in the name of a scheduled Backup, or None when it carries none.
+
+    >>> slot_time("nightly-2026-01-31t02-00-00")
+    datetime.datetime(2026, 1, 31, 2, 0, tzinfo=datetime.timezone.utc)
+    >>> slot_time("by-hand") is None
+    True
+    """
+    try:
+        return datetime.strptime(backup[-(_SLOT_LENGTH - 1) :], _SLOT_LAYOUT).replace(tzinfo=UTC)
+    except ValueError:
+        return None

@@ -1,0 +1,144 @@
+"""Where data lies: one place that turns a storage spec into a location, and a location into text and back.
+
+The text is TiDB Operator 1.6's ``status.backupPath``: ``s3://bucket/prefix``, ``gcs://bucket/prefix/``,
+``azure://container/prefix/``, ``local:///mount/prefix``. Unlike there, one rule serves the status, the tools and our own
+storage drivers, and a prefix that could leave its bucket (``..``) is refused instead of collapsed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from posixpath import normpath
+from typing import Any, Final, Self
+
+
+class PathError(ValueError):
+    """A storage path that cannot be used; the text names the field and the fix."""
+
+
+class Provider(StrEnum):
+    """Field name of a storage in the spec. The order is the order of precedence upstream."""
+
+    S3 = "s3"
+    GCS = "gcs"
+    AZBLOB = "azblob"
+    LOCAL = "local"
+
+
+_SCHEMES: Final = {Provider.S3: "s3", Provider.GCS: "gcs", Provider.AZBLOB: "azure", Provider.LOCAL: "local"}
+_PROVIDERS: Final = {scheme: provider for provider, scheme in _SCHEMES.items()}
+_TRAILING_SLASH: Final = frozenset({Provider.GCS, Provider.AZBLOB})
+
+
+def normalise(prefix: str, *, field: str = "prefix") -> str:
+    """*prefix* without empty parts and outer slashes.
+
+    Raises PathError for ``.`` and ``..`` parts and control characters, naming *field*.
+
+    >>> normalise("/p//q/")
+    'p/q'
+    """
+    parts = [part for part in prefix.split("/") if part]
+    if any(part in {".", ".."} for part in parts):
+        raise PathError(f"{field} {prefix!r} has a '.' or '..' part; write the plain path inside the bucket")
+    if any(ord(char) < 32 or ord(char) == 127 for char in prefix):
+        raise PathError(f"{field} {prefix!r} has a control character; remove it")
+    return "/".join(parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Location:
+    """A folder of objects: *bucket* (for a local volume: the mount path) and *prefix* in it, both without outer slashes."""
+
+    provider: Provider
+    bucket: str
+    prefix: str = ""
+
+    @property
+    def url(self) -> str:
+        """The text form.
+
+        >>> Location(provider=Provider.S3, bucket="b", prefix="p/q").url
+        's3://b/p/q'
+        >>> Location(provider=Provider.GCS, bucket="b").url
+        'gcs://b/'
+        """
+        if self.provider is Provider.LOCAL:
+            return f"local://{normpath('/'.join(('', self.bucket.strip('/'), self.prefix)))}"
+        joined = "/".join(part for part in (self.bucket, self.prefix) if part)
+        return f"{_SCHEMES[self.provider]}://{joined}{'/' if self.provider in _TRAILING_SLASH else ''}"
+
+    def child(self, name: str) -> Self:
+        """The folder *name* inside this one."""
+        return replace(self, prefix=normalise(f"{self.prefix}/{name}"))
+
+    def contains(self, other: "Location") -> bool:
+        """Whether *other* is this folder or lies inside it."""
+        return (self.provider, self.bucket) == (other.provider, other.bucket) and (
+            not self.prefix or f"{other.prefix}/".startswith(f"{self.prefix}/")
+        )
+
+    @classmethod
+    def parse(cls, url: str, *, mount_path: str = "") -> Self:
+        """Read the text form back; a local path needs the *mount_path* it lies under. Raises PathError.
+
+        >>> Location.parse("s3://b/p/q")
+        Location(provider=<Provider.S3: 's3'>, bucket='b', prefix='p/q')
+        >>> Location.parse("local:///nfs/p", mount_path="/nfs").prefix
+        'p'
+        """
+        scheme, separator, rest = url.partition("://")
+        provider = _PROVIDERS.get(scheme)
+        if not separator or provider is None:
+            raise PathError(f"{url!r} is no storage path; expected {', '.join(f'{s}://' for s in _PROVIDERS)}...")
+        if provider is not Provider.LOCAL:
+            bucket, _, prefix = rest.partition("/")
+            if not bucket:
+                raise PathError(f"{url!r} names no bucket")
+            return cls(provider=provider, bucket=bucket, prefix=normalise(prefix, field="path"))
+        path, mount = normalise(rest, field="path"), normalise(mount_path, field="mountPath")
+        if mount and not f"{path}/".startswith(f"{mount}/"):
+            raise PathError(f"{url!r} is outside the mounted volume {mount_path!r}")
+        return cls(provider=provider, bucket=f"/{mount}", prefix=path[len(mount) :].strip("/"))
+
+
+def provider_of(spec: Mapping[str, Any]) -> Provider | None:
+    """The storage that *spec* names, in upstream's order; None when it names none."""
+    return next((provider for provider in Provider if spec.get(provider)), None)
+
+
+def location_of(spec: Mapping[str, Any]) -> Location:
+    """The folder that *spec* (a Backup or Restore spec, or anything holding a storage) points at.
+
+    A bucket written as ``bucket/a`` carries the start of the prefix, as br reads it. Raises PathError naming the field.
+
+    >>> location_of({"s3": {"bucket": "b/a", "prefix": "/p//q/"}}).url
+    's3://b/a/p/q'
+    """
+    provider = provider_of(spec)
+    if provider is None:
+        raise PathError("no storage: set one of s3, gcs, azblob, local")
+    storage: Mapping[str, Any] = spec[provider]
+    prefix = str(storage.get("prefix") or "")
+    if provider is Provider.LOCAL:
+        mount = str((storage.get("volumeMount") or {}).get("mountPath") or "")
+        if not mount:
+            raise PathError("local.volumeMount.mountPath is empty")
+        return Location(
+            provider=provider, bucket=f"/{normalise(mount, field='mountPath')}", prefix=normalise(prefix, field="local.prefix")
+        )
+    field = "container" if provider is Provider.AZBLOB else "bucket"
+    named = normalise(str(storage.get(field) or ""), field=f"{provider}.{field}")
+    if not named:
+        raise PathError(f"{provider}.{field} is empty")
+    bucket, _, start = named.partition("/")
+    return Location(provider=provider, bucket=bucket, prefix=normalise(f"{start}/{prefix}", field=f"{provider}.prefix"))
+
+
+def export_location(spec: Mapping[str, Any], name: str, uid: str) -> Location:
+    """Where an export of the Backup *name* writes: its own folder under the prefix, known before the Job exists.
+
+    >>> export_location({"s3": {"bucket": "b", "prefix": "p"}}, "daily", "0f5e9c1a-77").url
+    's3://b/p/daily-0f5e9c1a'
+    """
+    return location_of(spec).child(f"{name}-{uid[:8]}")
