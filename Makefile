@@ -1,0 +1,66 @@
+# Two commands do everything: `make demo` and `make test`. Both start from a fresh clone.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+UV_VERSION := 0.13.9
+SOURCES := app backup_manager cli crds sandbox benchmarks tests
+export PATH := $(CURDIR)/.tools/bin:$(CURDIR)/.venv/bin:$(PATH)
+# Debian's Python and pyenv's may carry settings of the shell; ours are in pyproject.toml.
+export PYTHONWARNINGS :=
+export PYTHONDONTWRITEBYTECODE :=
+
+.PHONY: help venv tools demo check format test unit integration e2e crds bench images clean
+
+help: ## show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: .venv/.installed ## make .venv with the locked dependencies (about 30 s)
+
+.venv/.installed: pyproject.toml uv.lock
+	@echo "venv: installing the locked dependencies"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test "$$($(BIN)/uv --version 2>/dev/null | cut -d' ' -f2)" = "$(UV_VERSION)" || $(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
+	@$(BIN)/uv sync --frozen --quiet
+	@touch $@
+
+tools: venv ## build the real servers and tools once (about 12 min on 2 cores), then from the cache
+	@$(PYTHON) sandbox/tools/build.py
+
+demo: tools ## back up a real TiDB to a real S3 server, restore it into a second one, compare (3 min)
+	@$(BIN)/python -m sandbox.demo
+
+check: venv ## format, lint, types, import contracts, unit tests (under a minute)
+	@$(BIN)/ruff format --check --quiet . || { echo "run: make format"; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-cache > .venv/lint-imports.log 2>&1 || { cat .venv/lint-imports.log; exit 1; }
+	@$(BIN)/python -m crds.generate --check
+	@$(BIN)/pytest -q -n 2 --dist loadfile tests/unit tests/golden tests/property --doctest-modules crds app
+
+format: venv ## let ruff format and sort
+	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
+
+test: check integration e2e ## every test
+
+unit: venv ## unit, golden and property tests alone
+	@$(BIN)/pytest -q tests/unit tests/golden tests/property
+
+integration: tools ## against a real S3 server, TiDB, dumpling, lightning, br, kube-apiserver
+	@$(BIN)/pytest -q tests/integration
+
+e2e: tools ## through the sandbox cluster
+	@$(BIN)/pytest -q tests/e2e
+
+crds: venv ## write crds/*.yaml from the models
+	@$(BIN)/python -m crds.generate
+
+bench: tools ## measure against the rivals, print ratios
+	@$(BIN)/python -m benchmarks
+
+images: ## build the two container images (needs buildah or docker)
+	@scripts/build_images.sh
+
+clean: ## remove .venv, .tools and .sandbox; the tool cache in the home folder stays
+	@$(BIN)/python -m sandbox down --all 2>/dev/null || true
+	@rm -rf .venv .tools .sandbox .mypy_cache .ruff_cache .pytest_cache .hypothesis
