@@ -1,0 +1,92 @@
+"""From a decision to the bytes of a sync or finalize response.
+
+The only place that can leave a child out, which in Metacontroller deletes it. So the answer is made from what was observed:
+every observed child is echoed as a stub (enough under ``OnDelete``) unless a :class:`Drop` names it, new children are added,
+and the result is checked once more before it leaves.
+"""
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from app.domain.config import Config
+from app.domain.decision import Decision, Drop
+from app.domain.observed import Observed, metadata
+from app.hooks.kind import Intent, Kind
+
+
+class AnswerError(Exception):
+    """The decision cannot be put into an answer without harm: a bug of ours, answered 500 so that nothing is touched."""
+
+
+def plain(value: Any) -> Any:
+    """*value* as JSON that Metacontroller compares equal after a round trip: no nulls, whole floats as integers, times as
+    RFC3339 in UTC. Raises AnswerError for what has no such form.
+
+    >>> plain({"a": 1.0, "b": None, "c": [True, 0.5, None]})
+    {'a': 1, 'c': [True, 0.5]}
+    """
+    if isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise AnswerError(f"number {value} cannot be written as JSON")
+        return int(value) if value.is_integer() else value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value if item is not None]
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    raise AnswerError(f"a value of type {type(value).__name__} cannot be written as JSON")
+
+
+def _stubs(observed: Observed, drops: frozenset[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
+    """A stub of every observed child that no drop names, by (kind, name)."""
+    stubs: dict[tuple[str, str], dict[str, Any]] = {}
+    for outer, group in observed.children.items():
+        kind, _, api_version = outer.partition(".")
+        for key, child in group.items():
+            meta = metadata(child)
+            name, namespace = meta.get("name"), meta.get("namespace")
+            if not name or key != (f"{namespace}/{name}" if namespace else name):
+                raise AnswerError(f"observed child {outer} {key!r} does not carry the name it is listed under")
+            if (outer, name) not in drops:
+                reference = {"name": name, "namespace": namespace} if namespace else {"name": name}
+                stubs[outer, name] = {"apiVersion": api_version, "kind": kind, "metadata": reference}
+    return stubs
+
+
+def _check(observed: Observed, answered: Mapping[tuple[str, str], object], drops: Mapping[tuple[str, str], Drop]) -> None:
+    """Raise AnswerError when the answer would delete a child that no rule named."""
+    for outer, group in observed.children.items():
+        for key in group:
+            child = outer, key.rpartition("/")[2]
+            drop = drops.get(child)
+            if child not in answered and not (drop and drop.rule):
+                raise AnswerError(f"the answer would delete {outer} {key!r} although no rule decided so")
+
+
+def render(kind: Kind[Intent], observed: Observed, decision: Decision[Intent], config: Config) -> bytes:
+    """The response body of *decision*: same input, same bytes. Raises AnswerError instead of answering something harmful."""
+    drops = {(drop.kind, drop.name): drop for drop in decision.drop}
+    children = _stubs(observed, frozenset(drops))
+    for intent in decision.create:
+        key = kind.kind(intent), intent.name
+        if key in drops:
+            raise AnswerError(f"{key[0]} {key[1]!r} is to be created and dropped at once")
+        if key not in children:
+            children[key] = plain(kind.build(observed, intent, config))
+    _check(observed, children, drops)
+    status = {**plain(decision.status)}
+    if generation := metadata(observed.parent).get("generation"):
+        status["observedGeneration"] = generation
+    body: dict[str, Any] = {"status": status, "children": [children[key] for key in sorted(children)]}
+    if decision.resync_after is not None and decision.resync_after > 0:
+        body["resyncAfterSeconds"] = math.ceil(decision.resync_after)
+    if decision.finalized and observed.finalizing:
+        body["finalized"] = True
+    return orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
