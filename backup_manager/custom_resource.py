@@ -1,0 +1,57 @@
+"""The CR a run works for, read from the API server or from a file."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from backup_manager.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resource:
+    """One Backup or Restore. *spec* keeps the user's words; it is hidden from ``repr`` since a SAS token may be in it."""
+
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+    spec: Mapping[str, Any] = field(repr=False)
+    status: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    annotations: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any], *, namespace: str = "") -> Self:
+        """From a Kubernetes object. Raises UsageError when it is none."""
+        metadata = document.get("metadata") or {}
+        name, spec = metadata.get("name"), document.get("spec")
+        if not isinstance(name, str) or not name:
+            raise UsageError("metadata.name is missing", hint="Give the object a name.")
+        if not isinstance(spec, Mapping):
+            raise UsageError(f"{name}: spec is missing", hint="Write the object as in the examples.")
+        return cls(
+            kind=str(document.get("kind") or ""),
+            namespace=str(metadata.get("namespace") or namespace or "default"),
+            name=name,
+            uid=str(metadata.get("uid") or ""),
+            spec=spec,
+            status=document.get("status") or {},
+            annotations=metadata.get("annotations") or {},
+        )
+
+    def access(self, key: str) -> Mapping[str, Any]:
+        """``spec.from`` or ``spec.to`` (*key*); empty when it is not set."""
+        return self.spec.get(key) or {}
+
+
+def choose(documents: Iterable[Any], *, kind: str, name: str = "", namespace: str = "") -> Resource:
+    """The one document of *kind* (and *name*, when given) among several. Raises UsageError naming what is there."""
+    found = [d for d in documents if isinstance(d, Mapping)]
+    resources = [Resource.of(d, namespace=namespace) for d in found if d.get("kind") == kind]
+    named = [r for r in resources if not name or r.name == name]
+    if len(named) == 1:
+        return named[0]
+    seen = ", ".join(f"{d.get('kind')}/{(d.get('metadata') or {}).get('name')}" for d in found) or "nothing"
+    wanted = f"{kind} {name}".strip()
+    if named:
+        raise UsageError(f"the file holds several objects of kind {kind}: {seen}", hint="Name one with its flag.")
+    raise UsageError(f"the file holds no {wanted}: {seen}", hint=f"Give a file with one {wanted}.")
