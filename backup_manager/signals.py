@@ -21,6 +21,7 @@ class Stop:
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self._lock = threading.Lock()
         self._listeners: list[Callable[[], None]] = []
 
     @property
@@ -30,10 +31,11 @@ class Stop:
 
     def request(self) -> None:
         """Ask for the end; repeated calls change nothing."""
-        if not self._event.is_set():
+        with self._lock:
+            listeners = () if self._event.is_set() else tuple(self._listeners)
             self._event.set()
-            for listener in tuple(self._listeners):
-                listener()
+        for listener in listeners:
+            listener()
 
     def wait(self, seconds: float) -> None:
         """Sleep; raise InterruptedError_ as soon as the end is asked for."""
@@ -48,9 +50,11 @@ class Stop:
     @contextmanager
     def listen(self, listener: Callable[[], None]) -> Iterator[None]:
         """Call *listener* on the request, at once when it came already."""
-        self._listeners.append(listener)
+        with self._lock:
+            self._listeners.append(listener)
+            late = self._event.is_set()
         try:
-            if self.requested:
+            if late:
                 listener()
             yield
         finally:

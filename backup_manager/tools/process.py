@@ -1,0 +1,195 @@
+"""The one place that runs a tool: its own process group, both pipes read at once, signals forwarded, secrets masked.
+
+The tool's lines are logged again (masked) and handed to the caller; only a bounded tail is kept, so a tool that logs for days
+costs no memory. SIGTERM to us becomes SIGTERM to the tool's group, and SIGKILL after a grace period. When we are killed
+ourselves, the kernel kills the tool too: a writer must never outlive the run that answers for it.
+"""
+
+import ctypes
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, Any, Final
+
+from backup_manager.errors import ToolError
+from backup_manager.masking import Masker
+from backup_manager.signals import Stop
+
+GRACE_SECONDS: Final = 20.0
+_PIECE: Final = 8 * 1024 * 1024
+"""A longer line is handed over in pieces: no line may cost more memory than this."""
+_TAIL_LINES: Final = 40
+_TAIL_WIDTH: Final = 2000
+_DRAIN_SECONDS: Final = 5.0
+_PR_SET_PDEATHSIG: Final = 1
+
+
+class Stream(StrEnum):
+    """Which pipe a line came from."""
+
+    OUT = "stdout"
+    ERR = "stderr"
+
+
+LineHandler = Callable[[Stream, str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a tool ended. *code* is its exit status, negative for a signal; the tails hold its last lines, masked."""
+
+    code: int
+    stopped: bool
+    out: tuple[str, ...]
+    err: tuple[str, ...]
+
+    @property
+    def killed_by(self) -> signal.Signals | None:
+        """The signal that ended it, or None."""
+        with suppress(ValueError):
+            return signal.Signals(-self.code) if self.code < 0 else None
+        return None
+
+    @property
+    def how(self) -> str:
+        """In words."""
+        killed = self.killed_by
+        if killed is signal.SIGKILL and not self.stopped:
+            return "was killed (SIGKILL), most likely for want of memory"
+        return f"was ended by {killed.name}" if killed else f"ended with exit status {self.code}"
+
+
+def find_tool(name: str, folder: str, env: Mapping[str, str]) -> str:
+    """The binary *name*: from *folder*, where an init container may have put it, else from PATH. Raises ToolError."""
+    copied = Path(folder) / name
+    if os.access(copied, os.X_OK) and copied.is_file():
+        return str(copied)
+    found = shutil.which(name, path=env.get("PATH"))
+    if found is None:
+        raise ToolError(
+            f"{name} is neither in {folder} nor on PATH",
+            reason="ToolMissing",
+            hint=f"Set spec.toolImage to an image that has /{name}, or use the backup-manager image that brings it.",
+        )
+    return found
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    stop: Stop,
+    mask: Masker,
+    log: Callable[[str], None],
+    on_line: LineHandler = lambda _stream, _line: None,
+    grace: float = GRACE_SECONDS,
+    cwd: Path | None = None,
+) -> Ended:
+    """Run *argv* to its end. *on_line* gets each line (unmasked, without its end) from two threads, one a stream."""
+    stop.check()
+    tool = Path(argv[0]).name
+    log(f"run: {mask(shlex.join(argv))}")
+    process = _start(argv, env, cwd)
+    outputs = [
+        _Output(tool=tool, stream=Stream.OUT, pipe=process.stdout, on_line=on_line, mask=mask, log=log),
+        _Output(tool=tool, stream=Stream.ERR, pipe=process.stderr, on_line=on_line, mask=mask, log=log),
+    ]
+    readers = [threading.Thread(target=output.read, name=f"{tool}-{output.stream}", daemon=True) for output in outputs]
+    for reader in readers:
+        reader.start()
+    killer = threading.Timer(grace, _signal, (process, signal.SIGKILL))
+    killer.daemon = True
+
+    def end() -> None:
+        log(f"stop: SIGTERM to {tool}, SIGKILL in {grace:.0f} s")
+        _signal(process, signal.SIGTERM)
+        killer.start()
+
+    with stop.listen(end):
+        code = process.wait()
+    killer.cancel()
+    _settle(process, readers)
+    return Ended(code=code, stopped=stop.requested, out=tuple(outputs[0].tail), err=tuple(outputs[1].tail))
+
+
+def _start(argv: Sequence[str], env: Mapping[str, str], cwd: Path | None) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            list(argv),
+            env=dict(env),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            process_group=0,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509  (it makes one system call and nothing else)
+        )
+    except OSError as error:
+        raise ToolError(
+            f"{argv[0]} cannot be started: {error.strerror}",
+            reason="ToolNotStarted",
+            hint="Check that the tool fits this machine's architecture and may be executed.",
+        ) from None
+
+
+_LIBC: Final[Any] = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def _die_with_parent() -> None:
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def _settle(process: subprocess.Popen[bytes], readers: Sequence[threading.Thread]) -> None:
+    """Wait for the last lines; a grandchild that holds a pipe open is ended with its group."""
+    for reader in readers:
+        reader.join(_DRAIN_SECONDS)
+    if any(reader.is_alive() for reader in readers):
+        _signal(process, signal.SIGKILL)
+        for reader in readers:
+            reader.join(_DRAIN_SECONDS)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Output:
+    """One pipe of a tool, read to its end."""
+
+    tool: str
+    stream: Stream
+    pipe: IO[bytes] | None
+    on_line: LineHandler
+    mask: Masker
+    log: Callable[[str], None]
+    tail: deque[str] = field(default_factory=lambda: deque(maxlen=_TAIL_LINES))
+
+    def read(self) -> None:
+        """Log, keep and hand over every line."""
+        if self.pipe is None:
+            return
+        with self.pipe as pipe:
+            while piece := pipe.readline(_PIECE):
+                self._line(piece.decode("utf-8", "replace").rstrip("\r\n"))
+
+    def _line(self, line: str) -> None:
+        shown = self.mask(line)
+        self.tail.append(shown[:_TAIL_WIDTH])
+        self.log(shown)
+        try:
+            self.on_line(self.stream, line)
+        except Exception as error:  # noqa: BLE001  (a line that we misread must not stop a backup)
+            self.log(f"{self.tool}: could not read a line of {self.stream}: {type(error).__name__}")
