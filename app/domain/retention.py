@@ -1,0 +1,277 @@
+"""Which Backups of a schedule stay and which go: :func:`plan`, the only place that decides a deletion.
+
+The hook, the command line and the tests call the same function, so what is shown is what will be done. Only complete Backups
+count towards a limit; what runs, and the log backup, is no candidate; failures have a short history of their own. Age is that
+of the data (``commitTs``), else of the completion, else of the object.
+
+``keep*`` rules are read as restic reads them: each counts buckets (hours, days, ISO weeks, months, years on the clock of the
+schedule's zone) that hold a Backup, newest first, keeps the newest of each, and also the oldest of all while its count is not
+used up; ``keepWithin`` counts from the newest Backup; what any rule wants is kept. Anything doubtful keeps everything.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta, tzinfo
+from enum import StrEnum
+from operator import attrgetter
+from typing import Final, NamedTuple, TypeAlias
+
+Coming: TypeAlias = Callable[[int], datetime | None]
+"""The time of the n-th run from now (1 is the next), where somebody wants to know until when a count will hold."""
+
+
+class State(StrEnum):
+    """What a Backup is to retention."""
+
+    RUNNING = "running"
+    COMPLETE = "complete"
+    FAILED = "failed"
+    DELETING = "deleting"
+
+
+class Rule(StrEnum):
+    """Why a Backup stays or goes."""
+
+    RUNNING = "running"
+    DELETING = "deleting"
+    UNLIMITED = "unlimited"
+    MAX_BACKUPS = "maxBackups"
+    MAX_RESERVED_TIME = "maxReservedTime"
+    RETENTION = "retention"
+    KEEP_LAST = "keepLast"
+    KEEP_HOURLY = "keepHourly"
+    KEEP_DAILY = "keepDaily"
+    KEEP_WEEKLY = "keepWeekly"
+    KEEP_MONTHLY = "keepMonthly"
+    KEEP_YEARLY = "keepYearly"
+    KEEP_WITHIN = "keepWithin"
+    MIN_KEEP = "minKeep"
+    PITR_BASE = "pitrBase"
+    FAILED_HISTORY = "failedHistoryLimit"
+    NEXT_PASS = "nextPass"
+    UNREADABLE = "unreadable"
+    CLOCK = "clockBehind"
+
+
+class Item(NamedTuple):
+    """One Backup. *time* is the age that counts, *slot* the run it was made for, *created* the object's own time; *problem*
+    says what could not be read."""
+
+    name: str
+    state: State
+    time: datetime
+    slot: datetime | None = None
+    created: datetime | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How long to keep. ``max_reserved_time`` wins over ``max_backups``; *counts* and *within* are the ``keep*`` rules.
+
+    *pitr* says that a log backup exists, *checkpoint* how far it got: the newest Backup before a window of time then stays,
+    for the log can only be applied to a Backup that is older.
+    """
+
+    max_backups: int | None = None
+    max_reserved_time: timedelta | None = None
+    counts: Mapping[Rule, int] = field(default_factory=dict)
+    within: timedelta | None = None
+    min_keep: int = 1
+    failed_history: int = 5
+    zone: tzinfo = UTC
+    pitr: bool = False
+    checkpoint: datetime | None = None
+    max_deletions: int | None = None
+
+
+class Verdict(NamedTuple):
+    """What happens to one Backup, by which *rule* (several are joined by ``+``), and *until* when at least, where a date is
+    known. *detail* explains what stopped a deletion."""
+
+    name: str
+    keep: bool
+    rule: str
+    until: datetime | None = None
+    detail: str = ""
+
+
+_AGE: Final = attrgetter("time", "name")
+
+
+class _Bucket(NamedTuple):
+    """A calendar unit: *key* of a local time, and the local *start* of the unit that comes *n* later."""
+
+    key: Callable[[datetime], tuple[int, ...]]
+    start: Callable[[datetime, int], datetime]
+
+
+def _month_after(local: datetime, months: int) -> datetime:
+    total = local.year * 12 + local.month - 1 + months
+    return local.replace(year=total // 12, month=total % 12 + 1, day=1, hour=0, minute=0, second=0, microsecond=0)
+
+
+def _midnight(local: datetime) -> datetime:
+    return local.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+_BUCKETS: Final[Mapping[Rule, _Bucket]] = {
+    Rule.KEEP_HOURLY: _Bucket(
+        lambda at: (at.year, at.month, at.day, at.hour),
+        lambda at, n: at.replace(minute=0, second=0, microsecond=0) + timedelta(hours=n),
+    ),
+    Rule.KEEP_DAILY: _Bucket(lambda at: (at.year, at.month, at.day), lambda at, n: _midnight(at) + timedelta(days=n)),
+    Rule.KEEP_WEEKLY: _Bucket(
+        lambda at: at.isocalendar()[:2], lambda at, n: _midnight(at) + timedelta(days=7 * n - at.weekday())
+    ),
+    Rule.KEEP_MONTHLY: _Bucket(lambda at: (at.year, at.month), _month_after),
+    Rule.KEEP_YEARLY: _Bucket(lambda at: (at.year,), lambda at, n: _month_after(at.replace(month=1), 12 * n)),
+}
+
+
+class _Kept:
+    """The rules that want each complete Backup, and the latest date that one of them promises."""
+
+    def __init__(self) -> None:
+        self._wanted: dict[str, tuple[str, datetime | None]] = {}
+
+    def want(self, item: Item, rule: Rule, until: datetime | None) -> None:
+        before = self._wanted.get(item.name)
+        if before is None:
+            self._wanted[item.name] = rule, until
+            return
+        known, date = before
+        # A rule without a date may hold for ever: then nobody can promise an end.
+        self._wanted[item.name] = f"{known}+{rule}", max(date, until) if date and until else None
+
+    def of(self, item: Item) -> tuple[str, datetime | None] | None:
+        return self._wanted.get(item.name)
+
+
+def _by_count(kept: _Kept, rule: Rule, count: int, complete: Sequence[Item], coming: Coming | None) -> None:
+    for index, item in enumerate(complete[:count]):
+        kept.want(item, rule, coming(count - index) if coming else None)
+
+
+def _by_bucket(kept: _Kept, rule: Rule, count: int, complete: Sequence[Item], zone: tzinfo) -> None:
+    """The newest of each of the last *count* buckets that hold a Backup; the oldest Backup of all if counts are left."""
+    bucket = _BUCKETS[rule]
+    seen: set[tuple[int, ...]] = set()
+    newest = _local(complete[0], zone) if complete else None
+    for index, item in enumerate(complete):
+        key = bucket.key(_local(item, zone))
+        if newest is not None and (key not in seen or index == len(complete) - 1):
+            # It leaves at the earliest when so many newer units have a Backup.
+            kept.want(item, rule, _unit_after(bucket, newest, count - len(seen)))
+            seen.add(key)
+        if len(seen) == count:
+            return
+
+
+def _unit_after(bucket: _Bucket, newest: datetime, units: int) -> datetime | None:
+    try:
+        return bucket.start(newest, units).astimezone(UTC)
+    except (OverflowError, ValueError):  # beyond the year 9999
+        return None
+
+
+def _local(item: Item, zone: tzinfo) -> datetime:
+    """The run that a Backup was made for, on the zone's clock: a nightly one stays that night's, however late it ended."""
+    return (item.slot or item.time).astimezone(zone)
+
+
+def _by_time(kept: _Kept, rule: Rule, span: timedelta, complete: Sequence[Item], *, end: datetime, pitr: bool) -> None:
+    """Everything younger than *span* before *end*; with a log backup also the newest Backup that is not."""
+    edge = end - span
+    for item in complete:
+        if item.time >= edge:
+            kept.want(item, rule, item.time + span)
+        if pitr and item.time <= edge:
+            kept.want(item, Rule.PITR_BASE, None)
+            return
+        if item.time < edge:
+            return
+
+
+def _wanted(complete: Sequence[Item], policy: Policy, now: datetime, coming: Coming | None) -> tuple[_Kept, Rule]:
+    """Which rules want which complete Backup (newest first), and the rule that lets the others go."""
+    kept = _Kept()
+    gone = Rule.RETENTION
+    latest = max((item.time for item in complete[:1]), default=now)
+    if policy.max_reserved_time is not None:
+        gone = Rule.MAX_RESERVED_TIME
+        # As upstream: with a log, the window ends where the log does, not at the present.
+        end = min(max(latest, policy.checkpoint or latest), now) if policy.pitr else now
+        _by_time(kept, gone, policy.max_reserved_time, complete, end=end, pitr=policy.pitr)
+    elif policy.max_backups is not None:
+        gone = Rule.MAX_BACKUPS
+        _by_count(kept, gone, policy.max_backups, complete, coming)
+    elif policy.counts or policy.within is not None:
+        for rule, count in policy.counts.items():
+            if rule is Rule.KEEP_LAST:
+                _by_count(kept, rule, count, complete, coming)
+            else:
+                _by_bucket(kept, rule, count, complete, policy.zone)
+        if policy.within is not None:
+            _by_time(kept, Rule.KEEP_WITHIN, policy.within, complete, end=latest, pitr=policy.pitr)
+    else:
+        _by_count(kept, Rule.UNLIMITED, len(complete), complete, None)
+    for item in complete[: policy.min_keep]:
+        if kept.of(item) is None:
+            kept.want(item, Rule.MIN_KEEP, None)
+    return kept, gone
+
+
+def _halt(items: Sequence[Item], now: datetime) -> tuple[Rule, str] | None:
+    """Why nothing may be deleted at all: something cannot be read, or the clock is behind what is already there."""
+    unreadable = min((item for item in items if item.problem), key=lambda item: item.name, default=None)
+    if unreadable:
+        return Rule.UNREADABLE, f"{unreadable.name}: {unreadable.problem}"
+    for item in items:
+        if item.time > now or (item.slot and item.slot > now) or (item.created and item.created > now):
+            return Rule.CLOCK, f"the clock shows an earlier time than that of {item.name}"
+    return None
+
+
+def _judge(items: Sequence[Item], policy: Policy, now: datetime, coming: Coming | None) -> Iterator[Verdict]:
+    """The verdicts on *items* (newest first), before anything stops a deletion."""
+    kept, gone = _wanted([item for item in items if item.state is State.COMPLETE], policy, now, coming)
+    failures = 0
+    for item in items:
+        if item.state is State.RUNNING:
+            yield Verdict(name=item.name, keep=True, rule=Rule.RUNNING)
+        elif item.state is State.DELETING:
+            yield Verdict(name=item.name, keep=False, rule=Rule.DELETING)
+        elif item.state is State.FAILED:
+            failures += 1
+            yield Verdict(name=item.name, keep=failures <= policy.failed_history, rule=Rule.FAILED_HISTORY)
+        elif wanted := kept.of(item):
+            yield Verdict(item.name, True, wanted[0], wanted[1])
+        else:
+            yield Verdict(item.name, False, gone)
+
+
+def plan(backups: Sequence[Item], policy: Policy, now: datetime, *, coming: Coming | None = None) -> list[Verdict]:
+    """One verdict for each of *backups*, newest first. *coming* lets rules that count runs name a date.
+
+    >>> def item(day): return Item(f"b{day}", State.COMPLETE, datetime(2026, 1, day, tzinfo=UTC))
+    >>> now = datetime(2026, 1, 9, tzinfo=UTC)
+    >>> [(v.name, v.keep, str(v.rule)) for v in plan([item(1), item(2), item(3)], Policy(max_backups=2), now)]
+    [('b3', True, 'maxBackups'), ('b2', True, 'maxBackups'), ('b1', False, 'maxBackups')]
+    """
+    items = sorted(backups, key=_AGE, reverse=True)
+    verdicts = list(_judge(items, policy, now, coming))
+    halt = _halt([item for item in items if item.state is not State.DELETING], now)
+    left = len(items) if policy.max_deletions is None else policy.max_deletions
+    for index in range(len(verdicts) - 1, -1, -1):  # the oldest go first
+        verdict = verdicts[index]
+        if verdict.keep or verdict.rule == Rule.DELETING:
+            continue
+        if halt:
+            verdicts[index] = Verdict(name=verdict.name, keep=True, rule=halt[0], detail=halt[1])
+        elif left <= 0:
+            detail = f"{verdict.rule} lets it go; at most {policy.max_deletions} are deleted in one pass"
+            verdicts[index] = Verdict(name=verdict.name, keep=True, rule=Rule.NEXT_PASS, detail=detail)
+        else:
+            left -= 1
+    return verdicts
