@@ -1,0 +1,90 @@
+"""Backup: which Jobs a snapshot or an export wants, and what its status says. Log backups and deletion have modules of
+their own: :mod:`~app.domain.log_backup`, :mod:`~app.domain.clean`.
+
+============================== =========================================================
+received status, observed Jobs answer
+============================== =========================================================
+``Complete`` or ``Failed``     the same status for ever; whatever happens to its Jobs
+a Job is there, or was         :mod:`~app.domain.run`: wait, end, or the next attempt
+a Job is due, spec wrong       ``Invalid`` with the rule, until the spec is edited
+a Job is due, cluster missing  ``Waiting`` with its name, until it appears and is Ready
+a Job is due                   the Job
+============================== =========================================================
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from app.domain import clean, log_backup, progress
+from app.domain import cluster as clusters
+from app.domain.config import Config
+from app.domain.decision import Decision
+from app.domain.jobs import JobIntent, Purpose
+from app.domain.observed import Object, Observed, metadata
+from app.domain.run import Run, show
+from app.domain.status import Draft, outcome_of
+from app.domain.validation import Admission, admit, hold
+from crds import names
+from crds.paths import export_location, location_of
+
+
+def related(parent: Object, config: Config) -> list[dict[str, Any]]:
+    """The cluster; the namespace, whose end changes what deletion may do; the schedule that truncates a log backup."""
+    spec, meta = parent.get("spec") or {}, metadata(parent)
+    namespace = str(meta.get("namespace") or "")
+    rules = clusters.related(spec, namespace, config)
+    rules.append({"apiVersion": "v1", "resource": "namespaces", "names": [namespace]})
+    # A label, not spec: but the schedule sets it when it makes the Backup, so the answer may be cached.
+    schedule = (meta.get("labels") or {}).get(names.SCHEDULE_LABEL)
+    if schedule and log_backup.is_log(spec):
+        rules.append(
+            {"apiVersion": names.API_VERSION, "resource": "backupschedules", "namespace": namespace, "names": [schedule]}
+        )
+    return rules
+
+
+def decide(observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
+    """The answer to a sync or finalize of a Backup."""
+    if observed.finalizing:
+        return clean.finalize(observed, now, config)
+    if log_backup.is_log(observed.spec):
+        return log_backup.sync(observed, now, config)
+    return _sync(observed, now, config)
+
+
+def _sync(observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
+    draft = Draft(observed.status)
+    if outcome_of(observed.status):
+        return Decision(status=draft.done())
+    outcome = Run.of(names.backup_job(observed.name), observed).evaluate(now, config)
+    show(draft, outcome)
+    if outcome.job:
+        progress.show_data(draft, outcome.job)
+    if not outcome.due:
+        return Decision(status=draft.done(), resync_after=outcome.wait)
+    admission = admit("Backup", observed, config)
+    path = "" if admission.invalid else _path(observed)
+    if hold(draft, observed, _same_place(admission, path, observed.status)):
+        return Decision(status=draft.done())
+    purpose = Purpose.BACKUP if observed.spec.get("br") else Purpose.EXPORT
+    intent = JobIntent(name=outcome.due, purpose=purpose, path=path, cluster=admission.cluster)
+    return Decision(status=draft.done(), create=[intent])
+
+
+def _path(observed: Observed) -> str:
+    """Where the run writes: br to the CR's own prefix, an export to its own folder below it."""
+    spec = observed.spec
+    return (location_of(spec) if spec.get("br") else export_location(spec, observed.name, observed.uid)).url
+
+
+def _same_place(admission: Admission, path: str, status: Mapping[str, Any]) -> Admission:
+    """A retry must write where the failed attempt did, else deleting the Backup would leave that one's data behind."""
+    before = str(status.get("backupPath") or "")
+    if admission.invalid or not before or before == path:
+        return admission
+    rule = (
+        f"the storage was edited: the first attempt wrote to {before}, a retry would write to {path}; "
+        "put the old value back, or delete this Backup and make a new one"
+    )
+    return Admission(invalid=rule)

@@ -1,0 +1,285 @@
+"""Deletion of a Backup: what happens to its data, in the order in which it is asked.
+
+=========================================== ==========================================================
+observed                                    answer
+=========================================== ==========================================================
+annotation ``force-delete: "true"``         let go; the data is left, and said so
+its namespace ends                          let go: no Job can be made there any more; data kept, said so
+a log backup that was started               its running commands go, then ``stop-<backup>``, a few times
+policy ``Retain``; ``OnFailure``, not failed let go, data kept
+a Job that may still write                  it goes; wait until it has gone
+no path known                               let go: nothing was written
+last clean Job ended well                   let go: nothing is left
+it found locked objects                     wait for their date, then the next one
+it failed, and the last allowed one too     ``CleanFailed`` says what is left, and waits for a human
+it failed, or vanished                      the next one, ``clean-<backup>-r<n>``, each after a longer wait
+=========================================== ==========================================================
+
+The policy is read at every pass, so an edit acts. Nothing here needs the TiDB cluster. Clean works on the recorded path and
+never on an edited spec.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from app.domain import cluster as clusters
+from app.domain import log_backup, progress
+from app.domain.config import DAY, Config
+from app.domain.decision import Decision, Drop
+from app.domain.jobs import JOB, Job, JobIntent, Purpose, observed_jobs
+from app.domain.observed import Observed, metadata
+from app.domain.run import Run, show, stall_hint, stall_time
+from app.domain.status import Draft, Phase, holds, outcome_of
+from app.domain.times import moment, stamp
+from crds import names
+from crds.paths import PathError, export_location
+
+FORCE_ANNOTATION: Final = "tidb.pingcap.com/force-delete"
+"""``"true"`` on a Backup lets it go without its data being deleted."""
+_PODS_LEFT: Final = 10
+_DOUBLINGS: Final = 12
+
+
+def finalize(observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
+    """The answer for a Backup that is being deleted."""
+    deletion = _Deletion(observed, now, config)
+    for step in (
+        deletion.forced,
+        deletion.namespace_ends,
+        deletion.stop_log,
+        deletion.retained,
+        deletion.stop_writers,
+        deletion.nothing_written,
+        deletion.clean,
+    ):
+        if (decision := step()) is not None:
+            return decision
+    raise AssertionError("the last step always answers")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """The latest of several Jobs for one purpose, counted from 1. *gone*: it was seen and is no more."""
+
+    number: int
+    job: Job | None
+    gone: bool = False
+
+    @classmethod
+    def latest(cls, first: str, jobs: Mapping[str, Job], seen: int = 0) -> "Attempt":
+        """The latest attempt of *first* among *jobs*; *seen* is the highest number that the status knows of."""
+        observed = (number for number in range(1, seen + len(jobs) + 1) if names.retry(first, number - 1) in jobs)
+        number = max([seen, 1, *observed])
+        job = jobs.get(names.retry(first, number - 1))
+        return cls(number=number, job=job, gone=job is None and seen >= number)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What a clean Job says it found: *shown* goes to ``status.cleanStatus``, *deferred* is when locked objects can go."""
+
+    shown: dict[str, Any]
+    deferred: datetime | None
+    nothing_left: bool
+    reason: str
+    cause: str
+
+    @classmethod
+    def of(cls, job: Job) -> "Finding":
+        """Read the report of *job*."""
+        report = job.report
+        result = report.result if report else {}
+        shown = {key: result[key] for key in ("deleted", "failed", "left") if isinstance(result.get(key), int)}
+        deferred = moment(result.get("deferredUntil"))
+        if deferred:
+            shown["deferredUntil"] = stamp(deferred)
+        error = report.error if report else None
+        cause = (error.message, error.hint) if error else job.failed_because
+        return cls(
+            shown=shown,
+            deferred=deferred,
+            nothing_left=job.succeeded and not shown.get("left") and not deferred,
+            reason=error.reason if error else "CleanBackupDataFailed",
+            cause="; ".join(text for text in cause if text),
+        )
+
+
+class _Deletion:
+    def __init__(self, observed: Observed, now: datetime, config: Config) -> None:
+        self.observed, self.now, self.config = observed, now, config
+        self.spec = observed.spec
+        self.jobs = observed_jobs(observed)
+        self.draft = Draft(observed.status)
+        self._show_run()
+        self.path = self._known_path()
+        self.warnings: list[str] = []
+
+    def _show_run(self) -> None:
+        """Note how the run ended if the received status does not know yet: ``OnFailure`` depends on it."""
+        observed = self.observed
+        if log_backup.is_log(self.spec) or outcome_of(observed.status):
+            return
+        outcome = Run.of(names.backup_job(observed.name), observed).evaluate(self.now, self.config)
+        if outcome.job:
+            show(self.draft, outcome)
+            progress.show_data(self.draft, outcome.job)
+
+    def _known_path(self) -> str:
+        recorded = str(self.draft.get("backupPath") or "")
+        if recorded:
+            return recorded
+        if on_jobs := sorted(job.path for job in self.jobs.values() if job.path):
+            return on_jobs[-1]
+        # No phase at all: the status was lost, or there never was a run. An export's folder is its own either way.
+        if not self.draft.phase and not self.spec.get("br"):
+            try:
+                return export_location(self.spec, self.observed.name, self.observed.uid).url
+            except PathError:
+                return ""
+        return ""
+
+    def _let_go(self) -> Decision[JobIntent]:
+        return Decision(status=self.draft.done(), finalized=True, warnings=self.warnings)
+
+    @property
+    def _keeps_data(self) -> bool:
+        policy = self.spec.get("cleanPolicy") or "Retain"
+        if policy == "OnFailure":
+            outcome = outcome_of(self.draft.done())
+            # A snapshot that was cut short is no backup; a log backup is one until it fails.
+            return outcome is not Phase.FAILED if log_backup.is_log(self.spec) else outcome is Phase.COMPLETE
+        return bool(policy == "Retain")
+
+    def forced(self) -> Decision[JobIntent] | None:
+        if (metadata(self.observed.parent).get("annotations") or {}).get(FORCE_ANNOTATION) != "true":
+            return None
+        if self.path:
+            self.warnings.append(f"let go by annotation {FORCE_ANNOTATION}: data left at {self.path}")
+        return self._let_go()
+
+    def namespace_ends(self) -> Decision[JobIntent] | None:
+        namespace = (self.observed.related.get("Namespace.v1") or {}).get(self.observed.namespace)
+        if namespace is None or not metadata(namespace).get("deletionTimestamp"):
+            return None
+        if self._keeps_data or not self.path:
+            return self._let_go()
+        message = f"namespace {self.observed.namespace} is being deleted, so no Job can clean; data left at {self.path}"
+        at = moment(metadata(namespace).get("deletionTimestamp"))
+        self.draft.enter(Phase.CLEAN_FAILED, at=at, reason="NamespaceTerminating", message=message)
+        self.warnings.append(message)
+        return self._let_go()
+
+    def stop_log(self) -> Decision[JobIntent] | None:
+        """A log task lives in the TiDB cluster, so it has to be stopped whatever becomes of its data."""
+        name = self.observed.name
+        if not log_backup.is_log(self.spec) or not log_backup.is_started(self.observed.status, self.jobs, name):
+            return None
+        cluster = clusters.find(self.observed, self.config)
+        if holds(self.draft.done(), Phase.STOPPED) or cluster is None:
+            return None
+        if waiting := self.stop_writers():
+            return waiting
+        return self._stop(names.stop_job(name), cluster)
+
+    def _stop(self, first: str, cluster: clusters.Cluster) -> Decision[JobIntent] | None:
+        attempt = Attempt.latest(first, self.jobs)
+        job = attempt.job
+        if job and job.succeeded:
+            self.draft.enter(Phase.STOPPED, at=job.ended, command=log_backup.STOP)
+            return None
+        if job and not job.finished:
+            return self._wait_for(job)
+        if job and attempt.number >= self.config.clean_attempts:
+            self.warnings.append(f"Job {job.name} failed too: the log backup's task may still run in the cluster")
+            return None
+        wanted = JobIntent(name=first, purpose=Purpose.LOG, command=log_backup.STOP, cluster=cluster)
+        return self._next(wanted, attempt)
+
+    def retained(self) -> Decision[JobIntent] | None:
+        return self._let_go() if self._keeps_data else None
+
+    def stop_writers(self) -> Decision[JobIntent] | None:
+        own = (names.clean_job(self.observed.name), names.stop_job(self.observed.name))
+        writers = [
+            job
+            for name, job in sorted(self.jobs.items())
+            if job.busy and job.owner_uid == self.observed.uid and not name.startswith(own)
+        ]
+        if not writers:
+            return None
+        rule = "deleting: a run ends before its data is cleaned"
+        drops = [Drop(kind=JOB, name=job.name, rule=rule) for job in writers if not job.finished]
+        return Decision(status=self.draft.done(), drop=drops, resync_after=_PODS_LEFT)
+
+    def nothing_written(self) -> Decision[JobIntent] | None:
+        if self.path:
+            return None
+        self.draft.enter(Phase.CLEAN, at=self._deleted_at, message="nothing was written")
+        return self._let_go()
+
+    @property
+    def _deleted_at(self) -> datetime | None:
+        return moment(metadata(self.observed.parent).get("deletionTimestamp"))
+
+    def clean(self) -> Decision[JobIntent]:
+        before = self.observed.status.get("cleanStatus") or {}
+        wanted = JobIntent(name=names.clean_job(self.observed.name), purpose=Purpose.CLEAN, path=self.path)
+        attempt = Attempt.latest(wanted.name, self.jobs, int(before.get("attempt") or 0))
+        job = attempt.job
+        if job is None:
+            return self._next(wanted, attempt, deferred=moment(before.get("deferredUntil")))
+        finding = Finding.of(job)
+        self.draft.put(cleanStatus={"attempt": attempt.number, **finding.shown})
+        if not job.finished:
+            self.draft.enter(Phase.CLEAN, at=job.created, message=f"Job {job.name}", status=False)
+            return self._wait_for(job)
+        if finding.nothing_left:
+            self.draft.enter(Phase.CLEAN, at=job.ended)
+            return self._let_go()
+        return self._clean_failed(wanted, attempt, job, finding)
+
+    def _clean_failed(self, wanted: JobIntent, attempt: Attempt, job: Job, finding: "Finding") -> Decision[JobIntent]:
+        count = finding.shown.get("left")
+        left = f"{count} objects left at {self.path}" if count else f"data left at {self.path}"
+        last = not finding.deferred and attempt.number >= self.config.clean_attempts
+        reason, message = finding.reason, f"{finding.cause}; {left}; another attempt follows"
+        if finding.deferred:
+            reason, message = "ObjectsLocked", f"{left}, locked until {stamp(finding.deferred)}; tried again then"
+        elif last:
+            message = (
+                f"{finding.cause}; {left} after {attempt.number} attempts: mend the cause and delete Job {job.name} to try "
+                f'again, set cleanPolicy Retain to keep the data, or annotate {FORCE_ANNOTATION}="true"'
+            )
+        self.draft.put(cleanStatus={"attempt": attempt.number, **finding.shown, "message": message})
+        self.draft.enter(Phase.CLEAN_FAILED, at=job.ended, reason=reason, message=message)
+        if last:
+            return Decision(status=self.draft.done(), warnings=[message])
+        return self._next(wanted, attempt, deferred=finding.deferred)
+
+    def _next(self, wanted: JobIntent, attempt: Attempt, *, deferred: datetime | None = None) -> Decision[JobIntent]:
+        """The next Job like *wanted*, unless it has to wait for its time."""
+        due = deferred or self._retry_time(attempt)
+        if due and due > self.now:
+            return Decision(status=self.draft.done(), resync_after=min((due - self.now).total_seconds(), DAY))
+        if attempt.job and attempt.job.busy:
+            return Decision(status=self.draft.done(), resync_after=_PODS_LEFT)
+        number = attempt.number + 1 if attempt.job or attempt.gone else attempt.number
+        return Decision(status=self.draft.done(), create=[replace(wanted, name=names.retry(wanted.name, number - 1))])
+
+    def _retry_time(self, attempt: Attempt) -> datetime | None:
+        if attempt.job is None or attempt.job.ended is None:
+            return None
+        delay = self.config.clean_retry_delay * 2 ** min(attempt.number - 1, _DOUBLINGS)
+        return attempt.job.ended + timedelta(seconds=delay)
+
+    def _wait_for(self, job: Job) -> Decision[JobIntent]:
+        late = stall_time(job, self.config)
+        if late is None:
+            return Decision(status=self.draft.done())
+        if self.now < late:
+            return Decision(status=self.draft.done(), resync_after=(late - self.now).total_seconds())
+        hint = f'{stall_hint(job, self.config)}; to let go without cleaning, annotate {FORCE_ANNOTATION}="true"'
+        self.draft.mark(Phase.STALLED, at=late, reason="NoPodReady", message=hint)
+        return Decision(status=self.draft.done())

@@ -1,0 +1,151 @@
+"""Jobs: those observed, seen through the few facts that decide, and those wanted."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+from app.domain.observed import Object, Observed, metadata
+from app.domain.times import moment
+from crds import names
+from crds.report import Phase as ReportPhase
+from crds.report import Report
+
+if TYPE_CHECKING:
+    from app.domain.cluster import Cluster
+
+JOB: Final = "Job.batch/v1"
+"""Key of Jobs among the children."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """An observed Job. Its ``Complete`` or ``Failed`` condition is the terminal truth; the report has the details."""
+
+    obj: Object
+
+    @property
+    def _status(self) -> Mapping[str, Any]:
+        return self.obj.get("status") or {}
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return str(metadata(self.obj).get("name") or "")
+
+    @property
+    def path(self) -> str:
+        """Where its data goes, decided before it existed; empty for Jobs that write none."""
+        return str((metadata(self.obj).get("annotations") or {}).get(names.PATH_ANNOTATION) or "")
+
+    @property
+    def owner_uid(self) -> str:
+        """Uid of the CR it works for."""
+        return str((metadata(self.obj).get("labels") or {}).get(names.OWNER_UID_LABEL) or "")
+
+    @property
+    def args(self) -> list[str]:
+        """Arguments of its main container."""
+        pod = ((self.obj.get("spec") or {}).get("template") or {}).get("spec") or {}
+        return [str(arg) for container in (pod.get("containers") or ())[:1] for arg in container.get("args") or ()]
+
+    @cached_property
+    def report(self) -> Report | None:
+        """What its manager reported last."""
+        return Report.of_job(self.obj)
+
+    def _condition(self, kind: str) -> Object | None:
+        for item in self._status.get("conditions") or ():
+            if item.get("type") == kind and item.get("status") == "True":
+                return item  # type: ignore[no-any-return]
+        return None
+
+    @property
+    def complete(self) -> bool:
+        """Whether Kubernetes calls it complete."""
+        return self._condition("Complete") is not None
+
+    @property
+    def failed(self) -> bool:
+        """Whether Kubernetes calls it failed."""
+        return self._condition("Failed") is not None
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has ended."""
+        return self.complete or self.failed
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it has ended well: exit 0 *and* the final report says so."""
+        return self.complete and self.report is not None and self.report.phase is ReportPhase.COMPLETE
+
+    @property
+    def failed_because(self) -> tuple[str, str]:
+        """Reason and message of the ``Failed`` condition."""
+        found = self._condition("Failed") or {}
+        return str(found.get("reason") or "JobFailed"), str(found.get("message") or "")
+
+    @property
+    def created(self) -> datetime | None:
+        """When it was created."""
+        return moment(metadata(self.obj).get("creationTimestamp"))
+
+    @property
+    def started(self) -> datetime | None:
+        """When the Job controller took it up, else when it was created."""
+        return moment(self._status.get("startTime")) or self.created
+
+    @property
+    def ended(self) -> datetime | None:
+        """When it ended; None while it has not."""
+        found = self._condition("Complete") or self._condition("Failed")
+        if found is None:
+            return None
+        return moment(self._status.get("completionTime")) or moment(found.get("lastTransitionTime")) or self.started
+
+    @property
+    def busy(self) -> bool:
+        """Whether a Pod of it may still be running."""
+        return not self.finished or bool(self._status.get("active")) or bool(self._status.get("terminating"))
+
+    @property
+    def unready(self) -> bool:
+        """Whether no Pod of it has become ready, and none has reported."""
+        return not self.finished and not self._status.get("ready") and self.report is None
+
+
+def observed_jobs(observed: Observed) -> dict[str, Job]:
+    """The observed Jobs by name."""
+    return {name: Job(obj=child) for name, child in observed.of_kind(JOB).items()}
+
+
+class Purpose(StrEnum):
+    """What a wanted Job is for; the builders have one row for each."""
+
+    EXPORT = "export"
+    BACKUP = "backup"
+    LOG = "log"
+    CLEAN = "clean"
+    IMPORT = "import"
+    RESTORE = "restore"
+    PRUNE = "prune"
+    COMPACT = "compact"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobIntent:
+    """A Job that is wanted.
+
+    *command* and *truncate_until* belong to log backups. *path* is the URL the Job writes to or deletes. *cluster* is the one
+    it talks to, None where it needs none (export, import, clean).
+    """
+
+    name: str
+    purpose: Purpose
+    path: str = ""
+    command: str = ""
+    truncate_until: str = ""
+    cluster: "Cluster | None" = None

@@ -1,0 +1,254 @@
+"""Log backups: one long-lived task in the TiDB cluster, driven by short Jobs, one at a time.
+
+The spec says what the task should be doing; which sub-command gets it there is a function of spec and status
+(:func:`wanted_command`). Each pass: take in what finished Jobs did, in the order in which they ended; follow the one under way;
+with none under way, start the command that is wanted. A command's finished Job is kept until its outcome stands in the received
+status; only then may it go to make room for the next run of the same command.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from app.domain import progress
+from app.domain.config import Config
+from app.domain.decision import Decision, Drop
+from app.domain.jobs import JOB, Job, JobIntent, Purpose, observed_jobs
+from app.domain.observed import Observed, metadata
+from app.domain.retries import Policy
+from app.domain.run import Outcome, Run, show
+from app.domain.status import Draft, Phase
+from app.domain.times import moment
+from app.domain.validation import admit, hold
+from crds import names, tso
+from crds.paths import location_of
+
+START: Final = "log-start"
+STOP: Final = "log-stop"
+PAUSE: Final = "log-pause"
+RESUME: Final = "log-resume"
+TRUNCATE: Final = "log-truncate"
+UNKNOWN: Final = "log-unknown"
+COMMANDS: Final = (START, PAUSE, RESUME, STOP, TRUNCATE)
+_OPPOSITE: Final = {PAUSE: RESUME, RESUME: PAUSE}
+_ENDED: Final = frozenset({Phase.COMPLETE, Phase.FAILED, Phase.REPEATABLE})
+_REACHED: Final = {START: Phase.RUNNING, STOP: Phase.STOPPED, PAUSE: Phase.PAUSED, RESUME: Phase.RUNNING}
+
+
+def is_log(spec: Mapping[str, Any]) -> bool:
+    """Whether *spec* is of a log backup."""
+    return bool(spec.get("backupMode") == "log")
+
+
+def is_started(status: Mapping[str, Any], jobs: Mapping[str, Job], backup: str) -> bool:
+    """Whether the task may exist in the cluster: a start was at least tried."""
+    entry = (status.get("logSubCommandStatuses") or {}).get(START) or {}
+    return bool(status.get("commitTs") or entry) or names.log_job(backup, START) in jobs
+
+
+def wanted_command(spec: Mapping[str, Any], status: Mapping[str, Any], target: str = "") -> str:
+    """The sub-command that brings the task to what *spec* says, or that it is in already (TiDB Operator 1.6's tables).
+
+    *target* is where the log is to be truncated to, empty for nowhere.
+
+    >>> wanted_command({}, {}), wanted_command({"logStop": True}, {"phase": "Running", "commitTs": "1"})
+    ('log-start', 'log-stop')
+    >>> wanted_command({"logSubcommand": "log-start"}, {"phase": "Paused", "commitTs": "1"})
+    'log-resume'
+    >>> wanted_command({}, {"phase": "Running", "commitTs": "1"}, "5")
+    'log-truncate'
+    """
+    asked, phase = spec.get("logSubcommand") or "", status.get("phase") or ""
+    if not asked and (spec.get("logStop") or phase == Phase.STOPPED):
+        command = STOP
+    elif asked in {"", START}:
+        command = RESUME if phase == Phase.PAUSED else START
+    else:
+        command = asked if asked in {STOP, PAUSE} else UNKNOWN
+    return TRUNCATE if in_sync(command, status) and _truncates(status, target) else command
+
+
+def in_sync(command: str, status: Mapping[str, Any]) -> bool:
+    """Whether the task already is where *command* would bring it."""
+    if command == START:
+        return bool(status.get("commitTs"))
+    return command in _REACHED and status.get("phase") == _REACHED[command]
+
+
+def _truncates(status: Mapping[str, Any], target: str) -> bool:
+    """Whether truncating to *target* would delete anything: it lies after the start and after the last truncation."""
+    if not target or target == status.get("logSuccessTruncateUntil"):
+        return False
+    return _tso(target) > max(_tso(status.get("commitTs")), _tso(status.get("logSuccessTruncateUntil")))
+
+
+def _tso(text: Any) -> int:
+    try:
+        return tso.parse(str(text or ""))
+    except tso.TimestampError:
+        return 0
+
+
+def truncate_target(observed: Observed) -> str:
+    """The later of the spec's target and the one that the Backup's schedule publishes in its status."""
+    published = [
+        (schedule.get("status") or {}).get("logTruncateUntil")
+        for schedule in (observed.related.get("BackupSchedule.pingcap.com/v1alpha1") or {}).values()
+    ]
+    return str(max([observed.spec.get("logTruncateUntil"), *published], key=_tso) or "")
+
+
+def sync(observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
+    """The answer to a sync of a log Backup."""
+    task = _Task(observed)
+    for command in task.commands_with_news():
+        outcome = task.follow(command, now, config)
+        if outcome.due:
+            return task.start(outcome.due, command, config)
+        if not outcome.ended:
+            return Decision(status=task.done(), resync_after=outcome.wait)
+    return task.next(config)
+
+
+class _Task:
+    """One pass over a log Backup."""
+
+    def __init__(self, observed: Observed) -> None:
+        self.observed, self.spec = observed, observed.spec
+        self.jobs = observed_jobs(observed)
+        self.draft = Draft(observed.status)
+        self.received: Mapping[str, Mapping[str, Any]] = observed.status.get("logSubCommandStatuses") or {}
+        self.entries: dict[str, dict[str, Any]] = {command: dict(entry) for command, entry in self.received.items()}
+        self.target = truncate_target(observed)
+
+    def done(self) -> dict[str, Any]:
+        self.draft.put(logSubCommandStatuses=self.entries or None)
+        return self.draft.done()
+
+    def _first(self, command: str) -> str:
+        return names.log_job(self.observed.name, command)
+
+    def _jobs_of(self, command: str) -> list[Job]:
+        first = self._first(command)
+        return [self.jobs[name] for n in range(len(self.jobs)) if (name := names.retry(first, n)) in self.jobs]
+
+    def _taken_in(self, job: Job, command: str) -> bool:
+        """Whether the received status already has the outcome of *job*."""
+        entry = self.received.get(command) or {}
+        completed = moment(entry.get("timeCompleted"))
+        return bool(job.ended and completed and entry.get("phase") in _ENDED and job.ended <= completed)
+
+    def _under_way(self, command: str) -> bool:
+        entry = self.received.get(command) or {}
+        return bool(entry) and entry.get("phase") not in _ENDED
+
+    def commands_with_news(self) -> list[str]:
+        """Commands whose Jobs say something new or are awaited: those that ended first, in that order."""
+        news: list[tuple[bool, datetime | None, str]] = []
+        for command in COMMANDS:
+            fresh = [job for job in self._jobs_of(command) if not self._taken_in(job, command)]
+            if fresh or self._under_way(command):
+                ends = [job.ended for job in fresh]
+                ended = max((end for end in ends if end), default=None) if fresh and None not in ends else None
+                news.append((ended is None, ended, command))
+        return [command for _, _, command in sorted(news, key=lambda item: (item[0], str(item[1]), item[2]))]
+
+    def follow(self, command: str, now: datetime, config: Config) -> Outcome:
+        """Take in where the run of *command* stands."""
+        entry = self.entries.get(command) if self._under_way(command) else None
+        fresh = {job.name: job for job in self._jobs_of(command) if not self._taken_in(job, command)}
+        run = Run(
+            first=self._first(command),
+            policy=Policy.of(self.spec),
+            jobs=fresh,
+            status={**(entry or {}), "backoffRetryStatus": self.draft.get("backoffRetryStatus") if entry else None},
+            seen=bool(entry),
+        )
+        outcome = run.evaluate(now, config)
+        part = Draft(entry or {})
+        show(part, outcome, command=command)
+        self._keep(command, part, outcome)
+        self._project(command, outcome)
+        return outcome
+
+    def _keep(self, command: str, part: Draft, outcome: Outcome) -> None:
+        part.put(command=command, logTruncatingUntil=self._truncated_to(outcome.job) if command == TRUNCATE else None)
+        part.put(progress=None, progresses=None, eta=None, timeTaken=None, commitTs=None, backoffRetryStatus=None)
+        if outcome.ended:
+            part.put(timeCompleted=outcome.at)
+        self.entries[command] = part.done()
+        self.draft.put(backoffRetryStatus=None if outcome.phase is Phase.COMPLETE else outcome.records)
+
+    def _project(self, command: str, outcome: Outcome) -> None:
+        """What a sub-command's outcome means for the whole Backup."""
+        job, words = outcome.job, {"at": outcome.at, "command": command}
+        if command == START:
+            if outcome.phase and outcome.phase is not Phase.COMPLETE:
+                self.draft.enter(outcome.phase, reason=outcome.reason, message=outcome.message, **words)
+            if job:
+                progress.show_data(self.draft, job)
+                self.draft.put(timeStarted=(job.report.time_started if job.report else None) or job.started)
+        if outcome.phase is not Phase.COMPLETE or job is None or job.report is None:
+            return
+        if command == START:
+            # br may leave the start to the cluster; the Backup then counts as started from when its Job ended.
+            start = job.report.commit_ts or (str(tso.from_datetime(job.ended)) if job.ended else "")
+            self.draft.put(commitTs=start)
+        if command == TRUNCATE:
+            self.draft.put(logSuccessTruncateUntil=str(job.report.result.get("truncateUntil") or self._truncated_to(job)))
+            return
+        if command == STOP:
+            self.draft.put(timeCompleted=outcome.at)
+        self.draft.enter(_REACHED[command], **words)
+        if (opposite := _OPPOSITE.get(command)) and opposite in self.entries:
+            self.entries[opposite]["phase"] = str(Phase.REPEATABLE)
+
+    def _truncated_to(self, job: Job | None) -> str:
+        """The target in the Job's own arguments: the spec may have moved on."""
+        args = job.args if job else ()
+        return next((arg.partition("=")[2] for arg in args if arg.startswith("--truncate-until=")), self.target)
+
+    def next(self, config: Config) -> Decision[JobIntent]:
+        """With no command under way: start the one that is wanted, if any."""
+        status = self.draft.done()
+        command = wanted_command(self.spec, status, self.target)
+        if in_sync(command, status) or self._given_up(command):
+            return Decision(status=self.done())
+        for other, entry in self.entries.items():
+            if other != command and entry.get("phase") == Phase.FAILED:
+                entry["phase"] = str(Phase.REPEATABLE)
+        if command != START and not status.get("commitTs"):
+            message = f"{command} waits until the log backup has been started"
+            at = moment(metadata(self.observed.parent).get("creationTimestamp"))
+            note = self.draft.mark if self.draft.phase == Phase.FAILED else self.draft.enter
+            note(Phase.WAITING, at=at, reason="LogBackupNotStarted", message=message)
+            return Decision(status=self.done())
+        leftover = self._jobs_of(command)
+        if not all(self._taken_in(job, command) for job in leftover):
+            return Decision(status=self.done())
+        if leftover:
+            rule = f"{command} is to run again: its last run stands in the status"
+            return Decision(status=self.done(), drop=[Drop(kind=JOB, name=job.name, rule=rule) for job in leftover])
+        return self.start(self._first(command), command, config)
+
+    def _given_up(self, command: str) -> bool:
+        """Whether the last run of *command* failed for good; another truncation target is another run."""
+        entry = self.entries.get(command) or {}
+        same = command != TRUNCATE or entry.get("logTruncatingUntil") == self.target
+        return entry.get("phase") == Phase.FAILED and same
+
+    def start(self, name: str, command: str, config: Config) -> Decision[JobIntent]:
+        """The Job *name* of *command*, unless something is in the way."""
+        admission = admit("Backup", self.observed, config)
+        started = self.draft.phase in _REACHED.values()
+        if hold(self.draft, self.observed, admission, move=not started):
+            return Decision(status=self.done())
+        intent = JobIntent(
+            name=name,
+            purpose=Purpose.LOG,
+            path=location_of(self.spec).url,
+            command=command,
+            truncate_until=self.target if command == TRUNCATE else "",
+            cluster=admission.cluster,
+        )
+        return Decision(status=self.done(), create=[intent])

@@ -1,0 +1,60 @@
+"""What a CR's status shows of its Job's report: percent, times, size, position."""
+
+from datetime import timedelta
+
+from app.domain.jobs import Job
+from app.domain.status import Draft
+from crds import durations, sizes
+from crds.report import Report, StepProgress
+
+
+def percent(report: Report) -> str:
+    """The step under way, as the ``Progress`` column shows it; empty when the manager counts nothing."""
+    return f"{int(report.progress[-1].progress)}%" if report.progress else ""
+
+
+def _step(step: StepProgress) -> dict[str, object]:
+    written = step.model_dump(mode="json", by_alias=True, exclude_none=True)
+    value = step.progress
+    return {**written, "progress": int(value) if value.is_integer() else value}
+
+
+def show_running(draft: Draft, job: Job) -> None:
+    """Copy what the report of the unfinished *job* says; a new attempt starts its own progress."""
+    report = job.report
+    draft.put(
+        timeStarted=(report.time_started if report else None) or job.started,
+        timeCompleted=None,
+        timeTaken=None,
+        progress=percent(report) if report else None,
+        progresses=[_step(step) for step in report.progress] if report else None,
+        eta=report.eta if report else None,
+    )
+
+
+def show_ended(draft: Draft, job: Job, *, complete: bool) -> None:
+    """Copy what the report of the finished *job* says, and how long it took."""
+    report = job.report
+    started = (report.time_started if report else None) or job.started
+    ended = (report.time_completed if report else None) or job.ended
+    taken = durations.go_text(timedelta(seconds=round((ended - started).total_seconds()))) if started and ended else None
+    draft.put(timeStarted=started, timeCompleted=ended, timeTaken=taken, eta=None)
+    if report and report.progress:
+        draft.put(progress=percent(report), progresses=[_step(step) for step in report.progress])
+    if complete:
+        draft.put(progress="100%")
+
+
+def show_position(draft: Draft, job: Job) -> None:
+    """The snapshot's TSO, once known."""
+    if job.report and job.report.commit_ts:
+        draft.put(commitTs=job.report.commit_ts)
+
+
+def show_data(draft: Draft, job: Job) -> None:
+    """Where a Backup's data lies, from the moment its Job exists, and how much it is."""
+    report = job.report
+    if path := (report.backup_path if report else None) or job.path:
+        draft.put(backupPath=path)
+    if report and report.backup_size is not None:
+        draft.put(backupSize=report.backup_size, backupSizeReadable=sizes.readable(report.backup_size))

@@ -1,0 +1,212 @@
+"""One run of one command, over as many attempts as the policy allows: observed Jobs in, where it stands out.
+
+============================ ======================================= ==================
+observed                     outcome                                 phase
+============================ ======================================= ==================
+no Job, none known           a Job is *due*                          (the gate decides)
+Job unfinished               wait for it                             what it reports
+Job complete, final report   ended                                   ``Complete``
+Job complete, no such report ended, ``ReportMissing``                ``Failed``
+Job failed or vanished:
+  nothing would be different ended, its own reason                   ``Failed``
+  the policy has enough      ended, ``AlreadyFailed``                ``Failed``
+  too early, or Pods left    wait                                    ``RetryFailed``
+  else                       the next Job is *due*                   ``RetryFailed``
+============================ ======================================= ==================
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, Final, Self
+
+from app.domain import progress
+from app.domain.config import Config
+from app.domain.jobs import Job, observed_jobs
+from app.domain.observed import Observed
+from app.domain.retries import Chain, Failure, Policy, walk
+from app.domain.status import Draft, Phase, holds
+from app.domain.times import moment, stamp
+from crds import names
+from crds.report import Phase as ReportPhase
+
+_PHASES: Final = {
+    ReportPhase.PREPARE: Phase.PREPARE,
+    ReportPhase.WAITING: Phase.WAITING,
+    ReportPhase.RUNNING: Phase.RUNNING,
+    # The final report precedes the Job's own condition, which alone ends the run.
+    ReportPhase.COMPLETE: Phase.RUNNING,
+    ReportPhase.FAILED: Phase.RUNNING,
+}
+_PODS_LEFT: Final = 10
+"""Seconds until a failed Job is looked at again for Pods that are still ending."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """Where a run stands. *phase* is None while no Job was ever seen. *due* names the Job to be created now, *wait* is in
+    seconds. *job* is the current attempt's, *name* its name; *stalled* says why no Pod of it is ready."""
+
+    name: str
+    phase: Phase | None = None
+    job: Job | None = None
+    reason: str = ""
+    message: str = ""
+    at: datetime | None = None
+    due: str = ""
+    wait: float | None = None
+    stalled: str = ""
+    stalled_at: datetime | None = None
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will be run."""
+        return self.phase in {Phase.COMPLETE, Phase.FAILED}
+
+
+def _signs(status: Mapping[str, Any]) -> Iterator[datetime]:
+    texts = [status.get("timeStarted"), status.get("timeCompleted")]
+    for part in ("conditions", "progresses"):
+        texts += [item.get("lastTransitionTime") for item in status.get(part) or ()]
+    texts += [record.get("realRetryAt") for record in status.get("backoffRetryStatus") or ()]
+    return (time for time in map(moment, texts) if time)
+
+
+def last_sign(status: Mapping[str, Any]) -> datetime | None:
+    """The newest time in *status*: the last sign of life of a Job that vanished."""
+    return max(_signs(status), default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What is to be run: Job *first* and its retries. *seen* says that the status knows the first Job to have existed.
+    *repeats_vanished* is False where running twice could do harm: a vanished Job may have been a finished one. *preparing* is
+    the phase of a manager that prepares: a Restore has no word for it."""
+
+    first: str
+    policy: Policy
+    jobs: Mapping[str, Job]
+    status: Mapping[str, Any]
+    seen: bool
+    repeats_vanished: bool = True
+    preparing: Phase = Phase.PREPARE
+
+    @classmethod
+    def of(cls, first: str, observed: Observed, **options: Any) -> Self:
+        """The one run of a CR; the condition ``Scheduled`` says whether its first Job was ever seen."""
+        status = observed.status
+        seen = holds(status, Phase.SCHEDULED)
+        return cls(
+            first=first, policy=Policy.of(observed.spec), jobs=observed_jobs(observed), status=status, seen=seen, **options
+        )
+
+    def evaluate(self, now: datetime, config: Config) -> Outcome:
+        """Where the run stands; *now* only decides what is due."""
+        records = self.status.get("backoffRetryStatus") or []
+        sign = last_sign(self.status)
+        chain = walk(self.first, self.jobs, records, self.policy, seen=self.seen, sign=sign)
+        name = names.retry(self.first, chain.number)
+        if chain.failure:
+            return self._failed(chain, chain.failure, name, now)
+        if chain.job is None:
+            return Outcome(name=name, due=name, records=chain.records)
+        if chain.job.finished:
+            return _ended(chain.job, name, chain.records)
+        outcome = _unfinished(chain.job, name, chain.records, now, config)
+        return replace(outcome, phase=self.preparing) if outcome.phase is Phase.PREPARE else outcome
+
+    def _failed(self, chain: Chain, failure: Failure, name: str, now: datetime) -> Outcome:
+        final = Outcome(
+            name=name,
+            job=chain.job,
+            phase=Phase.FAILED,
+            reason=failure.cause,
+            message=failure.message,
+            at=failure.at,
+            records=chain.records,
+        )
+        if not failure.retryable or (chain.job is None and not self.repeats_vanished):
+            return final
+        records = chain.records if len(chain.records) > chain.number else [*chain.records, self._record(chain, failure)]
+        if refusal := self.policy.refusal(records):
+            message = "; ".join(text for text in (refusal, failure.summary, failure.cause, failure.message) if text)
+            return replace(final, reason="AlreadyFailed", message=message, records=records)
+        expected = moment(records[-1].get("expectedRetryAt")) or now
+        pods_left = chain.job is not None and chain.job.busy
+        wait = max((expected - now).total_seconds(), _PODS_LEFT if pods_left else 0.0)
+        words = "; ".join(text for text in (failure.summary, failure.cause, failure.message) if text)
+        following = names.retry(self.first, chain.number + 1)
+        return replace(
+            final,
+            phase=Phase.RETRY_FAILED,
+            reason="RetryFailedBackup",
+            message=f"{words}; {following} follows{f' at {stamp(expected)}' if failure.at else ''}",
+            records=records,
+            due="" if wait > 0 else following,
+            wait=wait if wait > 0 else None,
+        )
+
+    def _record(self, chain: Chain, failure: Failure) -> dict[str, Any]:
+        return failure.record(chain.number + 1, self.policy)
+
+
+def _ended(job: Job, name: str, records: list[dict[str, Any]]) -> Outcome:
+    """The outcome of a Job that Kubernetes calls complete."""
+    if job.succeeded:
+        return Outcome(name=name, job=job, phase=Phase.COMPLETE, at=job.ended, records=records)
+    error = job.report.error if job.report else None
+    reason = error.reason if error else "ReportMissing"
+    message = error.message if error else f"Job {name} is complete but left no final report, so nothing proves its work"
+    return Outcome(name=name, job=job, phase=Phase.FAILED, reason=reason, message=message, at=job.ended, records=records)
+
+
+def _unfinished(job: Job, name: str, records: list[dict[str, Any]], now: datetime, config: Config) -> Outcome:
+    report = job.report
+    phase = _PHASES[report.phase] if report else Phase.SCHEDULED
+    error = report.error if report else None
+    outcome = Outcome(
+        name=name, job=job, phase=phase, at=(report.time_started if report else None) or job.started, records=records
+    )
+    if phase is Phase.WAITING:
+        outcome = replace(outcome, reason=error.reason if error else "Waiting", message=error.message if error else "")
+    late = stall_time(job, config)
+    if late is None:
+        return outcome
+    if now < late:
+        return replace(outcome, wait=(late - now).total_seconds())
+    return replace(outcome, stalled=stall_hint(job, config), stalled_at=late)
+
+
+def stall_time(job: Job, config: Config) -> datetime | None:
+    """When *job* counts as stalled; None while there is a sign of life, or once it has ended."""
+    return job.started + timedelta(seconds=config.start_deadline) if job.unready and job.started else None
+
+
+def stall_hint(job: Job, config: Config) -> str:
+    """What to look at when no Pod of *job* becomes ready."""
+    return (
+        f"no Pod of Job {job.name} became ready within {config.start_deadline} s: it cannot be scheduled, its image cannot be "
+        f"pulled, or a Secret or volume is missing; see: kubectl describe pod -l job-name={job.name}"
+    )
+
+
+def show(draft: Draft, outcome: Outcome, *, command: str = "") -> None:
+    """Write *outcome* into a status (or into the part of one that belongs to *command*)."""
+    job, phase = outcome.job, outcome.phase
+    if phase is None:
+        return
+    if job:
+        draft.mark(Phase.SCHEDULED, at=job.created, message=f"Job {outcome.name}", command=command)
+        if outcome.ended:
+            progress.show_ended(draft, job, complete=phase is Phase.COMPLETE)
+        else:
+            progress.show_running(draft, job)
+        progress.show_position(draft, job)
+    if phase is Phase.SCHEDULED:
+        draft.enter(phase, at=job.created if job else outcome.at, message=f"Job {outcome.name}", command=command)
+    else:
+        draft.enter(phase, at=outcome.at, reason=outcome.reason, message=outcome.message, command=command)
+    if outcome.stalled:
+        draft.mark(Phase.STALLED, at=outcome.stalled_at, reason="NoPodReady", message=outcome.stalled, command=command)
+    draft.put(backoffRetryStatus=outcome.records)

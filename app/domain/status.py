@@ -1,0 +1,136 @@
+"""A status in the making: what was received, changed field by field, under the condition rules of TiDB Operator 1.6.
+
+A condition once true stays in the list as history, except those that only say why nothing moves at the moment
+(:data:`PASSING`): they are there while they hold. A condition whose words did not change keeps its time.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from app.domain.times import stamp
+
+
+class Phase(StrEnum):
+    """``status.phase`` and condition types (``status.state`` of a CompactBackup); the words of TiDB Operator 1.6, and ours:
+    ``Waiting`` and ``Stalled``."""
+
+    WAITING = "Waiting"
+    INVALID = "Invalid"
+    SCHEDULED = "Scheduled"
+    PREPARE = "Prepare"
+    RUNNING = "Running"
+    RESTART = "Restart"
+    RETRY_FAILED = "RetryFailed"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+    PAUSED = "Paused"
+    STOPPED = "Stopped"
+    REPEATABLE = "Repeatable"
+    CLEAN = "Clean"
+    CLEAN_FAILED = "CleanFailed"
+    PRUNE_SCHEDULED = "PruneScheduled"
+    PRUNE_RUNNING = "PruneRunning"
+    PRUNE_COMPLETE = "PruneComplete"
+    PRUNE_FAILED = "PruneFailed"
+    STALLED = "Stalled"
+
+
+PASSING: Final = frozenset({Phase.WAITING, Phase.INVALID, Phase.STALLED})
+"""Conditions that are listed only while they hold."""
+_NOT_WORDS: Final = frozenset({"lastTransitionTime", "observedGeneration"})
+_TERMINAL: Final = frozenset({Phase.COMPLETE, Phase.FAILED})
+
+
+def holds(status: Mapping[str, Any], kind: Phase) -> bool:
+    """Whether condition *kind* is ``True`` in *status*."""
+    return any(item.get("type") == kind and item.get("status") == "True" for item in status.get("conditions") or ())
+
+
+def outcome_of(status: Mapping[str, Any]) -> Phase | None:
+    """``Complete`` or ``Failed`` once the run has ended for good, else None.
+
+    Read from the conditions too, because cleaning and pruning move the phase on.
+    """
+    if status.get("phase") in _TERMINAL:
+        return Phase(status["phase"])
+    return next((kind for kind in (Phase.COMPLETE, Phase.FAILED) if holds(status, kind)), None)
+
+
+class Draft:
+    """The status that an answer will carry. *phase_field* is ``state`` for a CompactBackup, which has no conditions."""
+
+    def __init__(self, received: Mapping[str, Any], *, phase_field: str = "phase", conditions: bool = True) -> None:
+        self._received = list(received.get("conditions") or ())
+        self._conditions = [item for item in self._received if item.get("type") not in PASSING]
+        self._phase_field = phase_field
+        self._keeps_conditions = conditions
+        # Metacontroller writes observedGeneration itself.
+        self._fields = {key: value for key, value in received.items() if key not in {"conditions", "observedGeneration"}}
+
+    @property
+    def phase(self) -> str:
+        """The phase so far."""
+        return str(self._fields.get(self._phase_field) or "")
+
+    def get(self, name: str) -> Any:
+        """A field's value, or None."""
+        return self._fields.get(name)
+
+    def put(self, **fields: Any) -> None:
+        """Set fields; None and empty text or list remove one."""
+        for name, value in fields.items():
+            if value is None or value in ("", []):
+                self._fields.pop(name, None)
+            else:
+                self._fields[name] = stamp(value) if isinstance(value, datetime) else value
+
+    def enter(self, phase: Phase, **words: Any) -> None:
+        """Move to *phase* and note it as a condition; *words* as for :meth:`mark`."""
+        self._fields[self._phase_field] = str(phase)
+        self.mark(phase, **words)
+
+    def leave_passing_phase(self) -> None:
+        """Forget a phase that only said why nothing moved."""
+        if self.phase in PASSING:
+            self._fields.pop(self._phase_field)
+
+    def mark(
+        self,
+        kind: Phase,
+        *,
+        at: datetime | None = None,
+        reason: str = "",
+        message: str = "",
+        command: str = "",
+        status: bool = True,
+        generation: int | None = None,
+    ) -> None:
+        """Note condition *kind* without moving the phase. *at* is when it became so: a fact of a Job, a report or the CR.
+        *generation* is that of the spec which the condition judges."""
+        given = {
+            "command": command,
+            "type": str(kind),
+            "status": "True" if status else "False",
+            "reason": reason,
+            "message": message,
+        }
+        words = {key: value for key, value in given.items() if value}
+        before: Mapping[str, Any] = next((item for item in self._received if item.get("type") == kind), {})
+        if {key: value for key, value in before.items() if key not in _NOT_WORDS and value} == words:
+            words = {key: value for key, value in before.items() if key != "observedGeneration" and value}
+        elif at:
+            words["lastTransitionTime"] = stamp(at)
+        said: dict[str, Any] = {**words, "observedGeneration": generation} if generation else words
+        for index, item in enumerate(self._conditions):
+            if item.get("type") == kind:
+                self._conditions[index] = said
+                return
+        self._conditions.append(said)
+
+    def done(self) -> dict[str, Any]:
+        """The finished status."""
+        if self._keeps_conditions and self._conditions:
+            return {**self._fields, "conditions": self._conditions}
+        return dict(self._fields)

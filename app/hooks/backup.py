@@ -1,0 +1,10 @@
+"""The hooks of Backup."""
+
+from typing import Final
+
+from app.builders.jobs import build
+from app.domain.backup import decide, related
+from app.domain.jobs import JOB, JobIntent
+from app.hooks.kind import Kind
+
+KIND: Final[Kind[JobIntent]] = Kind(path="backup", related=related, decide=decide, build=build, child_kind=JOB)
