@@ -27,6 +27,8 @@ class State(StrEnum):
     COMPLETE = "complete"
     FAILED = "failed"
     DELETING = "deleting"
+    FOREIGN = "foreign"
+    """Not made by the schedule: it came under it by its labels."""
 
 
 class Rule(StrEnum):
@@ -34,6 +36,7 @@ class Rule(StrEnum):
 
     RUNNING = "running"
     DELETING = "deleting"
+    FOREIGN = "notScheduled"
     UNLIMITED = "unlimited"
     MAX_BACKUPS = "maxBackups"
     MAX_RESERVED_TIME = "maxReservedTime"
@@ -48,6 +51,8 @@ class Rule(StrEnum):
     MIN_KEEP = "minKeep"
     PITR_BASE = "pitrBase"
     FAILED_HISTORY = "failedHistoryLimit"
+    NEWEST = "newest"
+    IN_USE = "inUse"
     NEXT_PASS = "nextPass"
     UNREADABLE = "unreadable"
     CLOCK = "clockBehind"
@@ -83,6 +88,15 @@ class Policy:
     pitr: bool = False
     checkpoint: datetime | None = None
     max_deletions: int | None = None
+
+
+class Compaction(NamedTuple):
+    """One compaction of the log; *end* is where its stretch ends, None when unknown."""
+
+    name: str
+    state: State
+    created: datetime
+    end: datetime | None = None
 
 
 class Verdict(NamedTuple):
@@ -153,16 +167,16 @@ def _by_count(kept: _Kept, rule: Rule, count: int, complete: Sequence[Item], com
         kept.want(item, rule, coming(count - index) if coming else None)
 
 
-def _by_bucket(kept: _Kept, rule: Rule, count: int, complete: Sequence[Item], zone: tzinfo) -> None:
-    """The newest of each of the last *count* buckets that hold a Backup; the oldest Backup of all if counts are left."""
+def _by_bucket(kept: _Kept, rule: Rule, count: int, complete: Sequence[Item], runs: Sequence[datetime]) -> None:
+    """The newest of each of the last *count* buckets that hold a Backup; the oldest Backup of all if counts are left. *runs*
+    are the local times that belong to *complete*."""
     bucket = _BUCKETS[rule]
     seen: set[tuple[int, ...]] = set()
-    newest = _local(complete[0], zone) if complete else None
-    for index, item in enumerate(complete):
-        key = bucket.key(_local(item, zone))
-        if newest is not None and (key not in seen or index == len(complete) - 1):
+    for index, (item, run) in enumerate(zip(complete, runs, strict=True)):
+        key = bucket.key(run)
+        if key not in seen or index == len(complete) - 1:
             # It leaves at the earliest when so many newer units have a Backup.
-            kept.want(item, rule, _unit_after(bucket, newest, count - len(seen)))
+            kept.want(item, rule, _unit_after(bucket, runs[0], count - len(seen)))
             seen.add(key)
         if len(seen) == count:
             return
@@ -173,11 +187,6 @@ def _unit_after(bucket: _Bucket, newest: datetime, units: int) -> datetime | Non
         return bucket.start(newest, units).astimezone(UTC)
     except (OverflowError, ValueError):  # beyond the year 9999
         return None
-
-
-def _local(item: Item, zone: tzinfo) -> datetime:
-    """The run that a Backup was made for, on the zone's clock: a nightly one stays that night's, however late it ended."""
-    return (item.slot or item.time).astimezone(zone)
 
 
 def _by_time(kept: _Kept, rule: Rule, span: timedelta, complete: Sequence[Item], *, end: datetime, pitr: bool) -> None:
@@ -191,6 +200,16 @@ def _by_time(kept: _Kept, rule: Rule, span: timedelta, complete: Sequence[Item],
             return
         if item.time < edge:
             return
+
+
+def _by_keep_rules(kept: _Kept, policy: Policy, complete: Sequence[Item], coming: Coming | None) -> None:
+    buckets = [rule for rule in policy.counts if rule in _BUCKETS]
+    # A Backup belongs to the hour, day, ... of the run it was made for: a nightly one is that night's, however late it ended.
+    runs = [(item.slot or item.time).astimezone(policy.zone) for item in complete] if buckets else []
+    for rule in buckets:
+        _by_bucket(kept, rule, policy.counts[rule], complete, runs)
+    if last := policy.counts.get(Rule.KEEP_LAST):
+        _by_count(kept, Rule.KEEP_LAST, last, complete, coming)
 
 
 def _wanted(complete: Sequence[Item], policy: Policy, now: datetime, coming: Coming | None) -> tuple[_Kept, Rule]:
@@ -207,11 +226,7 @@ def _wanted(complete: Sequence[Item], policy: Policy, now: datetime, coming: Com
         gone = Rule.MAX_BACKUPS
         _by_count(kept, gone, policy.max_backups, complete, coming)
     elif policy.counts or policy.within is not None:
-        for rule, count in policy.counts.items():
-            if rule is Rule.KEEP_LAST:
-                _by_count(kept, rule, count, complete, coming)
-            else:
-                _by_bucket(kept, rule, count, complete, policy.zone)
+        _by_keep_rules(kept, policy, complete, coming)
         if policy.within is not None:
             _by_time(kept, Rule.KEEP_WITHIN, policy.within, complete, end=latest, pitr=policy.pitr)
     else:
@@ -242,6 +257,8 @@ def _judge(items: Sequence[Item], policy: Policy, now: datetime, coming: Coming 
             yield Verdict(name=item.name, keep=True, rule=Rule.RUNNING)
         elif item.state is State.DELETING:
             yield Verdict(name=item.name, keep=False, rule=Rule.DELETING)
+        elif item.state is State.FOREIGN:
+            yield Verdict(name=item.name, keep=True, rule=Rule.FOREIGN)
         elif item.state is State.FAILED:
             failures += 1
             yield Verdict(name=item.name, keep=failures <= policy.failed_history, rule=Rule.FAILED_HISTORY)
@@ -261,8 +278,13 @@ def plan(backups: Sequence[Item], policy: Policy, now: datetime, *, coming: Comi
     """
     items = sorted(backups, key=_AGE, reverse=True)
     verdicts = list(_judge(items, policy, now, coming))
-    halt = _halt([item for item in items if item.state is not State.DELETING], now)
-    left = len(items) if policy.max_deletions is None else policy.max_deletions
+    alive = (item for item in items if item.state is not State.DELETING)
+    return _restrain(verdicts, _halt(list(alive), now), policy)
+
+
+def _restrain(verdicts: list[Verdict], halt: tuple[Rule, str] | None, policy: Policy) -> list[Verdict]:
+    """*verdicts* (newest first) with no deletion at all after *halt*, and not more of them than one pass may do."""
+    left = len(verdicts) if policy.max_deletions is None else policy.max_deletions
     for index in range(len(verdicts) - 1, -1, -1):  # the oldest go first
         verdict = verdicts[index]
         if verdict.keep or verdict.rule == Rule.DELETING:
@@ -275,3 +297,35 @@ def plan(backups: Sequence[Item], policy: Policy, now: datetime, *, coming: Comi
         else:
             left -= 1
     return verdicts
+
+
+def _compaction_stays(
+    item: Compaction, index: int, policy: Policy, now: datetime, oldest: datetime | None
+) -> tuple[bool, Rule]:
+    if item.state in {State.RUNNING, State.DELETING}:
+        return item.state is State.RUNNING, Rule.RUNNING if item.state is State.RUNNING else Rule.DELETING
+    if index == 0:
+        return True, Rule.NEWEST  # it tells how far the log is compacted, should the status be lost
+    if policy.max_reserved_time is not None:
+        return item.end is None or item.end >= now - policy.max_reserved_time, Rule.MAX_RESERVED_TIME
+    if policy.max_backups is not None:
+        return index < policy.max_backups, Rule.MAX_BACKUPS
+    return item.end is None or oldest is None or item.end >= oldest, Rule.IN_USE
+
+
+def plan_compactions(
+    compactions: Sequence[Compaction], policy: Policy, now: datetime, *, oldest: datetime | None
+) -> list[Verdict]:
+    """One verdict for each of *compactions*, newest first. Their data stays where it is; only the object goes.
+
+    A limit of time or number is upstream's. Under ``keep*`` rules one is kept while it reaches behind *oldest*, the oldest
+    Backup that is left, None when that is no reason to delete anything.
+    """
+    items = sorted(compactions, key=lambda item: (item.created, item.name), reverse=True)
+    verdicts = []
+    for index, item in enumerate(items):
+        keep, rule = _compaction_stays(item, index, policy, now, oldest)
+        verdicts.append(Verdict(item.name, keep, rule))
+    ahead = next((item.name for item in items if item.created > now), None)
+    halt = (Rule.CLOCK, f"the clock shows an earlier time than that of {ahead}") if ahead else None
+    return _restrain(verdicts, halt, policy)
