@@ -73,6 +73,8 @@ MODULES = (
         ldflags="-s -w -X github.com/pingcap/tidb/pkg/parser/mysql.TiDBReleaseVersion=v8.5.0",
         rough_minutes=6,
     ),
+    # Pins what the module above pins, so its build cache serves here too.
+    Module(name="minikv", commands={"minikv": "."}, rough_minutes=0.5),
 )
 
 
