@@ -102,7 +102,8 @@ Time = Annotated[report.Time, Field(strict=False)]
 """RFC3339 in UTC."""
 Int32 = Annotated[int, Field(ge=0, le=2**31 - 1)]
 UInt32 = Annotated[int, Field(ge=0, le=2**32 - 1)]
-Int64 = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Int64 = Annotated[int, Field(ge=0, le=2**63 - 1), WithJsonSchema({"type": "integer", "format": "int64", "minimum": 0})]
+"""The API server reads a schema's bounds as floats, so the largest int64 cannot be one."""
 
 CORE: Final = "x-core-type"
 """Marks a field of a Kubernetes core type; the generator puts that type's own schema in its place."""
