@@ -1,0 +1,186 @@
+"""What a tool's error means: a reason, whether waiting helps, and what to do next.
+
+br, dumpling and lightning share their storage and database code, so one table serves all three. Its texts are theirs, taken
+from the real binaries. What the table does not know is told in the tool's own words under the operation's general reason.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from backup_manager.errors import InterruptedError_, ManagerError, ToolError
+from backup_manager.masking import Masker
+from backup_manager.tools.brlog import fields, is_error_line
+from backup_manager.tools.process import Ended
+
+MESSAGE_LIMIT: Final = 400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """One failure that we know. *pattern* is searched in the tool's error text."""
+
+    pattern: re.Pattern[str]
+    reason: str
+    hint: str
+    retryable: bool = False
+
+
+def _known(pattern: str, reason: str, hint: str, *, retryable: bool = False) -> Known:
+    return Known(pattern=re.compile(pattern, re.IGNORECASE), reason=reason, hint=hint, retryable=retryable)
+
+
+KNOWN: Final = (
+    _known(r"no space left on device|disk quota exceeded", "DiskFull", "Free space on the volume, or use a larger one."),
+    _known(r"unknown (?:shorthand )?flag", "ToolFlagUnknown", "Remove it from the options, or set a toolImage that knows it."),
+    _known(
+        r"SlowDown|TooManyRequests|reduce your request rate|status code: 503|ServerBusy",
+        "StorageThrottled",
+        "The storage asks to slow down: lower the number of threads, or rateLimit and concurrency.",
+        retryable=True,
+    ),
+    _known(
+        r"Forbidden|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|NoCredentialProviders|ExpiredToken|InvalidToken"
+        r"|AuthenticationFailed|AuthorizationFailure|could not find default credentials|invalid_grant"
+        r"|oauth2: cannot fetch token",
+        "StorageAccessDenied",
+        "Check the keys in the storage's Secret, their right to read and write this bucket, and the node's clock.",
+    ),
+    _known(
+        r"failed to get region of bucket .*NotFound|NoSuchBucket|bucket does(?:n't| not) exist|ContainerNotFound",
+        "StorageNotFound",
+        "Create the bucket, or correct its name in the spec.",
+    ),
+    _known(
+        r"RequestError: send request failed|failed to get region of bucket .*(?:dial tcp|timeout)|storage: .*dial tcp"
+        r"|dial tcp [^ ]*: .*(?:googleapis|blob\.core|amazonaws)",
+        "StorageUnreachable",
+        "Check the storage's endpoint and that no network policy is between.",
+        retryable=True,
+    ),
+    _known(
+        r"failed to get cluster id|cannot connect to PD|connection error: desc|trying to connect to etcd|pd: .*dial tcp"
+        r"|context deadline exceeded: connection error",
+        "PDUnreachable",
+        "Check that the TidbCluster runs and that its PD service can be reached from this namespace.",
+        retryable=True,
+    ),
+    _known(
+        r"Error 1045|Access denied for user",
+        "DatabaseAccessDenied",
+        "Check the user in the spec, and the key `password` of the Secret named by secretName.",
+    ),
+    _known(
+        r"Error 1142|Error 1044|Error 1227|Error 8121|command denied to user",
+        "DatabaseAccessDenied",
+        "Grant the user this privilege.",
+    ),
+    _known(
+        r"GC life time is shorter than transaction duration|is less than (?:the )?GC safepoint|GC safepoint .* exceed",
+        "GarbageCollected",
+        "Raise spec.tikvGCLifeTime above the time the run takes.",
+        retryable=True,
+    ),
+    _known(
+        r"existing lock will expire|checkpoint.*lock",
+        "CheckpointLocked",
+        "An earlier br still holds its lock on this path, for at most 5 minutes.",
+        retryable=True,
+    ),
+    _known(
+        r"backup meta file exists|backupmeta.* exists|backup lock file .* exist|have been used for other purpose"
+        r"|path.*not empty",
+        "BackupPathInUse",
+        "The path holds another backup: choose another prefix, or delete what is there.",
+    ),
+    _known(
+        r"ErrStreamLogTaskExist|already .*log backup task|task .*already exist",
+        "LogTaskExists",
+        "Stop the running log backup first.",
+    ),
+    _known(
+        r"cluster is not fresh|ErrRestoreNotFreshCluster|Duplicate entry|not empty",
+        "TargetNotEmpty",
+        "The target holds data: restore into an empty cluster, or drop these tables first.",
+    ),
+    _known(
+        r"doesn't exist or contains no files|ErrEmptySourceDir|backupmeta.*(?:not exist|NoSuchKey|no such)"
+        r"|the specified key does not exist",
+        "SourceNotFound",
+        "There is no backup at this path: check bucket, prefix or path in the spec.",
+    ),
+    _known(
+        r"too many SSTs|ErrKVEpochNotMatch|region is unavailable|Region.*unavailable|tikv server timeout|Error 900[0-9]",
+        "ClusterBusy",
+        "TiKV does not keep up or is restarting; check the cluster's health.",
+        retryable=True,
+    ),
+    _known(
+        r"dial tcp|invalid connection|bad connection|connection refused|i/o timeout|broken pipe|connection reset",
+        "DatabaseUnreachable",
+        "Check that TiDB runs and that no network policy is between.",
+        retryable=True,
+    ),
+)
+
+_SAID: Final = re.compile(
+    r"(?:create dumper failed|dump failed|parse arguments failed|tidb lightning encountered error"
+    r"|failed to start HTTP server): (.*)|^Error: (.*)"
+)
+_STACK: Final = re.compile(r"^\s*(?:at |goroutine |[\w./@-]+\.\(?\*?\w+\)?\.?[\w.()*]*$|\S+\.go:\d+|\S+/\S+@\S+)")
+_NOISE: Final = re.compile(
+    r"^(?:Detail BR log in|Usage:|\s*$|Release [Vv]ersion|Git |Build |Go [Vv]ersion)|gracefully shutting down"
+)
+
+
+def error_text(ended: Ended) -> str:
+    """The line that matters among a tool's last ones, with what follows it (never a Go stack).
+
+    A tool's own closing words come first, then the error of its last ERROR log line, then its last line of stderr.
+    """
+    for lines in (ended.err, ended.out):
+        for index in range(len(lines) - 1, -1, -1):
+            if said := _SAID.search(lines[index]):
+                first = said[1] if said[1] is not None else said[2]
+                return " ".join([first.strip(), *_continued(lines[index + 1 :])])
+    for line in reversed((*ended.out, *ended.err)):
+        if is_error_line(line):
+            found = fields(line)
+            return found.get("error") or found.get("errorVerbose", line).splitlines()[0]
+    told = [line.strip() for line in (*ended.err, *ended.out) if not _NOISE.search(line) and not line.startswith("[")]
+    return told[-1] if told else ""
+
+
+def _continued(lines: tuple[str, ...]) -> list[str]:
+    """The rest of an error that spans lines (AWS puts the cause there); ends at a log line or a stack."""
+    rest: list[str] = []
+    for line in lines:
+        if line.startswith("[") or _STACK.search(line) or len(rest) >= 3:
+            break
+        if line.strip():
+            rest.append(line.strip())
+    return rest
+
+
+def failure(tool: str, ended: Ended, *, reason: str, mask: Masker, hint: str = "") -> ManagerError:
+    """The error to raise for a tool that did not do its work. *reason* is the operation's general one."""
+    if ended.stopped:
+        return InterruptedError_(
+            f"{tool} was stopped before it ended",
+            hint="The run is repeated when the retry policy allows, or when you apply it again.",
+        )
+    text = mask(error_text(ended))[:MESSAGE_LIMIT]
+    if ended.killed_by is not None:
+        return ToolError(
+            f"{tool} {ended.how}",
+            reason="ToolKilled",
+            retryable=True,
+            hint="Look at the Pod's last state; raise spec.resources.limits.memory, or use fewer threads.",
+        )
+    known = next((item for item in KNOWN if item.pattern.search(text)), None)
+    message = f"{tool} {ended.how}: {text}" if text else f"{tool} {ended.how}"
+    if known:
+        return ToolError(message, reason=known.reason, hint=known.hint, retryable=known.retryable)
+    return ToolError(
+        message, reason=reason, hint=hint or f"Its log has the details (kubectl logs): look for [ERROR] of {tool}."
+    )

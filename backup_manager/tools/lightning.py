@@ -1,0 +1,121 @@
+"""tidb-lightning: its configuration and what it says.
+
+The password goes into a TOML file that only we may read, never into argv. Its status server stays off (a busy port makes
+lightning end with 0, having imported nothing), and so do its checkpoints (a stale one makes a later run skip tables).
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from backup_manager.database import Access
+from backup_manager.tools.brlog import fields
+
+NAME: Final = "tidb-lightning"
+SUCCESS: Final = "tidb lightning exit successfully"
+CANCELED: Final = "tidb lightning canceled"
+Backend = Literal["tidb", "local"]
+_PROGRESS_SECONDS: Final = 10
+_PERCENT: Final = re.compile(r"(?P<percent>[\d.]+)%")
+_ROWS: Final = re.compile(r"kvs=(?P<rows>\d+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Import:
+    """One run: from *source* (a folder or a URL that lightning reads) into *access*."""
+
+    source: str
+    access: Access
+    backend: Backend = "tidb"
+    pd_addr: str = ""
+    filters: Sequence[str] = ()
+    sorted_kv_dir: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """One progress line."""
+
+    percent: float
+    remaining: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Heard:
+    """What lightning's lines told so far."""
+
+    success: bool = False
+    canceled: bool = False
+    rows: int = 0
+    progress: Progress | None = field(default=None)
+
+    def line(self, line: str) -> None:
+        """Take in one line."""
+        if SUCCESS in line:
+            self.success = True
+        elif CANCELED in line:
+            self.canceled = True
+        elif '"restore file completed"' in line and (match := _ROWS.search(line)):
+            self.rows += int(match["rows"])
+        elif "[progress]" in line and (told := progress(line)):
+            self.progress = told
+
+
+def argv(binary: str, config: Path) -> list[str]:
+    """lightning's command line; everything else stands in the file."""
+    return [binary, "--config", str(config), "--log-file=-"]
+
+
+def toml(work: Import) -> str:
+    """The configuration file."""
+    tls = work.access.tls
+    sections: dict[str, Mapping[str, Any]] = {
+        "lightning": {"level": "info", "status-addr": "", "server-mode": False, "check-requirements": True},
+        "checkpoint": {"enable": False},
+        "tikv-importer": {"backend": work.backend}
+        | ({"sorted-kv-dir": str(work.sorted_kv_dir)} if work.backend == "local" and work.sorted_kv_dir else {}),
+        "mydumper": {"data-source-dir": work.source} | ({"filter": list(work.filters)} if work.filters else {}),
+        "tidb": {"host": work.access.host, "port": work.access.port, "user": work.access.user, "password": work.access.password}
+        | ({"pd-addr": work.pd_addr} if work.pd_addr else {})
+        | ({"tls": "skip-verify"} if tls and not tls.verify else {}),
+        "cron": {"log-progress": f"{_PROGRESS_SECONDS}s"},
+    }
+    if tls:
+        certificate = {"cert-path": str(tls.cert), "key-path": str(tls.key)}
+        sections["security"] = ({"ca-path": str(tls.ca)} if tls.verify else {}) | certificate
+    return "\n".join(_section(name, values) for name, values in sections.items())
+
+
+def progress(line: str) -> Progress | None:
+    """The progress that *line* tells.
+
+    >>> progress('[2026/01/01 00:00:00.000 +00:00] [INFO] [import.go:1] [progress] [total=12.3%] [remaining=40s]')
+    Progress(percent=12.3, remaining='40s')
+    """
+    found = fields(line)
+    match = _PERCENT.match(found.get("total", ""))
+    return Progress(percent=float(match["percent"]), remaining=found.get("remaining", "")) if match else None
+
+
+def _section(name: str, values: Mapping[str, Any]) -> str:
+    return "".join([f"[{name}]\n", *(f"{key} = {_toml(value)}\n" for key, value in values.items())])
+
+
+def _toml(value: Any) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return str(value)
+        case list():
+            return f"[{', '.join(_toml(item) for item in value)}]"
+        case _:
+            return f'"{"".join(_escaped(char) for char in str(value))}"'
+
+
+def _escaped(char: str) -> str:
+    if char in {'"', "\\"}:
+        return f"\\{char}"
+    return f"\\u{ord(char):04x}" if ord(char) < 32 or ord(char) == 127 else char

@@ -1,0 +1,205 @@
+"""Real servers for integration tests: TiDB on unistore, SeaweedFS as S3. Loopback only, free ports, each stopped by pid."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pymysql
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+TOOLS: Final = ROOT / ".tools" / "bin"
+ACCESS_KEY: Final = "test-access"
+SECRET_KEY: Final = "test-secret-key"
+_READY_SECONDS: Final = 60.0
+_STOP_SECONDS: Final = 10.0
+
+
+def tool(name: str) -> str:
+    """The binary *name*; a clear failure when it was not built."""
+    found = shutil.which(name, path=tool_path())
+    if found is None:
+        raise RuntimeError(f"{name} is missing; build the tools with `make tools`")
+    return found
+
+
+def tool_path() -> str:
+    """A PATH that finds the tools."""
+    return os.pathsep.join([str(TOOLS), str(ROOT / ".venv" / "bin"), os.environ.get("PATH", "")])
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody uses now."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tidb:
+    """A TiDB server with an empty password for ``root``."""
+
+    port: int
+    host: str = "127.0.0.1"
+
+    def execute(self, *statements: str, database: str | None = None) -> list[tuple[Any, ...]]:
+        """Run *statements*; the rows of the last one."""
+        rows: list[tuple[Any, ...]] = []
+        with (
+            closing(
+                pymysql.connect(
+                    host=self.host, port=self.port, user="root", database=database, autocommit=True, charset="utf8mb4"
+                )
+            ) as connection,
+            connection.cursor() as cursor,
+        ):
+            for statement in statements:
+                cursor.execute(statement)
+                rows = list(cursor.fetchall())
+        return rows
+
+    def checksum(self, table: str) -> tuple[int, int]:
+        """Row count and an order-independent sum over every column of *table*, made by the server."""
+        schema, _, name = table.partition(".")
+        columns = [
+            row[0]
+            for row in self.execute(
+                "select column_name from information_schema.columns "
+                f"where table_schema='{schema}' and table_name='{name}' order by ordinal_position"
+            )
+        ]
+        joined = ",".join(f"ifnull(hex(cast(`{column}` as binary)),'null')" for column in columns)
+        row = self.execute(f"select count(*), ifnull(sum(crc32(concat_ws('#',{joined}))),0) from `{schema}`.`{name}`")[0]
+        return int(row[0]), int(row[1])
+
+    def variable(self, name: str) -> str | None:
+        """A row of ``mysql.tidb``."""
+        rows = self.execute(f"select variable_value from mysql.tidb where variable_name='{name}'")
+        return str(rows[0][0]) if rows else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3:
+    """An S3 server that knows one key pair."""
+
+    endpoint: str
+    access_key: str = ACCESS_KEY
+    secret_key: str = SECRET_KEY
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The credentials as a Job's environment has them."""
+        return {"AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key}
+
+    def client(self) -> Any:
+        """A boto3 client."""
+        import boto3
+        from botocore.config import Config
+
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            config=Config(s3={"addressing_style": "path"}, retries={"max_attempts": 5}),
+        )
+
+    def keys(self, bucket: str, prefix: str = "") -> list[str]:
+        """Every key under *prefix*."""
+        pages = self.client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        return [item["Key"] for page in pages for item in page.get("Contents", ())]
+
+
+@contextmanager
+def tidb(folder: Path, *, store: str = "unistore") -> Iterator[Tidb]:
+    """A TiDB server in *folder*, ready, with its GC row present."""
+    folder.mkdir(parents=True, exist_ok=True)
+    server = Tidb(port=free_port())
+    argv = [
+        tool("tidb-server"),
+        f"--store={store}",
+        f"--path={folder / 'data'}",
+        "--host=127.0.0.1",
+        f"-P={server.port}",
+        f"--status={free_port()}",
+        "--status-host=127.0.0.1",
+        f"--temp-dir={folder / 'tmp'}",
+        f"--socket={folder / 'tidb.sock'}",
+    ]
+    with _running(argv, folder, "tidb") as process:
+        _wait(process, folder / "tidb.log", lambda: server.execute("select 1"))
+        server.execute("set global tidb_gc_life_time='10m0s'")
+        yield server
+
+
+@contextmanager
+def seaweed(folder: Path) -> Iterator[S3]:
+    """An S3 server in *folder*."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ports = {name: free_port() for name in ("master", "volume", "filer", "s3")}
+    grpc = {name: free_port() for name in ("master", "volume", "filer", "s3")}
+    identity = {
+        "name": "test",
+        "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
+        "actions": ["Admin", "Read", "List", "Tagging", "Write"],
+    }
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    argv = [
+        tool("weed"),
+        "server",
+        f"-dir={folder}",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        "-master.volumeSizeLimitMB=64",
+        "-volume.max=200",
+        "-s3",
+        f"-s3.config={folder / 's3.json'}",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        *(f"-{name}.port={port}" for name, port in ports.items()),
+        *(f"-{name}.port.grpc={port}" for name, port in grpc.items()),
+    ]
+    server = S3(endpoint=f"http://127.0.0.1:{ports['s3']}")
+    with _running(argv, folder, "weed") as process:
+        _wait(process, folder / "weed.log", lambda: server.client().list_buckets())
+        yield server
+
+
+@contextmanager
+def _running(argv: list[str], folder: Path, name: str) -> Iterator["subprocess.Popen[bytes]"]:
+    with (folder / f"{name}.log").open("wb") as log:
+        process = subprocess.Popen(argv, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait(process: "subprocess.Popen[bytes]", log: Path, probe: Callable[[], object]) -> None:
+    deadline = time.monotonic() + _READY_SECONDS
+    while True:
+        try:
+            probe()
+        except Exception as error:
+            ended = process.poll()
+            if ended is not None or time.monotonic() > deadline:
+                state = "is not ready" if ended is None else f"ended with {ended}"
+                tail = log.read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"{process.args!r} {state}: {error}\n{tail}") from error
+            time.sleep(0.2)
+        else:
+            return
