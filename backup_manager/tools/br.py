@@ -1,0 +1,204 @@
+"""br's command lines: TiDB Operator's, except that a flag is left out where the subcommand does not know it.
+
+Upstream appends every value of ``spec.br`` to every subcommand, and br then refuses with ``unknown flag``. The user's own
+``spec.br.options`` stay verbatim, and last of the generic part so that they win.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+from backup_manager.errors import UsageError
+from backup_manager.tools.brlog import Operation, Progress, fields, operation, progress
+from backup_manager.tools.process import Stream
+from crds import names
+
+NAME: Final = "br"
+PD_PORT: Final = 2379
+LOG_TO_TERM: Final = {"BR_LOG_TO_TERM": "1"}
+"""Its presence alone sends br's log to stdout. Never set for ``operator base64ify``, whose stdout is its result."""
+TYPES: Final = ("full", "db", "table")
+_REPLICATION: Final = (
+    "--pitr-concurrency=1024",
+    "--metadata-download-batch-size=512",
+    "--retain-latest-mvcc-version",
+)
+
+
+class LogCommand(StrEnum):
+    """A log backup's subcommand; the value is ``--subcommand``'s and br's second word is what follows the dash."""
+
+    START = "log-start"
+    STOP = "log-stop"
+    PAUSE = "log-pause"
+    RESUME = "log-resume"
+    TRUNCATE = "log-truncate"
+
+    @property
+    def verb(self) -> str:
+        """br's own word."""
+        return self.value.removeprefix("log-")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """The TiDB cluster that br works on."""
+
+    pd: str
+    tls: bool = False
+
+    @classmethod
+    def of(cls, br: Mapping[str, Any], namespace: str, *, tls: bool) -> "Cluster":
+        """From ``spec.br``; its namespace is the CR's unless it names one. Raises UsageError."""
+        cluster = str(br.get("cluster") or "")
+        if not cluster:
+            raise UsageError("spec.br.cluster is empty", hint="Name the TidbCluster to back up or restore.")
+        return cls(pd=f"{cluster}-pd.{br.get('clusterNamespace') or namespace}:{PD_PORT}", tls=tls)
+
+    @property
+    def flags(self) -> list[str]:
+        """``--pd`` and the TLS files."""
+        folder = names.CLUSTER_TLS_DIR
+        tls = [f"--ca={folder}/ca.crt", f"--cert={folder}/tls.crt", f"--key={folder}/tls.key"] if self.tls else []
+        return [f"--pd={self.pd}", *tls]
+
+
+def backup(spec: Mapping[str, Any], cluster: Cluster, storage: Sequence[str]) -> list[str]:
+    """``br backup ...`` for a snapshot."""
+    kind = _kind(spec)
+    at = spec.get("commitTs")
+    head = ["backup", kind, *([f"--backupts={at}"] if at else [])]
+    numbers = _numbers(spec, {"concurrency": "concurrency", "rateLimit": "ratelimit", "timeAgo": "timeago"} | _COMMON)
+    return [*head, *cluster.flags, *_global(spec), *storage, *_selection(spec, kind), *numbers, *_options(spec)]
+
+
+def restore(spec: Mapping[str, Any], cluster: Cluster, storage: Sequence[str]) -> list[str]:
+    """``br restore ...`` of a snapshot."""
+    return ["restore", _kind(spec), *_restore_tail(spec, cluster, storage, _kind(spec))]
+
+
+def restore_point(
+    spec: Mapping[str, Any],
+    cluster: Cluster,
+    storage: Sequence[str],
+    *,
+    restored_ts: str,
+    full_backup: str = "",
+    replication_phase: int = 0,
+) -> list[str]:
+    """``br restore point ...``; *full_backup* is the storage URL of the base snapshot. The mode's flags come last."""
+    start = spec.get("logRestoreStartTs")
+    if not full_backup and not start:
+        raise UsageError(
+            "a restore to a point in time has no start",
+            hint="Set spec.pitrFullBackupStorageProvider, or spec.logRestoreStartTs.",
+        )
+    base = f"--full-backup-storage={full_backup}" if full_backup else f"--start-ts={start}"
+    phase = [f"--restore-phase={replication_phase}", *_REPLICATION] if replication_phase else []
+    return ["restore", "point", *_restore_tail(spec, cluster, storage, "full"), f"--restored-ts={restored_ts}", base, *phase]
+
+
+def log(
+    command: LogCommand,
+    task: str,
+    spec: Mapping[str, Any],
+    cluster: Cluster,
+    storage: Sequence[str],
+    *,
+    start_ts: str = "",
+    until: str = "",
+) -> list[str]:
+    """``br log ...``. Raises UsageError when a truncate has no *until*."""
+    if command is LogCommand.TRUNCATE and until in {"", "0"}:
+        raise UsageError("log-truncate needs --truncate-until", hint="Set spec.logTruncateUntil.")
+    known = dict(_COMMON) | {"rateLimit": "ratelimit"}
+    match command:
+        case LogCommand.START:
+            head = [f"--task-name={task}", *([f"--start-ts={start_ts}"] if start_ts not in {"", "0"} else [])]
+        case LogCommand.TRUNCATE:
+            head = [f"--until={until}"]
+        case _:
+            head = [f"--task-name={task}"]
+    selection = _filters(spec) if command is LogCommand.START else []
+    tail = [*cluster.flags, *_global(spec), *storage, *selection, *_numbers(spec, known), *_options(spec)]
+    return ["log", command.verb, *head, *tail]
+
+
+def abort(spec: Mapping[str, Any], cluster: Cluster, storage: Sequence[str]) -> list[str]:
+    """``br abort restore ...``: remove what a failed restore left. Older br knows no such command and says so with exit 0."""
+    return ["abort", "restore", _kind(spec), *cluster.flags, *_global(spec), *storage, *_selection(spec, _kind(spec))]
+
+
+@dataclass(slots=True, kw_only=True)
+class Heard:
+    """What br's lines told so far."""
+
+    progress: Progress | None = None
+    operations: dict[str, Operation] = field(default_factory=dict)
+    summary: dict[str, str] = field(default_factory=dict)
+    usage: bool = False
+
+    def line(self, stream: Stream, line: str) -> None:
+        """Take in one line."""
+        if stream is Stream.OUT and (told := progress(line)):
+            self.progress = told
+        elif announced := operation(line):
+            self.operations[announced.operation_id] = announced
+        elif " success summary" in line:
+            self.summary = fields(line)
+        elif line.startswith("Usage:") or "--help" in line:
+            self.usage = True
+
+
+_COMMON: Final = {"checksum": "checksum", "checkRequirements": "check-requirements"}
+
+
+def _kind(spec: Mapping[str, Any]) -> str:
+    kind = str(spec.get("backupType") or "full")
+    if kind not in TYPES:
+        raise UsageError(f"spec.backupType {kind!r} is unknown to br", hint=f"Use one of {', '.join(TYPES)}.")
+    return kind
+
+
+def _restore_tail(spec: Mapping[str, Any], cluster: Cluster, storage: Sequence[str], kind: str) -> list[str]:
+    known = {"concurrency": "concurrency"} | _COMMON | {"rateLimit": "ratelimit", "onLine": "online"}
+    return [*cluster.flags, *_global(spec), *storage, *_selection(spec, kind), *_numbers(spec, known), *_options(spec)]
+
+
+def _global(spec: Mapping[str, Any]) -> list[str]:
+    return _numbers(spec, {"logLevel": "log-level", "statusAddr": "status-addr", "sendCredToTikv": "send-credentials-to-tikv"})
+
+
+def _numbers(spec: Mapping[str, Any], known: Mapping[str, str]) -> list[str]:
+    br = spec.get("br") or {}
+    return [f"--{flag}={_text(br[name])}" for name, flag in known.items() if br.get(name) not in {None, ""}]
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _filters(spec: Mapping[str, Any]) -> list[str]:
+    return [item for rule in spec.get("tableFilter") or () for item in ("--filter", str(rule))]
+
+
+def _selection(spec: Mapping[str, Any], kind: str) -> list[str]:
+    """Which tables: filters (only ``full`` and ``point`` know them), or the database and table of ``spec.br``."""
+    if kind == "full":
+        return _filters(spec)
+    if spec.get("tableFilter"):
+        raise UsageError(
+            f"spec.tableFilter does not go with backupType {kind}",
+            hint="Use backupType full with the filter, or drop the filter.",
+        )
+    br = spec.get("br") or {}
+    wanted = {"table": ("table", "db"), "db": ("db",)}[kind]
+    missing = [name for name in wanted if not br.get(name)]
+    if missing:
+        raise UsageError(f"backupType {kind} needs spec.br.{missing[0]}", hint=f"Set spec.br.{missing[0]}.")
+    return [f"--{name}={br[name]}" for name in wanted]
+
+
+def _options(spec: Mapping[str, Any]) -> list[str]:
+    return [str(option) for option in (spec.get("br") or {}).get("options") or ()]
