@@ -78,9 +78,13 @@ class Storage(Protocol):
     def location(self) -> Location:
         """Where it is."""
 
+    batch_size: int
+    """How many targets one call of :meth:`delete_batch` takes at most. The cleaner sets 1 for one request a target; a driver
+    does, when the store turns out to take no batches."""
+
     @property
-    def batch_size(self) -> int:
-        """How many targets one call of :meth:`delete_batch` takes at most."""
+    def notes(self) -> Sequence[str]:
+        """What the store could not do and how we went on, each said once."""
 
     def at(self, location: Location) -> "Storage":
         """The same store and credentials, another folder."""

@@ -31,9 +31,10 @@ _FS_GROUP: Final = "The Pod's user needs to write on the volume: set podSecurity
 class LocalStorage:
     """One folder of a volume."""
 
-    batch_size = _PAGE
+    notes: Sequence[str] = ()
 
     def __init__(self, location: Location) -> None:
+        self.batch_size = _PAGE
         self.location = location
         self._mount = Path("/") / location.bucket.strip("/")
         self._root = self._mount / location.prefix if location.prefix else self._mount

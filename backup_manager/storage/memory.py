@@ -46,9 +46,10 @@ class Bucket:
 class MemoryStorage:
     """One folder of a :class:`Bucket`."""
 
-    batch_size = 1000
+    notes: Sequence[str] = ()
 
     def __init__(self, location: Location | None = None, bucket: Bucket | None = None) -> None:
+        self.batch_size = _PAGE
         self.location = location or Location(provider=Provider.S3, bucket="memory", prefix="data")
         self.bucket = bucket if bucket is not None else Bucket()
         self._base = f"{self.location.prefix}/" if self.location.prefix else ""

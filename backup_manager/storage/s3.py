@@ -54,6 +54,7 @@ class S3Storage:
         self.notes: list[str] = []
         self._client = client
         self._base = f"{location.prefix}/" if location.prefix else ""
+        self._batches = True
         self._state: StoreState | None = None
         self._lookups = _LOOKUPS
         self._latest_lock: datetime | None = None
@@ -248,7 +249,7 @@ class S3Storage:
 
     def delete_batch(self, batch: Sequence[Target]) -> Sequence[DeleteFailure]:
         """One DeleteObjects, or single deletes where the store or a key's characters leave no other way."""
-        if self.batch_size == 1 or len(batch) == 1:
+        if self.batch_size == 1:
             return [failure for target in batch if (failure := self._delete_one(target))]
         by_url = [target for target in batch if not s3_xml.writable(target.key)]
         in_xml = [target for target in batch if s3_xml.writable(target.key)] if by_url else batch
@@ -279,14 +280,16 @@ class S3Storage:
         return [] if "<Error>" not in text else [f for e in s3_xml.failures(text) if (f := self._failure(e))]
 
     def _one_by_one(self, batch: Sequence[Target], why: ManagerError) -> Sequence[DeleteFailure]:
-        self.batch_size = 1
+        self.batch_size, self._batches = 1, False
         self._note(f"the store refuses batch deletion ({why.message}); objects are deleted one by one")
         return [failure for target in batch if (failure := self._delete_one(target))]
 
     def _delete_one(self, target: Target) -> DeleteFailure | None:
         key = self._base + target.key
         if any(part in {".", ".."} for part in key.split("/")):
-            # Something between us and the store may resolve the dots, and then another object would go.
+            # In a URL, something between us and the store may resolve the dots, and then another object would go.
+            if self._batches and s3_xml.writable(key):
+                return next(iter(self._delete_many([target])), None)
             return DeleteFailure(
                 key=target.key,
                 version=target.version,
