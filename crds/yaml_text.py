@@ -15,6 +15,8 @@ _BARE: Final = re.compile(r"[A-Za-z.$/][A-Za-z0-9_.$/()<>=+-]*(?:[ ,;]+[A-Za-z0-
 """Texts that need no quotes wherever they stand, unless they are one of the words below."""
 _WORDS: Final = re.compile(r"(?:y|yes|n|no|true|false|on|off|null|\.nan|[-+]?\.inf)", re.IGNORECASE)
 _NUMBER_LIKE: Final = re.compile(r"[-+.]?[0-9].*")
+_UNPRINTABLE: Final = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+"""What JSON may hold as it is, and YAML may not."""
 
 
 def dump(data: Mapping[str, Any]) -> str:
@@ -64,7 +66,7 @@ def _item(pad: str, value: Any, indent: int) -> Iterator[str]:
 
 def _folds(text: str, used: int) -> bool:
     """Whether *text* is a long line of plain words, which a folded block gives back unchanged."""
-    return used + len(text) > _WIDTH and text == " ".join(text.split())
+    return used + len(text) > _WIDTH and text.isprintable() and text == " ".join(text.split())
 
 
 def _folded(text: str, width: int) -> Sequence[str]:
@@ -74,4 +76,5 @@ def _folded(text: str, width: int) -> Sequence[str]:
 def _scalar(value: Any) -> str:
     if isinstance(value, str) and _BARE.fullmatch(value) and not _WORDS.fullmatch(value) and not _NUMBER_LIKE.fullmatch(value):
         return value
-    return json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False)
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
