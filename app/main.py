@@ -1,1 +1,202 @@
-"""The ASGI application: ``uvicorn app.main:app``."""
+"""The ASGI application: ``uvicorn app.main:app --timeout-keep-alive 120``, or ``python -m app``.
+
+Three POST routes for each kind of CR, one for Namespaces, and health and metrics. Handlers are pure: body and clock in, body
+out, so a call that Metacontroller gave up on may safely run on. Only 200 is obeyed; whatever is wrong is answered 4xx (the
+request) or 500 (us), in one line of JSON, because that line ends up in a Kubernetes Event.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Final
+
+import orjson
+import structlog
+from fastapi import FastAPI, Request, Response
+
+from app import logs, openapi
+from app.domain.config import Config
+from app.domain.decision import Decision
+from app.domain.observed import Observed
+from app.hooks import answer, backup, backupschedule, compactbackup, namespace, restore, wire
+from app.hooks.kind import Kind
+from app.hooks.wire import RequestError
+from app.metrics import CONTENT_TYPE, Metrics
+from app.settings import Settings
+
+KINDS: Final[Sequence[Kind[Any]]] = (backup.KIND, restore.KIND, backupschedule.KIND, compactbackup.KIND)
+_JSON: Final = "application/json"
+_IN_THREAD: Final = 512 * 1024
+"""Bodies from this size on are handled in a thread, so that a big schedule does not hold up health checks and small CRs."""
+_LOG: Final = structlog.get_logger("hooks")
+
+Handle = Callable[[bytes | bytearray], bytes]
+"""A request body to a response body; raises RequestError."""
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def error_body(message: str) -> bytes:
+    """One line of JSON that says what is wrong."""
+    return orjson.dumps({"error": " ".join(message.split())})
+
+
+async def read_body(request: Request, limit: int) -> bytes | bytearray:
+    """The body of *request*, not copied more than once. Raises RequestError when it is longer than *limit* bytes."""
+    announced = request.headers.get("content-length", "")
+    too_long = RequestError(413, f"the request body is longer than {limit} bytes")
+    if announced.isdigit() and int(announced) > limit:
+        raise too_long
+    body: bytes | bytearray = b""
+    async for chunk in request.stream():
+        if not body:
+            body = chunk
+            continue
+        if isinstance(body, bytes):
+            body = bytearray(body)
+        body += chunk
+        if len(body) > limit:
+            raise too_long
+    if len(body) > limit:
+        raise too_long
+    return body
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """What the handlers share."""
+
+    config: Config
+    metrics: Metrics
+    clock: Callable[[], datetime]
+    quiet: bool = False
+    """No log lines: for examples."""
+
+    def customize(self, kind: Kind[Any], body: bytes | bytearray) -> bytes:
+        """Which related objects a CR needs."""
+        cr = wire.parent(wire.decode(body), kind.path)
+        rules = answer.plain(kind.related(cr, self.config))
+        return orjson.dumps({"relatedResources": rules}, option=orjson.OPT_SORT_KEYS)
+
+    def decide(self, kind: Kind[Any], body: bytes | bytearray, *, finalize: bool) -> bytes:
+        """Children and status of a CR."""
+        observed = wire.observed(wire.decode(body), kind.path, finalize=finalize)
+        decision = kind.decide(observed, self.clock(), self.config)
+        composed = answer.compose(kind, observed, decision, self.config)
+        self._note(kind, observed, decision, composed)
+        return answer.encode(composed)
+
+    def namespace(self, body: bytes | bytearray) -> bytes:
+        """The account that Jobs run as, in a Namespace that asked for it."""
+        try:
+            return namespace.sync(wire.decode(body), self.config)
+        except namespace.NamespaceRequestError as error:
+            raise RequestError(422, str(error)) from None
+
+    def _note(self, kind: Kind[Any], observed: Observed, decision: Decision[Any], composed: answer.Answer) -> None:
+        """Metrics of the CR, and one log line if the decision changes anything."""
+        status = composed.body["status"]
+        self.metrics.note(kind.path, observed, status, gone=composed.finalized)
+        for drop in decision.drop:
+            self.metrics.dropped(drop.kind, drop.rule)
+        # Metacontroller writes observedGeneration itself.
+        same = {**observed.status, "observedGeneration": None} == {**status, "observedGeneration": None}
+        if self.quiet or (same and not composed.created and not decision.drop and not composed.finalized):
+            return
+        facts: dict[str, Any] = {"cr": f"{kind.path}/{observed.namespace}/{observed.name}"}
+        if phase := status.get("phase") or status.get("state"):
+            facts["phase"] = phase
+        if composed.created:
+            facts["create"] = composed.created
+        if decision.drop:
+            facts["drop"] = [f"{drop.name} ({drop.rule})" for drop in decision.drop]
+        if decision.warnings:
+            facts["warnings"] = list(decision.warnings)
+        _LOG.info("let go" if composed.finalized else "finalize" if observed.finalizing else "sync", **facts)
+
+
+async def _respond(request: Request, handle: Handle, limit: int, log: Any) -> Response:
+    """Run *handle* on the body; every failure becomes one line that may stand in an Event."""
+    try:
+        body = await read_body(request, limit)
+        content = handle(body) if len(body) < _IN_THREAD else await asyncio.to_thread(handle, body)
+        return Response(content, media_type=_JSON)
+    except RequestError as error:
+        log.warning("refused", status=error.status, reason=error.message)
+        return Response(error_body(error.message), status_code=error.status, media_type=_JSON)
+    except answer.AnswerError as error:
+        log.error("no answer", reason=str(error))
+        return Response(error_body(f"internal error: {error}"), status_code=500, media_type=_JSON)
+    except Exception as error:  # noqa: BLE001 - its text may quote a spec, and Starlette would print it
+        log.error("no answer", error=type(error).__name__, at=logs.place(error))
+        text = f"internal error: {type(error).__name__}; the webhook's log says where"
+        return Response(error_body(text), status_code=500, media_type=_JSON)
+
+
+def _add_hook(app: FastAPI, hook: tuple[str, str], handle: Handle, *, limit: int, metrics: Metrics) -> None:
+    path, operation = hook
+    log = _LOG.bind(path=f"/{path}/{operation}")
+
+    async def endpoint(request: Request) -> Response:
+        began = time.perf_counter()
+        response = await _respond(request, handle, limit, log)
+        metrics.answered(path, operation, response.status_code, time.perf_counter() - began)
+        return response
+
+    app.add_api_route(
+        f"/{path}/{operation}",
+        endpoint,
+        methods=["POST"],
+        response_class=Response,
+        name=f"{path}_{operation}",
+        **openapi.route(path, operation),
+    )
+
+
+def _handlers(service: Service) -> dict[tuple[str, str], Handle]:
+    """Every hook, by its path and operation."""
+    handlers: dict[tuple[str, str], Handle] = {("namespace", "sync"): service.namespace}
+    for kind in KINDS:
+        handlers[kind.path, "customize"] = partial(service.customize, kind)
+        handlers[kind.path, "sync"] = partial(service.decide, kind, finalize=False)
+        handlers[kind.path, "finalize"] = partial(service.decide, kind, finalize=True)
+    return handlers
+
+
+def create_app(settings: Settings | None = None, *, clock: Callable[[], datetime] = _utc_now) -> FastAPI:
+    """The application under *settings* (else those of the environment); *clock* tells the present, for tests."""
+    settings = settings or Settings()
+    logs.configure(settings.log_level, settings.log_format)
+    metrics, config = Metrics(series_ttl=settings.series_ttl, now=clock), settings.config()
+    app = FastAPI(**openapi.APPLICATION)
+    for hook, handle in _handlers(Service(config=config, metrics=metrics, clock=clock)).items():
+        limit = settings.max_schedule_body if hook[0] == backupschedule.KIND.path else settings.max_body
+        _add_hook(app, hook, handle, limit=limit, metrics=metrics)
+    _add_status_routes(app, metrics)
+    # The examples are answered by a service of their own, so that they leave no metrics.
+    unseen = Service(config=config, metrics=Metrics(series_ttl=settings.series_ttl), clock=lambda: openapi.NOW, quiet=True)
+    openapi.describe_answers(app, _handlers(unseen))
+    return app
+
+
+def _add_status_routes(app: FastAPI, metrics: Metrics) -> None:
+    async def health() -> Response:
+        """Answers as long as the process does."""
+        return Response(b'{"status":"ok"}', media_type=_JSON)
+
+    async def exposition() -> Response:
+        """Metrics in the text format of Prometheus."""
+        return Response(metrics.exposition(), media_type=CONTENT_TYPE)
+
+    # The hooks hold no state and need no other service: who answers is ready.
+    app.add_api_route("/healthz", health, summary="Alive?", tags=["operation"], response_class=Response)
+    app.add_api_route("/readyz", health, summary="Ready?", tags=["operation"], response_class=Response, name="ready")
+    app.add_api_route("/metrics", exposition, summary="Metrics", tags=["operation"], response_class=Response)
+
+
+app = create_app()

@@ -7,6 +7,7 @@ and the result is checked once more before it leaves.
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -52,7 +53,7 @@ def _stubs(observed: Observed, drops: frozenset[tuple[str, str]]) -> dict[tuple[
         for key, child in group.items():
             meta = metadata(child)
             name, namespace = meta.get("name"), meta.get("namespace")
-            if not name or key != (f"{namespace}/{name}" if namespace else name):
+            if not name or key.rpartition("/")[2] != name:
                 raise AnswerError(f"observed child {outer} {key!r} does not carry the name it is listed under")
             if (outer, name) not in drops:
                 reference = {"name": name, "namespace": namespace} if namespace else {"name": name}
@@ -70,23 +71,45 @@ def _check(observed: Observed, answered: Mapping[tuple[str, str], object], drops
                 raise AnswerError(f"the answer would delete {outer} {key!r} although no rule decided so")
 
 
-def render(kind: Kind[Intent], observed: Observed, decision: Decision[Intent], config: Config) -> bytes:
-    """The response body of *decision*: same input, same bytes. Raises AnswerError instead of answering something harmful."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A response, not yet encoded. *created* names the children that are new, *finalized* tells whether the CR is let go."""
+
+    body: dict[str, Any]
+    created: list[str]
+    finalized: bool
+
+
+def compose(kind: Kind[Intent], observed: Observed, decision: Decision[Intent], config: Config) -> Answer:
+    """The response that *decision* means. Raises AnswerError instead of saying something harmful."""
     drops = {(drop.kind, drop.name): drop for drop in decision.drop}
     children = _stubs(observed, frozenset(drops))
+    created = []
     for intent in decision.create:
         key = kind.kind(intent), intent.name
         if key in drops:
             raise AnswerError(f"{key[0]} {key[1]!r} is to be created and dropped at once")
         if key not in children:
             children[key] = plain(kind.build(observed, intent, config))
+            created.append(f"{key[0].partition('.')[0]} {key[1]}")
     _check(observed, children, drops)
-    status = {**plain(decision.status)}
+    status = plain(decision.status)
     if generation := metadata(observed.parent).get("generation"):
         status["observedGeneration"] = generation
     body: dict[str, Any] = {"status": status, "children": [children[key] for key in sorted(children)]}
     if decision.resync_after is not None and decision.resync_after > 0:
         body["resyncAfterSeconds"] = math.ceil(decision.resync_after)
-    if decision.finalized and observed.finalizing:
+    finalized = decision.finalized and observed.finalizing
+    if finalized:
         body["finalized"] = True
-    return orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+    return Answer(body=body, created=sorted(created), finalized=finalized)
+
+
+def encode(answer: Answer) -> bytes:
+    """The bytes of *answer*: same answer, same bytes."""
+    return orjson.dumps(answer.body, option=orjson.OPT_SORT_KEYS)
+
+
+def render(kind: Kind[Intent], observed: Observed, decision: Decision[Intent], config: Config) -> bytes:
+    """The response body of *decision*: same input, same bytes. Raises AnswerError."""
+    return encode(compose(kind, observed, decision, config))

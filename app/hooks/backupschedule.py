@@ -35,7 +35,7 @@ def _kind_of(intent: ScheduleIntent) -> str:
     return COMPACTIONS if isinstance(intent, CompactLog) else BACKUPS
 
 
-KIND: Final = Kind[ScheduleIntent](
+KIND: Final[Kind[ScheduleIntent]] = Kind(
     path="backupschedule",
     related=related,
     decide=schedule.decide,
