@@ -1,0 +1,55 @@
+"""Which local command stands for which image.
+
+An image is recognised by the last part of its repository, whatever the registry and tag, so that the names of a real
+installation work unchanged.
+"""
+
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Final
+
+from crds.versions import split_image
+from sandbox.layout import TOOLS, VENV_BIN
+
+
+class ImageError(Exception):
+    """No such image here: the container stays waiting with ``ErrImagePull``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """What an image becomes: its *entrypoint*, and *files* (path in the container -> local file) it brings along."""
+
+    pattern: str
+    entrypoint: tuple[str, ...] = ()
+    files: dict[str, Path] = field(default_factory=dict)
+
+
+def _tools(*names: str) -> dict[str, Path]:
+    return {f"/{name}": TOOLS / name for name in names}
+
+
+IMAGES: Final = (
+    Image(
+        pattern="*backup-manager*", entrypoint=(str(VENV_BIN / "backup-manager"),), files=_tools("dumpling", "tidb-lightning")
+    ),
+    Image(pattern="br", entrypoint=("/br",), files=_tools("br")),
+    Image(pattern="dumpling", entrypoint=("/dumpling",), files=_tools("dumpling")),
+    Image(pattern="tidb-lightning", entrypoint=("/tidb-lightning",), files=_tools("tidb-lightning")),
+    # Whatever the machine has: for Jobs of tests.
+    Image(pattern="busybox"),
+)
+
+
+def find_image(image: str) -> Image:
+    """The local form of *image*. Raises ImageError, naming what is known."""
+    repository = split_image(image).repository.rpartition("/")[2]
+    found = next((known for known in IMAGES if fnmatch(repository, known.pattern)), None)
+    if found is None:
+        known = ", ".join(candidate.pattern for candidate in IMAGES)
+        raise ImageError(f"the sandbox has no image {image!r}; it maps {known} (sandbox/agent/images.py)")
+    missing = [path.name for path in found.files.values() if not path.exists()]
+    if missing:
+        raise ImageError(f"image {image!r} needs {', '.join(missing)} in .tools/bin; run: make tools")
+    return found
