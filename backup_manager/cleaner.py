@@ -49,19 +49,19 @@ class CleanOptions:
     @classmethod
     def of(cls, spec: Mapping[str, Any] | None) -> Self:
         """From the CR's words."""
-        option = spec or {}
+        option, default = spec or {}, cls()
 
-        def count(name: str, default: int) -> int:
+        def count(name: str, otherwise: int) -> int:
             value = int(option.get(name) or 0)
-            return value if value > 0 else default
+            return value if value > 0 else otherwise
 
         return cls(
-            page_size=count("pageSize", cls.page_size),
-            rounds=count("retryCount", cls.rounds),
+            page_size=count("pageSize", default.page_size),
+            rounds=count("retryCount", default.rounds),
             backoff=bool(option.get("backoffEnabled")),
             batches=not option.get("disableBatchConcurrency"),
-            batch_concurrency=count("batchConcurrency", cls.batch_concurrency),
-            single_concurrency=count("routineConcurrency", cls.single_concurrency),
+            batch_concurrency=count("batchConcurrency", default.batch_concurrency),
+            single_concurrency=count("routineConcurrency", default.single_concurrency),
         )
 
 
@@ -343,4 +343,4 @@ class _Pass:
 
 
 def _rest(attempt: int) -> float:
-    return min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE) * random.uniform(0.5, 1.0)  # noqa: S311  (not a secret)
+    return min(_FIRST_PAUSE * 2.0**attempt, _LONGEST_PAUSE) * random.uniform(0.5, 1.0)  # noqa: S311  (not a secret)

@@ -15,6 +15,7 @@
     │   ├── UnreachableError  database, storage or API server not reachable    exit 3
     │   ├── ThrottledError    the storage asks to slow down
     │   └── InterruptedError_ SIGTERM: the Pod was stopped
+    ├── CheckError            a check or a verification found something         exit 4
     └── PartialError          done in part; the report lists what is left       exit 5
 
 ``reason`` (CamelCase) goes to the condition, ``message`` is one or two lines, ``hint`` is the next step. Secrets never enter.
@@ -112,6 +113,13 @@ class InterruptedError_(TransientError):
     """The Pod was stopped (SIGTERM) before the work ended."""
 
     reason = "Interrupted"
+
+
+class CheckError(ManagerError):
+    """A check did not pass, or a verification found a difference; the report has the list."""
+
+    reason = "CheckFailed"
+    exit_code = 4
 
 
 class PartialError(ManagerError):

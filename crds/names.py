@@ -23,6 +23,8 @@ _JOB_ROOM: Final = len("backup-") + len("-r99")
 REPORT_ANNOTATION: Final = "tidb.pingcap.com/report"
 SLOT_ANNOTATION: Final = "tidb.pingcap.com/scheduled-time"
 """On a Backup made by a schedule: its cron slot, RFC3339 UTC."""
+CONFIRM_CLEAN_ANNOTATION: Final = "tidb.pingcap.com/confirm-clean-of"
+"""On a Backup: the uid of another one whose data its clean may delete, because its path was handed over by hand."""
 SPEC_HASH_ANNOTATION: Final = "tidb.pingcap.com/spec-hash"
 PATH_ANNOTATION: Final = "tidb.pingcap.com/backup-path"
 """On a Job: where its data goes, decided before the Job exists."""

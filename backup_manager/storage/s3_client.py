@@ -26,7 +26,7 @@ Query = Sequence[tuple[str, str]]
 
 def pause(attempt: int) -> float:
     """How long to wait after the *attempt*-th failure (0 is the first): exponential, with full jitter above a half."""
-    return min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE) * random.uniform(0.5, 1.0)  # noqa: S311  (not a secret)
+    return min(_FIRST_PAUSE * 2.0**attempt, _LONGEST_PAUSE) * random.uniform(0.5, 1.0)  # noqa: S311  (not a secret)
 
 
 class S3Client:
