@@ -189,7 +189,12 @@ func (s *Server) GetRegion(ctx context.Context, req *pdpb.GetRegionRequest) (*pd
 // GetPrevRegion is the region before the one that holds an encoded key.
 func (s *Server) GetPrevRegion(ctx context.Context, req *pdpb.GetRegionRequest) (*pdpb.GetRegionResponse, error) {
 	s.calls.Add("pd GetPrevRegion")
-	return s.regionAnswer(s.store.PD.GetPrevRegion(ctx, req.RegionKey))
+	found, err := s.store.PD.GetRegion(ctx, req.RegionKey)
+	if err != nil || found == nil || found.Meta == nil || len(found.Meta.StartKey) == 0 {
+		return s.regionAnswer(nil, err)
+	}
+	// unistore's notion of "before a key" includes the key's own region, except at its very start.
+	return s.regionAnswer(s.store.PD.GetPrevRegion(ctx, found.Meta.StartKey))
 }
 
 // GetRegionByID is the region with that id.
