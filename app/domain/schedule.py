@@ -269,10 +269,14 @@ def _last_success(current: _Pass) -> datetime | None:
 
 
 def _kept(verdicts: Sequence[Verdict], items: Sequence[Item]) -> dict[str, Any]:
-    complete = {item.name for item in items if item.state is State.COMPLETE}
+    """``status.retention``: how many stay, how old the oldest is, which go next."""
+    complete = {item.name: item.time for item in items if item.state is State.COMPLETE}
+    stay = [complete[verdict.name] for verdict in verdicts if verdict.keep and verdict.name in complete]
     dated = [(verdict.until, verdict) for verdict in verdicts if verdict.keep and verdict.until]
     soonest = sorted(dated, key=lambda pair: (pair[0], pair[1].name))[:_MAX_EXPIRING]
-    kept: dict[str, Any] = {"kept": sum(verdict.keep and verdict.name in complete for verdict in verdicts)}
+    kept: dict[str, Any] = {"kept": len(stay)}
+    if stay:
+        kept["oldest"] = stamp(min(stay))
     if soonest:
         kept["expiring"] = [{"name": item.name, "rule": str(item.rule), "until": stamp(until)} for until, item in soonest]
     return kept

@@ -104,8 +104,6 @@ def _policy(spec: Mapping[str, Any], zone: tzinfo, config: Config) -> Policy:
 
 def _problems(spec: Mapping[str, Any]) -> Iterator[str]:
     """What the schema cannot say about a *spec* that is sound to it."""
-    if spec.get("maxBackups") == 0:
-        yield "spec.maxBackups: 0 limits nothing; leave it out to keep all, or write 1 or more"
     if spec.get("startingDeadlineSeconds") == 0:
         yield "spec.startingDeadlineSeconds: 0 lets no run begin; leave it out, or write 1 or more"
     for field, text, parse in (

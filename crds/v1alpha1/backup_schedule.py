@@ -147,7 +147,8 @@ class Expiring(Model):
 class RetentionStatus(Model):
     """What retention keeps."""
 
-    kept: Int32 = Field(default=0, description="Backups that stay.")
+    kept: Int32 = Field(default=0, description="Complete Backups that stay.")
+    oldest: Time | None = Field(default=None, description="How old the data of the oldest of them is.")
     expiring: list[Expiring] = Field(default_factory=list, max_length=100, description="Those that go next, soonest first.")
 
 
@@ -156,6 +157,9 @@ class BackupScheduleStatus(Status):
 
     last_backup: str = Field(default="", description="Name of the newest Backup.")
     last_backup_time: Time | None = Field(default=None, description="The time that Backup was due.")
+    last_schedule_time: Time | None = Field(
+        default=None, description="The newest due time that was dealt with: a Backup was made for it, or it was left out."
+    )
     next_backup_time: Time | None = Field(default=None, description="When the next one is due.")
     last_success_time: Time | None = Field(default=None, description="When a Backup was last complete.")
     all_backup_clean_time: Time | None = Field(default=None, description="When the last Backup of all was removed.")
