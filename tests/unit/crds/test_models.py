@@ -52,10 +52,10 @@ FIELDS = {
         minKeep""",
     "BackupSchedule.status": """lastBackup lastBackupTime allBackupCleanTime logBackup logBackupStartTs lastCompact
         lastCompactProgress lastCompactExecutionTs
-        observedGeneration conditions nextBackupTime lastSuccessTime recoveryWindow retention logTruncateUntil""",
+        observedGeneration conditions lastScheduleTime nextBackupTime lastSuccessTime recoveryWindow retention logTruncateUntil""",
     "BackupSchedule.status.recoveryWindow": "from to gaps",
     "BackupSchedule.status.recoveryWindow.gaps": "from to",
-    "BackupSchedule.status.retention": "kept expiring",
+    "BackupSchedule.status.retention": "kept oldest expiring",
     "CompactBackup.spec": f"""{SHARED} mode shardCount startTs endTs concurrency maxRetryTimes tikvImage
         physicalFileCacheCapacity name""",
     "CompactBackup.status": """state progress message endTs completedIndexes failedIndexes backoffRetryStatus
