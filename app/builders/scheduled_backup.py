@@ -21,6 +21,7 @@ from crds.paths import normalise, provider_of
 
 _LAYOUT: Final = "%Y-%m-%dt%H-%M-%S"
 _PD_PORT: Final = 2379
+_PLACE: Final = ("bucket", "container", "volume", "volumeMount", "prefix")
 _EXPORT_FALLBACKS: Final = ("storageClassName", "volumeAttributesClassName", "storageSize")
 
 
@@ -49,13 +50,13 @@ def _snapshot(observed: Observed, slot: datetime) -> dict[str, Any]:
 
 
 def _compaction(observed: Observed, intent: CompactLog) -> dict[str, Any]:
-    """The compaction works in the folder that the log backup itself was given, whatever the template says by now."""
+    """The compaction works in the folder that the log backup itself was given, whatever the template says."""
     spec = _template(observed, "compactBackupTemplate")
     log_spec = intent.log.get("spec") or {}
     theirs, ours = provider_of(log_spec), provider_of(spec)
-    if theirs and ours:
-        prefix = (log_spec[theirs] or {}).get("prefix")
-        spec[ours] = {**spec[ours], "prefix": prefix}
+    if theirs and theirs is ours:
+        place = {field: log_spec[theirs][field] for field in _PLACE if log_spec[theirs].get(field)}
+        spec[ours] = {**spec[ours], **place}
     spec["startTs"], spec["endTs"] = compaction.text(intent.stretch.start), compaction.text(intent.stretch.end)
     return spec
 

@@ -51,8 +51,8 @@ FIELDS = {
     "BackupSchedule.spec.retention": """keepLast keepHourly keepDaily keepWeekly keepMonthly keepYearly keepWithin
         minKeep""",
     "BackupSchedule.status": """lastBackup lastBackupTime allBackupCleanTime logBackup logBackupStartTs lastCompact
-        lastCompactProgress lastCompactExecutionTs
-        observedGeneration conditions lastScheduleTime nextBackupTime lastSuccessTime recoveryWindow retention logTruncateUntil""",
+        lastCompactProgress lastCompactExecutionTs lastScheduleTime
+        observedGeneration conditions nextBackupTime lastSuccessTime recoveryWindow retention logTruncateUntil""",
     "BackupSchedule.status.recoveryWindow": "from to gaps",
     "BackupSchedule.status.recoveryWindow.gaps": "from to",
     "BackupSchedule.status.retention": "kept oldest expiring",
