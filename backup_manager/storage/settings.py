@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
-from backup_manager.errors import UsageError
+from backup_manager.errors import AccessDeniedError, UsageError
 
 _HOST_STYLE: Final = frozenset({"alibaba", "netease"})
 """Providers that refuse path-style addresses, as br has it."""
@@ -122,7 +122,7 @@ class GcsSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AzureSettings:
-    """Azure Blob Storage. The order of precedence is upstream's: SAS token, AAD application, shared key, workload identity."""
+    """Azure Blob Storage. The order of precedence is upstream's and the tools': SAS token, AAD application, shared key."""
 
     account: str = ""
     sas_token: str = field(default="", repr=False)
@@ -133,6 +133,20 @@ class AzureSettings:
     access_tier: str = ""
     endpoint: str = ""
     account_in_spec: bool = False
+
+    @property
+    def application(self) -> bool:
+        """Whether all three values of an AAD application are there."""
+        return bool(self.tenant_id and self.client_id and self.client_secret)
+
+    def missing(self) -> AccessDeniedError:
+        """The error for no usable credentials."""
+        return AccessDeniedError(
+            f"no credentials for the storage account {self.account}",
+            reason="NoCredentials",
+            hint="Put AZURE_STORAGE_KEY, or AZURE_CLIENT_ID, AZURE_CLIENT_SECRET and AZURE_TENANT_ID, into the Secret named by "
+            "azblob.secretName; or set azblob.sasToken.",
+        )
 
     @classmethod
     def of(cls, storage: Mapping[str, Any], env: Mapping[str, str]) -> Self:
