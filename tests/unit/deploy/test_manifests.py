@@ -102,7 +102,7 @@ def test_a_namespace_never_waits_for_the_webhook_to_go() -> None:
     assert methods == {"serviceaccounts": "OnDelete", "roles": "InPlace", "rolebindings": "OnDelete"}
 
 
-@pytest.mark.parametrize(("controller", "name", "hook"), hooks(), ids=lambda part: part if isinstance(part, str) else "")
+@pytest.mark.parametrize(("controller", "name", "hook"), list(hooks()), ids=lambda part: part if isinstance(part, str) else "")
 def test_a_hook_speaks_version_2_and_reaches_the_service(controller: str, name: str, hook: dict[str, Any]) -> None:
     assert hook["version"] == "v2"
     service, namespace = one("Service", "tidb-backup-webhook"), one("Namespace", "tidb-backup-system")["metadata"]["name"]
