@@ -21,7 +21,7 @@ venv: .venv/.installed ## make .venv with the locked dependencies (about 30 s)
 	@echo "venv: installing the locked dependencies"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@test "$$($(BIN)/uv --version 2>/dev/null | cut -d' ' -f2)" = "$(UV_VERSION)" || $(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
-	@$(BIN)/uv sync --frozen --quiet
+	@$(BIN)/uv sync --frozen --quiet --compile-bytecode
 	@touch $@
 
 tools: venv ## build the real servers and tools once (about 12 min on 2 cores), then from the cache

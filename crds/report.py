@@ -46,7 +46,7 @@ Time = Annotated[
 
 class _Part(BaseModel):
     # A newer manager may say more than this hook knows: ignore it rather than lose the whole report.
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, defer_build=True)
 
 
 class StepProgress(_Part):
