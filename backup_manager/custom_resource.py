@@ -1,7 +1,7 @@
 """The CR a run works for, read from the API server or from a file."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from backup_manager.errors import UsageError
@@ -38,20 +38,24 @@ class Resource:
             annotations=metadata.get("annotations") or {},
         )
 
+    def with_uid(self, uid: str) -> Self:
+        """The same with *uid*."""
+        return replace(self, uid=uid)
+
     def access(self, key: str) -> Mapping[str, Any]:
         """``spec.from`` or ``spec.to`` (*key*); empty when it is not set."""
         return self.spec.get(key) or {}
 
 
-def choose(documents: Iterable[Any], *, kind: str, name: str = "", namespace: str = "") -> Resource:
-    """The one document of *kind* (and *name*, when given) among several. Raises UsageError naming what is there."""
+def choose(documents: Iterable[Any], *, kinds: Collection[str], name: str = "", namespace: str = "") -> Resource:
+    """The one document of *kinds* (and *name*, when given) among several. Raises UsageError naming what is there."""
     found = [d for d in documents if isinstance(d, Mapping)]
-    resources = [Resource.of(d, namespace=namespace) for d in found if d.get("kind") == kind]
+    resources = [Resource.of(d, namespace=namespace) for d in found if d.get("kind") in kinds]
     named = [r for r in resources if not name or r.name == name]
     if len(named) == 1:
         return named[0]
     seen = ", ".join(f"{d.get('kind')}/{(d.get('metadata') or {}).get('name')}" for d in found) or "nothing"
-    wanted = f"{kind} {name}".strip()
+    wanted = f"{' or '.join(kinds)} {name}".strip()
     if named:
-        raise UsageError(f"the file holds several objects of kind {kind}: {seen}", hint="Name one with its flag.")
+        raise UsageError(f"the file holds several objects of kind {wanted}: {seen}", hint="Name one with its flag.")
     raise UsageError(f"the file holds no {wanted}: {seen}", hint=f"Give a file with one {wanted}.")

@@ -54,7 +54,7 @@ class Journal:
         clock: Callable[[], datetime] = _now,
     ) -> None:
         self._reporter = reporter
-        self._mask = masker or Masker()
+        self.masker = masker or Masker()
         self._clock = clock
         self._lock = threading.RLock()
         self._report = Report(seq=0, attempt=attempt, phase=Phase.PREPARE, time_started=clock())
@@ -86,7 +86,7 @@ class Journal:
     def note(self, **result: Any) -> None:
         """Add to ``result``, with the next report that goes out."""
         with self._lock:
-            self._update(result={**self._report.result, **self._mask.value(result)})
+            self._update(result={**self._report.result, **self.masker.value(result)})
 
     def tell(self) -> None:
         """Offer the report as it stands (after :meth:`note`)."""
@@ -114,7 +114,7 @@ class Journal:
         self._reporter.store(self._report)
 
     def _masked(self, problem: Problem) -> Problem:
-        return problem.model_copy(update={"message": self._mask(problem.message), "hint": self._mask(problem.hint)})
+        return problem.model_copy(update={"message": self.masker(problem.message), "hint": self.masker(problem.hint)})
 
     def _update(self, **fields: Any) -> None:
         with self._lock:

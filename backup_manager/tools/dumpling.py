@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 from backup_manager.database import Access
 from backup_manager.errors import PermanentError
+from backup_manager.tools.process import Stream
 
 NAME: Final = "dumpling"
 SUCCESS: Final = "dump data successfully, dumpling will exit now"
@@ -27,6 +28,7 @@ _FINISHED: Final = "Finished dump at"
 _METRIC: Final = re.compile(
     r"^dumpling_dump_(?P<name>finished_size|finished_rows|estimate_total_rows)(?:\{[^}]*\})? (?P<value>\S+)$", re.M
 )
+_VERSION: Final = re.compile(r"Release version:\s+(?P<version>\S+)")
 _SCHEMA_FILE: Final = re.compile(r"^(?P<schema>[^/]+?)-schema-create\.sql(?:\.\w+)?$")
 _TABLE_FILE: Final = re.compile(
     r"^(?P<schema>[^/.]+)\.(?P<table>[^/.]+?)(?:-schema\.sql|\.\d{9,13}\.(?:sql|csv|parquet))(?:\.\w+)?$"
@@ -52,6 +54,21 @@ class Metrics:
     def percent(self) -> float | None:
         """Rows against the server's estimate; never 100, as an estimate may be low. None without an estimate."""
         return min(100 * self.rows / self.estimated_rows, 99.0) if self.estimated_rows > 0 else None
+
+
+@dataclass(slots=True, kw_only=True)
+class Heard:
+    """What dumpling's lines told so far."""
+
+    success: bool = False
+    version: str = ""
+
+    def line(self, _stream: Stream, line: str) -> None:
+        """Take in one line."""
+        if SUCCESS in line:
+            self.success = True
+        elif match := _VERSION.match(line):
+            self.version = match["version"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

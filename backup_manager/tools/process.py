@@ -10,12 +10,13 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -82,6 +83,14 @@ def find_tool(name: str, folder: str, env: Mapping[str, str]) -> str:
             hint=f"Set spec.toolImage to an image that has /{name}, or use the backup-manager image that brings it.",
         )
     return found
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody uses now, for a tool's own status server."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def run(

@@ -1,0 +1,163 @@
+"""Export: dumpling writes straight to the storage; then the dump is read back and judged.
+
+An export is good when dumpling ended with 0, said so, wrote its ``metadata`` to the end, and wrote at least one file beside
+it. The folder is the CR's own (``<prefix>/<cr>-<uid>``), known and reported before the first byte, so that a killed run can be
+found, repeated and cleaned.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from backup_manager import gc_life_time
+from backup_manager.database import Access, Database, connect
+from backup_manager.errors import NotFoundError, PermanentError, UsageError
+from backup_manager.operations.steps import Context, Result, Step, run_steps
+from backup_manager.storage.base import Storage
+from backup_manager.storage.factory import open_storage
+from backup_manager.storage.tool_urls import ToolStorage, for_dumpling
+from backup_manager.tools import dumpling, dumpling_watch, process
+from backup_manager.tools.failures import failure
+from backup_manager.writing import Folder
+from crds import names, paths
+
+REASON: Final = "DumpTidbClusterFailed"
+TOOL_STEP: Final = "Dump"
+
+
+@dataclass(slots=True, kw_only=True)
+class Export:
+    """What the steps hand to each other."""
+
+    access: Access
+    storage: Storage
+    folder: Folder
+    target: ToolStorage
+    binary: str
+    database: Database | None = None
+    schemas: frozenset[str] = frozenset()
+    argv: Sequence[str] = ()
+    version: str = ""
+    result: Result = field(default_factory=Result)
+
+
+def run(context: Context) -> Result:
+    """Export ``spec.from`` to the storage."""
+    location = _location(context)
+    access = Access.of(context.resource.access("from"), name="from", env=context.env, flags=context.flags)
+    storage = open_storage(context.resource.spec, location=location, env=context.env)
+    state = Export(
+        access=access,
+        storage=storage,
+        folder=Folder(context, storage, operation="export"),
+        target=for_dumpling(context.resource.spec, location, env=context.env, scratch=context.scratch),
+        binary=process.find_tool(dumpling.NAME, names.DUMPLING_BIN_DIR, context.env),
+    )
+    context.journal.path(location.url)
+    if earlier := state.folder.finished():
+        context.log("an earlier attempt of this export was complete; nothing is dumped again")
+        return Result(commit_ts=earlier.commit_ts, backup_size=earlier.size, details={"objectCount": earlier.object_count})
+    with state.folder.told():
+        return run_steps(context, STEPS, state).result
+
+
+def prepare(context: Context, state: Export) -> None:
+    """The database answers; the folder is ours, and empty."""
+    state.database = connect(context, state.access)
+    state.schemas = frozenset(str(row[0]) for row in state.database.rows("select schema_name from information_schema.schemata"))
+    state.folder.claim()
+
+
+def dump(context: Context, state: Export) -> None:
+    """Run dumpling with the GC life time raised; it must end with 0 and say that it succeeded."""
+    port = process.free_port()
+    state.argv = dumpling.argv(
+        state.binary,
+        access=state.access,
+        output=state.target.url,
+        storage_flags=state.target.flags,
+        spec=context.resource.spec,
+        status_port=port,
+    )
+    heard = dumpling.Heard()
+    with gc_life_time.raised(context, state.database, context.resource.spec.get("tikvGCLifeTime")), _watched(context, port):
+        ended = process.run(
+            state.argv,
+            env={**context.env, **state.target.env},
+            stop=context.stop,
+            mask=context.mask,
+            log=context.log,
+            on_line=heard.line,
+        )
+        if ended.code != 0 or not heard.success:
+            raise failure(dumpling.NAME, ended, reason=REASON, mask=context.mask)
+    state.version = heard.version
+
+
+def verify(context: Context, state: Export) -> None:
+    """Read back what was written: ``metadata`` to its end, and at least one file beside it."""
+    said = dumpling.metadata(_metadata(state.storage))
+    if not said.finished:
+        raise _incomplete("`metadata` has no end")
+    keys = [item.key for item in state.storage.list()]
+    if not any(dumpling.is_dump_file(key) for key in keys):
+        raise PermanentError(
+            f"no table matched the filter {list(dumpling.filters(context.resource.spec))}, so nothing was exported",
+            reason="NothingDumped",
+            hint="Correct spec.tableFilter. Without one, every database but the system's own and `test` is exported.",
+        )
+    record = state.folder.complete(tool=dumpling.NAME, version=state.version, argv=state.argv, commit_ts=said.commit_ts)
+    left_out = sorted(name for name in state.schemas - dumpling.schemas(keys) if name.lower() not in dumpling.SYSTEM_SCHEMAS)
+    details = {"objectCount": record.object_count, "tables": len(dumpling.tables(keys)), "schemasLeftOut": left_out}
+    state.result = Result(commit_ts=said.commit_ts, backup_size=record.size, details=details)
+
+
+STEPS: Final = (
+    Step(name="Prepare", work=prepare),
+    Step(name=TOOL_STEP, work=dump),
+    Step(name="Verify", work=verify),
+)
+
+
+def _location(context: Context) -> paths.Location:
+    resource = context.resource
+    told = context.env.get(names.ENV_BACKUP_PATH)
+    try:
+        if not told:
+            return paths.export_location(resource.spec, resource.name, resource.uid)
+        mount = ((resource.spec.get("local") or {}).get("volumeMount") or {}).get("mountPath") or ""
+        location = paths.Location.parse(told, mount_path=str(mount))
+    except paths.PathError as error:
+        raise UsageError(str(error), hint="Correct the storage in the spec.") from None
+    if not location.prefix:
+        raise UsageError(f"{names.ENV_BACKUP_PATH} {told!r} is a whole bucket", hint="An export needs a folder of its own.")
+    return location
+
+
+@contextmanager
+def _watched(context: Context, port: int) -> Iterator[None]:
+    """Report dumpling's own numbers while it runs."""
+
+    def tell(numbers: dumpling.Metrics, eta: datetime | None) -> None:
+        context.journal.step(TOOL_STEP, numbers.percent or 0.0, done=numbers.size, eta=eta)
+
+    with dumpling_watch.watch(port, now=context.now, tell=tell):
+        yield
+
+
+def _metadata(storage: Storage) -> str:
+    try:
+        return storage.read(dumpling.METADATA).decode("utf-8", "replace")
+    except NotFoundError:
+        raise _incomplete(f"{storage.location.url} holds no `metadata`") from None
+
+
+def _incomplete(what: str) -> PermanentError:
+    return PermanentError(
+        f"dumpling said it succeeded, but {what}",
+        reason="DumpIncomplete",
+        retryable=True,
+        hint="Its last write was lost; the export can be repeated.",
+    )
