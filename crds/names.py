@@ -29,6 +29,12 @@ SPEC_HASH_ANNOTATION: Final = "tidb.pingcap.com/spec-hash"
 PATH_ANNOTATION: Final = "tidb.pingcap.com/backup-path"
 """On a Job: where its data goes, decided before the Job exists."""
 
+LIGHTNING_BACKEND_ANNOTATION: Final = "tidb.pingcap.com/lightning-backend"
+"""On a Restore made from an export: ``tidb`` (the default) or ``local``, which also needs :data:`PD_ADDR_ANNOTATION`."""
+PD_ADDR_ANNOTATION: Final = "tidb.pingcap.com/pd-addr"
+ALLOW_NON_EMPTY_ANNOTATION: Final = "tidb.pingcap.com/allow-non-empty-target"
+"""On a Restore: ``true`` lets an import write into tables that hold rows."""
+
 CONTROLLER_UID_LABEL: Final = "controller-uid"
 NAME_LABEL: Final = "app.kubernetes.io/name"
 MANAGED_BY_LABEL: Final = "app.kubernetes.io/managed-by"
