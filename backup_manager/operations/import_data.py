@@ -1,0 +1,247 @@
+"""Import: tidb-lightning reads an export from the storage (or an archive of TiDB Operator, unpacked first) into TiDB.
+
+An import never harms: a table that holds rows is refused before lightning starts. It is good when lightning ended with 0 *and*
+said so, since lightning also ends with 0 after SIGTERM.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, cast
+
+from backup_manager import archive
+from backup_manager.database import Access, Database, connect
+from backup_manager.errors import NotFoundError, PermanentError, UsageError
+from backup_manager.operations.steps import Context, Result, Step, run_steps
+from backup_manager.storage.base import Storage
+from backup_manager.storage.factory import open_storage
+from backup_manager.storage.tool_urls import ToolStorage, for_lightning
+from backup_manager.tools import dumpling, lightning, process
+from backup_manager.tools.failures import failure
+from backup_manager.tools.table_filter import selects
+from crds import durations, names, paths
+
+REASON: Final = "LoaderBackupDataFailed"
+TOOL_STEP: Final = "Load"
+_NAMED_TABLES: Final = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where the data is: a folder of the storage, or one archive in it."""
+
+    folder: paths.Location
+    archive: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Import:
+    """What the steps hand to each other."""
+
+    access: Access
+    source: Source
+    storage: Storage
+    binary: str
+    backend: lightning.Backend
+    pd_addr: str
+    reading: ToolStorage | None = None
+    database: Database | None = None
+    tables: frozenset[tuple[str, str]] = frozenset()
+    commit_ts: str = ""
+    size: int = 0
+    heard: lightning.Heard = field(default_factory=lightning.Heard)
+
+
+def run(context: Context) -> Result:
+    """Import into ``spec.to``."""
+    source = _source(context)
+    backend, pd_addr = _backend(context.resource.annotations)
+    state = Import(
+        access=Access.of(context.resource.access("to"), name="to", env=context.env, flags=context.flags),
+        source=source,
+        storage=open_storage(context.resource.spec, location=source.folder, env=context.env),
+        binary=process.find_tool(lightning.NAME, names.LIGHTNING_BIN_DIR, context.env),
+        backend=backend,
+        pd_addr=pd_addr,
+    )
+    context.journal.note(source=f"{source.folder.url.rstrip('/')}/{source.archive}" if source.archive else source.folder.url)
+    steps = (PREPARE, UNPACK, CHECK, LOAD) if source.archive else (PREPARE, LOOK, CHECK, LOAD)
+    run_steps(context, steps, state)
+    return Result(
+        commit_ts=state.commit_ts,
+        backup_size=state.size,
+        details={"tables": len(state.tables), "rows": state.heard.rows, "backend": state.backend},
+    )
+
+
+def prepare(context: Context, state: Import) -> None:
+    """The database answers."""
+    state.database = connect(context, state.access)
+
+
+def look(context: Context, state: Import) -> None:
+    """The dump is there: its ``metadata``, its tables, its size."""
+    try:
+        text = state.storage.read(dumpling.METADATA)
+    except NotFoundError as error:
+        raise _no_dump(state.storage, error) from None
+    keys = []
+    for item in state.storage.list():
+        state.size += item.size
+        keys.append(item.key)
+    _understand(state, text, keys)
+    state.reading = for_lightning(context.resource.spec, state.source.folder, env=context.env, scratch=context.scratch)
+
+
+def unpack(context: Context, state: Import) -> None:
+    """Stream the archive into a temporary folder."""
+    try:
+        state.size = state.storage.stat(state.source.archive).size
+    except NotFoundError as error:
+        raise _no_dump(state.storage, error) from None
+    target = context.scratch / "archive"
+    target.mkdir()
+
+    def tell(done: int) -> None:
+        context.journal.step(UNPACK.name, 100 * done / state.size if state.size else 100.0, done=done)
+
+    with state.storage.open(state.source.archive) as stream:
+        folder = archive.unpack(stream, state.size, target, stop=context.stop, tell=tell)
+    _understand(state, (folder / dumpling.METADATA).read_bytes(), os.listdir(folder))
+    state.reading = ToolStorage(url=str(folder))
+
+
+def check(context: Context, state: Import) -> None:
+    """Refuse to write into tables that hold rows, unless an annotation allows it."""
+    if context.resource.annotations.get(names.ALLOW_NON_EMPTY_ANNOTATION) == "true":
+        context.log(f"{names.ALLOW_NON_EMPTY_ANNOTATION} is set: tables that hold rows are not looked for")
+        return
+    filled = _filled(cast(Database, state.database), [t for t in sorted(state.tables) if selects(_filters(context), *t)])
+    if filled:
+        shown = ", ".join(f"{schema}.{table}" for schema, table in filled[:_NAMED_TABLES])
+        more = f" and {len(filled) - _NAMED_TABLES} more" if len(filled) > _NAMED_TABLES else ""
+        raise PermanentError(
+            f"{state.access.host} already holds rows in {shown}{more}; nothing was imported",
+            reason="TargetNotEmpty",
+            hint=f'Drop these tables, import elsewhere, or set the annotation {names.ALLOW_NON_EMPTY_ANNOTATION}: "true".',
+        )
+
+
+def load(context: Context, state: Import) -> None:
+    """Run lightning; it must end with 0 and say that it succeeded."""
+    reading = cast(ToolStorage, state.reading)
+    work = lightning.Import(
+        source=reading.url,
+        access=state.access,
+        backend=state.backend,
+        pd_addr=state.pd_addr,
+        filters=_filters(context),
+        sorted_kv_dir=context.scratch / "sorted-kv" if state.backend == "local" else None,
+    )
+    config = context.scratch / "lightning.toml"
+    with os.fdopen(os.open(config, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(lightning.toml(work))
+
+    def hear(_stream: process.Stream, line: str) -> None:
+        before = state.heard.progress
+        state.heard.line(line)
+        if (told := state.heard.progress) is not None and told is not before:
+            context.journal.step(TOOL_STEP, min(told.percent, 99.0), eta=_eta(context.now(), told.remaining))
+
+    ended = process.run(
+        lightning.argv(state.binary, config),
+        env={**context.env, **reading.env},
+        stop=context.stop,
+        mask=context.mask,
+        log=context.log,
+        on_line=hear,
+        cwd=context.scratch,
+    )
+    if ended.code != 0 or not state.heard.success:
+        raise failure(lightning.NAME, ended, reason=REASON, mask=context.mask)
+
+
+PREPARE: Final = Step(name="Prepare", work=prepare)
+LOOK: Final = Step(name="Look", work=look)
+UNPACK: Final = Step(name="Unpack", work=unpack)
+CHECK: Final = Step(name="Check", work=check)
+LOAD: Final = Step(name=TOOL_STEP, work=load)
+
+
+def _source(context: Context) -> Source:
+    """``--backupPath``, else ``path`` of the storage, else its prefix."""
+    spec = context.resource.spec
+    provider = paths.provider_of(spec)
+    storage: Mapping[str, Any] = (spec.get(provider) or {}) if provider else {}
+    told = str(context.flags.get("backupPath") or storage.get("path") or "")
+    try:
+        if not told:
+            return Source(folder=paths.location_of(spec))
+        if "://" not in told and provider:
+            told = f"{provider.value}://{told}"
+        mount = str((storage.get("volumeMount") or {}).get("mountPath") or "")
+        location = paths.Location.parse(told, mount_path=mount)
+    except paths.PathError as error:
+        raise UsageError(str(error), hint="Correct the storage in the spec, or --backupPath.") from None
+    if not location.prefix.endswith(archive.SUFFIXES):
+        return Source(folder=location)
+    parent, _, name = location.prefix.rpartition("/")
+    return Source(folder=paths.Location(provider=location.provider, bucket=location.bucket, prefix=parent), archive=name)
+
+
+def _backend(annotations: Mapping[str, str]) -> tuple[lightning.Backend, str]:
+    backend = annotations.get(names.LIGHTNING_BACKEND_ANNOTATION) or "tidb"
+    pd_addr = annotations.get(names.PD_ADDR_ANNOTATION) or ""
+    if backend == "tidb":
+        return "tidb", pd_addr
+    if backend != "local":
+        raise UsageError(f"{names.LIGHTNING_BACKEND_ANNOTATION} {backend!r} is unknown", hint="Use tidb or local.")
+    if not pd_addr:
+        raise UsageError(
+            f"the backend local needs the annotation {names.PD_ADDR_ANNOTATION}", hint="Set it like basic-pd.tidb:2379."
+        )
+    return "local", pd_addr
+
+
+def _filters(context: Context) -> Sequence[str]:
+    return [str(rule) for rule in context.resource.spec.get("tableFilter") or ()]
+
+
+def _understand(state: Import, metadata: bytes, keys: Sequence[str]) -> None:
+    state.commit_ts = dumpling.metadata(metadata.decode("utf-8", "replace")).commit_ts
+    state.tables = frozenset(dumpling.tables(keys))
+    if not any(dumpling.is_dump_file(key) for key in keys):
+        raise PermanentError("the dump holds no table", reason="SourceEmpty", hint="Check what the export's filter selected.")
+
+
+def _filled(database: Database, tables: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those of *tables* that exist and hold at least one row."""
+    wanted = {(schema.lower(), table.lower()): (schema, table) for schema, table in tables}
+    rows = database.rows("select table_schema, table_name from information_schema.tables where table_type = 'BASE TABLE'")
+    present = [(str(schema), str(table)) for schema, table in rows if (str(schema).lower(), str(table).lower()) in wanted]
+    return [place for place in sorted(present) if database.rows(f"select 1 from {_quoted(*place)} limit 1")]  # noqa: S608
+
+
+def _quoted(*names_: str) -> str:
+    return ".".join("`" + name.replace("`", "``").replace("%", "%%") + "`" for name in names_)
+
+
+def _eta(now: datetime, remaining: str) -> datetime | None:
+    try:
+        return now + durations.parse(remaining)
+    except durations.DurationError:
+        return None
+
+
+def _no_dump(storage: Storage, error: NotFoundError) -> PermanentError:
+    """Nothing to import there; when dumps lie one level down, they are named."""
+    if error.problem().reason == "BucketNotFound":
+        return error
+    folders = {item.key.split("/")[0] for item in storage.list() if item.key.count("/") == 1 and item.key.endswith("/metadata")}
+    near = f" Exports found inside it: {', '.join(sorted(folders)[:_NAMED_TABLES])}." if folders else ""
+    return PermanentError(
+        f"{storage.location.url} holds no export: {error.message}",
+        reason="SourceNotFound",
+        hint=f"Give the export's own folder (status.backupPath of its Backup).{near}",
+    )
