@@ -18,6 +18,7 @@ from typing import Final, Self
 
 import yaml
 
+from crds import names
 from sandbox import components, manifests, prepare
 from sandbox.agent.node import NODE_NAME
 from sandbox.api import CONFIG_MAPS, NODES, PODS, SERVICE_ACCOUNTS, Api, Object
@@ -124,21 +125,21 @@ class Cluster:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _start_kubernetes(self, pool: ThreadPoolExecutor) -> None:
-        crds = pool.submit(manifests.crds)
         self.start_component("etcd")
         self.start_component("kube-apiserver")
-        manifests.create_crds(self.api, crds.result())
+        manifests.create_crds(self.api, self._installation.crds)
         self._say_time("CRDs served")
         # The garbage collector learns new kinds every 30 s only, so it starts after the CRDs.
         others = {"controllers": "kube-controller-manager", "agent": "agent"}
         jobs = [pool.submit(self.start_component, name) for part, name in others.items() if part in self._parts]
         self.make_namespace("default")
         if "webhook" in self._parts:
-            manifests.apply_all(self.api, manifests.installation(self.layout.state.ports["webhook"]))
+            manifests.apply_all(self.api, self._installation.objects)
         if "metacontroller" in self._parts:
             self.start_component("metacontroller")
         for job in jobs:
             job.result()
+        self._await_account("default")
 
     def stop(self, *, keep: bool = False) -> None:
         """Stop every process, whatever state they are in, and delete the data unless *keep* (logs stay readable then)."""
@@ -148,8 +149,9 @@ class Cluster:
         # The agent goes first and ends its containers; Kubernetes would otherwise see them as lost.
         stop([record for record in records if record.name == "agent"])
         stop(self.layout.container_processes(), grace=2.0)
-        stop([record for record in records if record.name not in {"agent", "etcd"}])
-        stop(records)
+        # The data goes anyway: nobody needs a long goodbye.
+        stop([record for record in records if record.name != "etcd"], grace=2.0)
+        stop(records, grace=2.0)
         if not keep:
             self.layout.remove()
         elif self.layout.exists():
@@ -211,7 +213,7 @@ class Cluster:
             case "metacontroller":
                 return components.metacontroller(layout)
             case "webhook":
-                return components.webhook(layout, self._webhook_env)
+                return components.webhook(layout, {**self._installation.settings, **self._webhook_env})
             case "s3":
                 return components.s3(layout, self._bucket_ready)
         raise SandboxError(f"no component {name!r}")
@@ -314,8 +316,24 @@ class Cluster:
             name, tidb_password=state.tidb_password, access_key=S3_ACCESS_KEY, secret_key=state.s3_secret_key
         )
         manifests.apply_all(self.api, objects)
-        if not manifests.OVERLAY.exists() or "metacontroller" not in self._parts:
-            manifests.apply_all(self.api, manifests.manager_account(name))
+        self._await_account(name)
+
+    def _await_account(self, namespace: str) -> None:
+        """Wait until the controller on namespaces has made the manager's account, where it runs."""
+        running = {record.name for record in self.layout.processes() if record.alive}
+        if {"webhook", "metacontroller"} <= running:
+            bindings = self.api.resource_of("rbac.authorization.k8s.io/v1", "RoleBinding")
+
+            def bound(account: Object | None) -> bool:
+                found = self.api.list(bindings, namespace)["items"] if account else ()
+                return any(subject["name"] == names.SERVICE_ACCOUNT for item in found for subject in item.get("subjects") or ())
+
+            what = "the manager's account and its rights, made for labelled namespaces,"
+            self.wait_for("ServiceAccount", names.SERVICE_ACCOUNT, bound, namespace=namespace, seconds=30, what=what)
+
+    @cached_property
+    def _installation(self) -> manifests.Installation:
+        return manifests.render(self.layout.state.ports["webhook"])
 
     def get(self, kind: str, name: str, namespace: str = "default") -> Object | None:
         """An object by *kind* (``Backup``, ``Job``, ``Pod``, or ``group/version/Kind``), or None."""

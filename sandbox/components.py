@@ -152,11 +152,13 @@ def metacontroller(layout: Layout) -> Component:
 
 
 def webhook(layout: Layout, env: Mapping[str, str]) -> Component:
-    """Our hooks, as an administrator runs them. Keep-alive outlasts the 90 s after which Go's client drops a connection."""
+    """Our hooks; *env* holds the settings that an administrator's ConfigMap would."""
     port = layout.state.ports["webhook"]
-    argv = [sys.executable, "-m", "uvicorn", "app.main:app", f"--host={HOST}", f"--port={port}", "--timeout-keep-alive=120"]
     ready = f"http://{HOST}:{port}/readyz"
-    return Component(name="webhook", argv=argv, env=env, ready=lambda: answers(ready), what="/readyz answers")
+    env = {**env, "TIDB_BACKUP_HOST": HOST, "TIDB_BACKUP_PORT": str(port)}
+    return Component(
+        name="webhook", argv=[sys.executable, "-m", "app"], env=env, ready=lambda: answers(ready), what="/readyz answers"
+    )
 
 
 def agent(layout: Layout, ready: Callable[[], bool]) -> Component:

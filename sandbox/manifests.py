@@ -4,12 +4,12 @@ import subprocess
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
-from crds import names
 from sandbox.api import CRDS, Api, ApiError, Object, name_of
 from sandbox.components import base_environment, tool
 from sandbox.errors import SandboxError
@@ -24,32 +24,37 @@ _SKIPPED: Final = ("Deployment", "Service", "PodDisruptionBudget", "StatefulSet"
 """Parts of the installation that the sandbox runs as processes, or has no use for."""
 
 
-def load(path: Path) -> list[Object]:
-    """The objects of a YAML file."""
-    return [document for document in yaml.load_all(path.read_text(), Loader=yaml.CSafeLoader) if document]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installation:
+    """What an administrator would apply, taken apart: *crds* first, then *objects*; *settings* of the webhook."""
+
+    crds: list[Object]
+    objects: list[Object]
+    settings: dict[str, str]
 
 
-def crds() -> list[Object]:
-    """Metacontroller's CRDs (our short form) and the product's."""
-    return [
-        obj
-        for path in (Path(__file__).with_name("metacontroller_crds.yaml"), *sorted((ROOT / "crds").glob("*.yaml")))
-        for obj in load(path)
-    ]
-
-
-def installation(webhook_port: int) -> list[Object]:
-    """The rendered installation, its hooks pointed at the local webhook; without CRDs and without what runs as a process."""
-    if not OVERLAY.exists():
-        return []
+def render(webhook_port: int) -> Installation:
+    """Render :data:`OVERLAY`, its hooks pointed at the local webhook, and add Metacontroller's CRDs in our short form."""
     done = subprocess.run(
         [tool("kubectl"), "kustomize", str(OVERLAY)], capture_output=True, text=True, check=False, env=base_environment()
     )
     if done.returncode != 0:
         raise SandboxError(f"kubectl kustomize {OVERLAY} failed:\n{done.stderr[-1000:]}")
-    objects = yaml.load_all(done.stdout, Loader=yaml.CSafeLoader)
-    wanted = [obj for obj in objects if obj and obj["kind"] not in (*_SKIPPED, "CustomResourceDefinition")]
-    return [local_hooks(obj, webhook_port) if obj["kind"] in CONTROLLER_KINDS else obj for obj in wanted]
+    text = done.stdout + "\n---\n" + Path(__file__).with_name("metacontroller_crds.yaml").read_text()
+    documents: list[Object] = [item for item in yaml.load_all(text, Loader=yaml.CSafeLoader) if item]
+    return Installation(
+        crds=[item for item in documents if item["kind"] == CRDS.kind],
+        objects=[
+            local_hooks(item, webhook_port) if item["kind"] in CONTROLLER_KINDS else item
+            for item in documents
+            if item["kind"] not in (*_SKIPPED, CRDS.kind)
+        ],
+        settings=next((item["data"] for item in documents if item["kind"] == "ConfigMap" and _holds_settings(item)), {}),
+    )
+
+
+def _holds_settings(config_map: Object) -> bool:
+    return any(key.startswith("TIDB_BACKUP_") for key in config_map.get("data") or {})
 
 
 def local_hooks(controller: Object, port: int) -> Object:
@@ -113,31 +118,6 @@ def workspace(namespace: str, *, tidb_password: str, access_key: str, secret_key
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": dict(NAMESPACE_LABEL)}},
         _secret(namespace, "tidb-secret", {"password": tidb_password}),
         _secret(namespace, "s3-secret", {"access_key": access_key, "secret_key": secret_key}),
-    ]
-
-
-def manager_account(namespace: str) -> list[Object]:
-    """The manager's account and rights, for a sandbox without the controller that makes them for labelled namespaces."""
-    rules = [
-        {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get", "patch"]},
-        {"apiGroups": [names.GROUP], "resources": ["backups", "restores", "compactbackups"], "verbs": ["get"]},
-        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]},
-        {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
-        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]},
-    ]
-    metadata = {"name": names.SERVICE_ACCOUNT, "namespace": namespace}
-    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": names.SERVICE_ACCOUNT}
-    subject = {"kind": "ServiceAccount", "name": names.SERVICE_ACCOUNT, "namespace": namespace}
-    return [
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata},
-        {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata, "rules": rules},
-        {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "RoleBinding",
-            "metadata": metadata,
-            "roleRef": role,
-            "subjects": [subject],
-        },
     ]
 
 

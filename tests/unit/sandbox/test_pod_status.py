@@ -1,0 +1,68 @@
+"""Pod phases and conditions, and the image list."""
+
+from pathlib import Path
+
+import pytest
+
+from sandbox.agent import images
+from sandbox.agent.container import Container, waiting
+from sandbox.agent.status import build, phase
+
+
+def container(folder: Path, *, code: int | None = None, crashed: bool = False) -> Container:
+    made = Container(spec={"name": "c", "image": "busybox"}, folder=folder)
+    if code is not None:
+        made.state = {"terminated": {"exitCode": code}}
+    if crashed:
+        made.last_state, made.state = {"terminated": {"exitCode": 1}}, waiting("CrashLoopBackOff")
+    return made
+
+
+@pytest.mark.parametrize(
+    ("codes", "policy", "expected"),
+    [
+        ([None], "Never", "Pending"),
+        ([0], "Never", "Succeeded"),
+        ([0, 1], "Never", "Failed"),
+        ([0, None], "Never", "Running"),
+        ([0], "OnFailure", "Succeeded"),
+        ([1], "OnFailure", "Running"),
+        ([0], "Always", "Running"),
+    ],
+)
+def test_phase(tmp_path: Path, codes: list[int | None], policy: str, expected: str) -> None:
+    assert phase([], [container(tmp_path, code=code) for code in codes], policy) == expected
+
+
+def test_a_failed_init_container_fails_the_pod(tmp_path: Path) -> None:
+    assert phase([container(tmp_path, code=1)], [container(tmp_path)], "Never") == "Failed"
+    assert phase([container(tmp_path, code=1)], [container(tmp_path)], "OnFailure") == "Pending"
+
+
+def test_a_pod_that_backs_off_is_running(tmp_path: Path) -> None:
+    assert phase([], [container(tmp_path, crashed=True)], "OnFailure") == "Running"
+
+
+def test_foreign_conditions_and_unchanged_times_are_kept(tmp_path: Path) -> None:
+    foreign = {"type": "DisruptionTarget", "status": "True"}
+    old = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    pod = {"spec": {"restartPolicy": "Never"}, "status": {"conditions": [foreign, old]}}
+    status = build(pod, [], [container(tmp_path, code=0)], started="t", volumes_ready=True)
+    found = {item["type"]: item for item in status["conditions"]}
+    assert found["DisruptionTarget"] == foreign
+    assert found["PodScheduled"]["lastTransitionTime"] == "2026-01-01T00:00:00Z"
+    assert found["Ready"]["reason"] == "PodCompleted"
+    assert status["phase"] == "Succeeded"
+
+
+def test_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert images.find_image("registry:5000/x/busybox@sha256:0").entrypoint == ()
+    assert images.find_image("busybox:1").files == {}
+    with pytest.raises(images.ImageError, match="has no image"):
+        images.find_image("example.org/nothing:1")
+    missing = images.Image(pattern="br", files={"/br": tmp_path / "br"})
+    monkeypatch.setattr(images, "IMAGES", (missing,))
+    with pytest.raises(images.ImageError, match="make tools"):
+        images.find_image("pingcap/br:v8.5.0")
+    (tmp_path / "br").touch()
+    assert images.find_image("pingcap/br:v8.5.0") == missing
