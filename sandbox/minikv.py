@@ -24,11 +24,12 @@ READY_SECONDS = 60.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Faults:
-    """The troubles a test orders; ``region_errors`` and ``locks`` run down by one for each trouble made."""
+    """The troubles a test orders; all but the milliseconds run down by one for each trouble made."""
 
     slow_ms: int = 0
     region_errors: int = 0
     locks: int = 0
+    lose_pairs: int = 0
     lock_ttl_ms: int = 1000
 
 

@@ -42,6 +42,7 @@ func parse(args []string) (settings, error) {
 	flags.IntVar(&s.plan.SlowMS, "fault-slow-ms", 0, "delay every region of a backup and every download by so many milliseconds")
 	flags.IntVar(&s.plan.RegionErrors, "fault-region-errors", 0, "answer so many regions of a backup or ingests with EpochNotMatch")
 	flags.IntVar(&s.plan.Locks, "fault-locks", 0, "leave a lock in the way of so many backup scans")
+	flags.IntVar(&s.plan.LosePairs, "fault-lose-pairs", 0, "lose the first pair of so many regions of a backup or ingested files")
 	flags.Uint64Var(&s.plan.LockTTLMS, "fault-lock-ttl-ms", 1000, "how long such a lock counts as alive")
 	if err := flags.Parse(args); err != nil {
 		return settings{}, err

@@ -120,6 +120,10 @@ func (r *run) region(region store.Region, part store.Span) (bool, error) {
 	case locked != nil:
 		return true, r.report(part, nil, &brpb.Error{Detail: &brpb.Error_KvError{KvError: locked}})
 	}
+	if len(changes) > 0 && r.Faults.TakeLoss() {
+		r.Calls.Add("fault lost pair")
+		changes = changes[1:]
+	}
 	files, err := r.write(ctx, region, part, changes)
 	if ctx.Err() != nil {
 		return false, ctx.Err()
@@ -128,6 +132,7 @@ func (r *run) region(region store.Region, part store.Span) (bool, error) {
 		log.Printf("backup of region %d: %v", region.Meta.Id, err)
 		return true, r.report(part, nil, &brpb.Error{Msg: storageMessage(err)})
 	}
+	r.Calls.Add("backup region")
 	return true, r.report(part, files, nil)
 }
 

@@ -246,6 +246,18 @@ func TestLockFaultIsARealLock(t *testing.T) {
 	}
 }
 
+func TestLostPairIsNotInTheChecksumEither(t *testing.T) {
+	b := newBench(t)
+	storetest.Put(t, b.Store, "ta", []byte("1"))
+	storetest.Put(t, b.Store, "tb", []byte("2"))
+	if err := b.Faults.Set(faults.Plan{LosePairs: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.run(b.request("t", "u")); b.read(got[0].Files) != "tb=1 " {
+		t.Errorf("%v", got)
+	}
+}
+
 func TestStorageErrorsBearTheWordsThatBrKnows(t *testing.T) {
 	b := newBench(t)
 	storetest.Put(t, b.Store, "ta", []byte("1"))

@@ -1,4 +1,5 @@
-// Package faults holds the troubles that a test orders: a slow store, region errors, locks met by a backup's scan.
+// Package faults holds the troubles that a test orders: a slow store, region errors, locks
+// met by a backup's scan, lost data.
 package faults
 
 import (
@@ -18,6 +19,8 @@ type Plan struct {
 	RegionErrors int `json:"region_errors"`
 	// Locks leaves a prewritten, never committed lock in the way of so many backup scans.
 	Locks int `json:"locks"`
+	// LosePairs drops the first pair of so many regions of a backup, or of so many ingested files, and says nothing.
+	LosePairs int `json:"lose_pairs"`
 	// LockTTLMS is how long such a lock counts as alive; br may resolve it only afterwards.
 	LockTTLMS uint64 `json:"lock_ttl_ms"`
 }
@@ -30,8 +33,8 @@ type Box struct {
 
 // Set replaces the plan.
 func (b *Box) Set(plan Plan) error {
-	if plan.SlowMS < 0 || plan.RegionErrors < 0 || plan.Locks < 0 {
-		return fmt.Errorf("faults: slow_ms, region_errors and locks must not be negative: %+v", plan)
+	if min(plan.SlowMS, plan.RegionErrors, plan.Locks, plan.LosePairs) < 0 {
+		return fmt.Errorf("faults: nothing may be negative: %+v", plan)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -62,24 +65,28 @@ func (b *Box) Wait(ctx context.Context) error {
 
 // TakeRegionError tells whether this region shall answer with an error, and uses one up.
 func (b *Box) TakeRegionError() bool {
+	return b.take(func(p *Plan) *int { return &p.RegionErrors })
+}
+
+// TakeLoss tells whether a pair shall get lost here, and uses one up.
+func (b *Box) TakeLoss() bool {
+	return b.take(func(p *Plan) *int { return &p.LosePairs })
+}
+
+func (b *Box) take(counter func(*Plan) *int) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.plan.RegionErrors == 0 {
+	left := counter(&b.plan)
+	if *left == 0 {
 		return false
 	}
-	b.plan.RegionErrors--
+	*left--
 	return true
 }
 
 // TakeLock tells whether this scan shall meet a lock, how long the lock lives, and uses one up.
 func (b *Box) TakeLock() (ttl uint64, ok bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.plan.Locks == 0 {
-		return 0, false
-	}
-	b.plan.Locks--
-	return b.plan.LockTTLMS, true
+	return b.Plan().LockTTLMS, b.take(func(p *Plan) *int { return &p.Locks })
 }
 
 // ServeHTTP answers GET with the plan and takes a whole new one by PUT.

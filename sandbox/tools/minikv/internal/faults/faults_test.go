@@ -19,11 +19,14 @@ func put(t *testing.T, box *Box, body string) int {
 
 func TestCountersRunDown(t *testing.T) {
 	var box Box
-	if code := put(t, &box, `{"region_errors": 1, "locks": 1, "lock_ttl_ms": 7}`); code != http.StatusOK {
+	if code := put(t, &box, `{"region_errors": 1, "locks": 1, "lock_ttl_ms": 7, "lose_pairs": 1}`); code != http.StatusOK {
 		t.Fatalf("status %d", code)
 	}
 	if !box.TakeRegionError() || box.TakeRegionError() {
 		t.Fatal("want one region error and no second one")
+	}
+	if !box.TakeLoss() || box.TakeLoss() {
+		t.Fatal("want one loss and no second one")
 	}
 	ttl, ok := box.TakeLock()
 	if !ok || ttl != 7 {

@@ -221,6 +221,19 @@ func TestRegionErrorFault(t *testing.T) {
 	b.wantAll()
 }
 
+func TestLostPairFault(t *testing.T) {
+	b := newBench(t)
+	if err := b.Faults.Set(faults.Plan{LosePairs: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if answer := b.restore("t"); answer.Error != nil {
+		t.Fatal(answer.Error)
+	}
+	if got := b.content(); len(got) != 1 || got["tnew_b"] == "" {
+		t.Errorf("restored: %v", got)
+	}
+}
+
 func TestDamagedFilesAreNotTaken(t *testing.T) {
 	b := newBench(t)
 	path := filepath.Join(b.folder, "write.sst")

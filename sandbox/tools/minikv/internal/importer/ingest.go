@@ -84,7 +84,7 @@ func (s *Server) transactions(ssts []*import_sstpb.SSTMeta) (map[stamps][]*kvrpc
 	}
 	groups := map[stamps][]*kvrpcpb.Mutation{}
 	for _, file := range writes {
-		for _, e := range file.entries {
+		for _, e := range s.lose(file.entries) {
 			record, err := sst.ParseRecord(e.value)
 			if err != nil {
 				return nil, err
@@ -110,6 +110,15 @@ func (s *Server) transactions(ssts []*import_sstpb.SSTMeta) (map[stamps][]*kvrpc
 		}
 	}
 	return groups, nil
+}
+
+// lose drops the first entry when a test ordered it.
+func (s *Server) lose(entries []entry) []entry {
+	if !s.Faults.TakeLoss() {
+		return entries
+	}
+	s.Calls.Add("fault lost pair")
+	return entries[1:]
 }
 
 func longValue[K comparable](long map[K][]byte, at K, plain []byte) ([]byte, error) {
