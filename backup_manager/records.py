@@ -10,7 +10,7 @@ Every change is a compare-and-swap, so none is lost. Secrets never enter.
 
 import gzip
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from datetime import UTC, datetime
 from enum import StrEnum
 from posixpath import basename, dirname
@@ -217,8 +217,8 @@ class Records:
     def _refuse_neighbours(self, owner: Owner, *, before: Record | None) -> None:
         """Give a fresh claim back, to what was there *before*, when a path around or inside it is another's."""
         try:
-            self.check_around(owner.uid)
-            self.check_inside(owner.uid)
+            self.check_around({owner.uid})
+            self.check_inside({owner.uid})
         except Exception:
             if before is None:
                 self._beside.delete([self._key])
@@ -288,8 +288,8 @@ class Records:
             raise NotFoundError(f"{self._url} keeps no list of objects", reason="NoObjectList")
         return unpack_objects(self._beside.read(record.objects))
 
-    def check_around(self, uid: str) -> None:
-        """Refuse when a folder that holds this path belongs to another than *uid*. Raises ClaimedError."""
+    def check_around(self, uids: Set[str]) -> None:
+        """Refuse when a folder that holds this path belongs to none of *uids*. Raises ClaimedError."""
         prefix = self.location.prefix
         while prefix:
             prefix = dirname(prefix)
@@ -299,13 +299,13 @@ class Records:
             except AccessDeniedError:
                 # Keys that are confined to a folder cannot look above it; whoever wrote there had other keys.
                 continue
-            if record and record.live and record.owner.uid != uid:
+            if record and record.live and record.owner.uid not in uids:
                 raise claimed(place.url, record)
 
-    def check_inside(self, uid: str) -> None:
-        """Refuse when a folder inside this path belongs to another than *uid*. Lists the whole path. Raises ClaimedError."""
+    def check_inside(self, uids: Set[str]) -> None:
+        """Refuse when a folder inside this path belongs to none of *uids*. Lists the whole path. Raises ClaimedError."""
         for record in find(self._storage):
-            if record.live and record.owner.uid != uid:
+            if record.live and record.owner.uid not in uids:
                 raise claimed(record.backup_path, record)
 
     def _fetch(self) -> tuple[Record, str] | None:

@@ -110,8 +110,9 @@ class Storage(Protocol):
     def delete(self, keys: Sequence[str]) -> Iterable[DeleteFailure]:
         """Delete what is there; a missing key counts as deleted. Returns what could not be deleted."""
 
-    def targets(self) -> Iterator[Sequence[Target]]:
-        """Everything under the location that takes space, page by page: on a versioned bucket every version and marker."""
+    def targets(self, prefix: str = "") -> Iterator[Sequence[Target]]:
+        """Everything under the location whose key has *prefix* and that takes space, page by page: on a versioned bucket every
+        version and marker."""
 
     def delete_batch(self, batch: Sequence[Target]) -> Sequence[DeleteFailure]:
         """Delete one batch in one go, without retries; what is gone already counts as deleted."""

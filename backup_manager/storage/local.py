@@ -93,11 +93,11 @@ class LocalStorage:
         """Delete files."""
         return self.delete_batch([Target(key) for key in keys])
 
-    def targets(self) -> Iterator[Sequence[Target]]:
+    def targets(self, prefix: str = "") -> Iterator[Sequence[Target]]:
         """Every file, link and socket under the folder."""
         self._inside()
         page: list[Target] = []
-        for key, entry in _walk(self._root, "", "", unfinished=True):
+        for key, entry in _walk(self._root, "", prefix, unfinished=True):
             page.append(Target(key, None, entry.stat(follow_symlinks=False).st_size))
             if len(page) == _PAGE:
                 yield page

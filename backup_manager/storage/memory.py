@@ -101,17 +101,18 @@ class MemoryStorage:
         """Delete the current objects."""
         return self.delete_batch([Target(key) for key in keys])
 
-    def targets(self) -> Iterator[Sequence[Target]]:
+    def targets(self, prefix: str = "") -> Iterator[Sequence[Target]]:
         """Objects, versions and markers."""
-        found = [Target(k[len(self._base) :], None, len(v)) for k, v in self.bucket.objects.items() if k.startswith(self._base)]
+        start = self._base + prefix
+        found = [Target(k[len(self._base) :], None, len(v)) for k, v in self.bucket.objects.items() if k.startswith(start)]
         found += [
             Target(key[len(self._base) :], version, size)
             for (key, version), size in self.bucket.history.items()
-            if key.startswith(self._base)
+            if key.startswith(start)
         ]
         found.sort(key=lambda target: target.key)
-        for start in range(0, len(found), _PAGE):
-            yield found[start : start + _PAGE]
+        for first in range(0, len(found), _PAGE):
+            yield found[first : first + _PAGE]
 
     def delete_batch(self, batch: Sequence[Target]) -> Sequence[DeleteFailure]:
         """Delete; a locked object stays."""

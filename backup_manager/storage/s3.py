@@ -203,37 +203,37 @@ class S3Storage:
             failures += self.delete_batch([Target(key) for key in keys[start : start + BATCH]])
         return failures
 
-    def targets(self) -> Iterator[Sequence[Target]]:
+    def targets(self, prefix: str = "") -> Iterator[Sequence[Target]]:
         """Every object; every version and marker when the bucket is, or was, versioned."""
         versioned = self.state().versioned
         if versioned is False:
-            yield from self._plain_targets()
+            yield from self._plain_targets(prefix)
             return
-        pages = self._version_targets()
+        pages = self._version_targets(prefix)
         try:
             first = next(pages, ())
         except (AccessDeniedError, StorageError) as error:
             if versioned or isinstance(error, NotFoundError):
                 raise
             self._note("the bucket's versioning could not be read: older versions, if any, were left alone")
-            yield from self._plain_targets()
+            yield from self._plain_targets(prefix)
             return
         yield first
         yield from pages
 
-    def _plain_targets(self) -> Iterator[Sequence[Target]]:
+    def _plain_targets(self, prefix: str) -> Iterator[Sequence[Target]]:
         cut = len(self._base)
-        for page in self._pages():
+        for page in self._pages(prefix):
             found = s3_xml.keys_and_sizes(page)
             if any(not key.startswith(self._base) for key, _ in found):
                 self._relative(next(key for key, _ in found if not key.startswith(self._base)))
             yield [Target(key[cut:], None, size) for key, size in found]
 
-    def _version_targets(self) -> Iterator[Sequence[Target]]:
+    def _version_targets(self, prefix: str) -> Iterator[Sequence[Target]]:
         marks: list[tuple[str, str]] = []
         encoded = False
         while True:
-            query = [("versions", ""), ("prefix", self._base), ("max-keys", str(BATCH)), *marks]
+            query = [("versions", ""), ("prefix", self._base + prefix), ("max-keys", str(BATCH)), *marks]
             text = self._listing([*query, ("encoding-type", "url")] if encoded else query, "ListVersionsResult")
             if s3_xml.REPLACEMENT in text and not encoded:
                 encoded = True

@@ -1,0 +1,130 @@
+"""Verify: the storage against the record. What is missing, what is extra, what changed; exit 4 when anything differs.
+
+Compared are names, sizes and what the provider gives as a content mark in a listing (etag, crc32c, md5): no byte is downloaded.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from backup_manager.errors import CheckError, NotFoundError
+from backup_manager.operations.steps import Context, Result
+from backup_manager.records import OBJECTS_SUFFIX, SUFFIX, Record, Records, State
+from backup_manager.storage.base import ObjectInfo
+from backup_manager.storage.factory import open_storage
+from crds import names
+from crds.paths import Location, PathError, location_of
+
+STEP: Final = "Verify"
+_NAMED: Final = 10
+
+
+@dataclass(slots=True)
+class Differences:
+    """What does not match: all counted, the first few named."""
+
+    missing: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=lambda: {"missing": 0, "extra": 0, "changed": 0})
+
+    def add(self, kind: str, what: str) -> None:
+        """One difference."""
+        self.counts[kind] += 1
+        named: list[str] = getattr(self, kind)
+        if len(named) < _NAMED:
+            named.append(what[:200])
+
+    @property
+    def total(self) -> int:
+        """How many there are."""
+        return sum(self.counts.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the report."""
+        named = {"missingKeys": self.missing, "extraKeys": self.extra, "changedKeys": self.changed}
+        return {**self.counts, **{name: keys for name, keys in named.items() if keys}}
+
+
+def compare(kept: Mapping[str, tuple[int, str]], listed: Iterable[ObjectInfo]) -> Differences:
+    """What differs between the *kept* list and what is *listed* now.
+
+    >>> compare({"a": (1, "x"), "b": (1, "y")}, [ObjectInfo(key="b", size=2), ObjectInfo(key="c", size=1)]).counts
+    {'missing': 1, 'extra': 1, 'changed': 1}
+    """
+    left, found = dict(kept), Differences()
+    for info in listed:
+        was = left.pop(info.key, None)
+        if was is None:
+            found.add("extra", info.key)
+        elif was[0] != info.size:
+            found.add("changed", f"{info.key}: {was[0]} bytes then, {info.size} now")
+        elif was[1] and info.etag and was[1] != info.etag:
+            found.add("changed", f"{info.key}: content mark {was[1]} then, {info.etag} now")
+    for key in sorted(left):
+        found.add("missing", key)
+    return found
+
+
+def run(context: Context) -> Result:
+    """Compare, and tell. Raises CheckError when something differs."""
+    context.journal.running()
+    context.journal.step(STEP)
+    location = _location(context)
+    storage = open_storage(context.resource.spec, location=location, env=context.env)
+    try:
+        records = Records(storage, now=context.now)
+        record = records.load()
+        if record is None:
+            raise NotFoundError(
+                f"{location.url} has no record",
+                reason="NoRecord",
+                hint="Data of TiDB Operator, or a run that never began: there is nothing to compare with.",
+            )
+        _judge_state(record)
+        # At the root of a bucket the record and its list lie among the data.
+        own = {SUFFIX, OBJECTS_SUFFIX} if not location.prefix else set()
+        found = compare(records.objects(record), (info for info in storage.list() if info.key not in own))
+    finally:
+        storage.close()
+    context.journal.note(objectCount=record.object_count, **found.to_dict())
+    context.journal.step(STEP, 100)
+    if found.total:
+        counts = ", ".join(f"{count} {kind}" for kind, count in found.counts.items() if count)
+        first = (*found.missing, *found.changed, *found.extra)[0]
+        raise CheckError(
+            f"{location.url}: {counts}; first {first}",
+            reason="VerifyFailed",
+            hint="Do not rely on this backup before you know why; the keys are in the report.",
+        )
+    return Result(backup_size=record.size, details={"recordedBy": str(record.owner)})
+
+
+def _judge_state(record: Record) -> None:
+    """Only a finished backup has an account to compare with."""
+    if record.state is State.COMPLETE:
+        return
+    hints = {
+        State.CLAIMED: "Its run has not ended, or was killed.",
+        State.FAILED: record.problem.message if record.problem else "Its run failed.",
+        State.CLEANING: "Its clean has not ended.",
+        State.CLEANED: f"Deleted {record.cleaned.at:%Y-%m-%d %H:%M:%S}Z, {record.cleaned.why}." if record.cleaned else "",
+    }
+    raise CheckError(
+        f"{record.backup_path} is {record.state}, not {State.COMPLETE}", reason="NotComplete", hint=hints[record.state]
+    )
+
+
+def _location(context: Context) -> Location:
+    """The recorded path, else the spec's."""
+    resource = context.resource
+    told = (
+        context.flags.get("backupPath")
+        or context.env.get(names.ENV_BACKUP_PATH)
+        or str(resource.status.get("backupPath") or "")
+    )
+    mount = ((resource.spec.get("local") or {}).get("volumeMount") or {}).get("mountPath") or ""
+    try:
+        return Location.parse(told, mount_path=str(mount)) if told else location_of(resource.spec)
+    except PathError as error:
+        raise NotFoundError(str(error), reason="BackupPathIsEmpty", hint="Correct the recorded path.") from None
