@@ -31,7 +31,8 @@ COPY crds crds
 COPY app app
 RUN --mount=type=secret,id=ca \
     if [ -s /run/secrets/ca ]; then export SSL_CERT_FILE=/run/secrets/ca; fi; \
-    /opt/uv/bin/uv sync --frozen --no-dev --no-editable --extra webhook
+    /opt/uv/bin/uv sync --frozen --no-dev --no-editable --extra webhook \
+    && rm --force /opt/venv/bin/backup-manager /opt/venv/bin/tidb-backup
 
 FROM build AS build-manager
 RUN --mount=type=secret,id=ca \
