@@ -30,7 +30,11 @@ _NAMES: Final = (
     r"access-key|secret-access-key|access_key|secret_access_key|secret_key|session-token|account-key|accountkey|"
     r"credentials|client_secret|x-amz-signature|x-amz-credential|authorization|token"
 )
-_ASSIGNED: Final = re.compile(rf"(?i)(?<![\w])((?:{_NAMES})\\?\"?\s*[=:]\s*\\?\"?)((?:bearer\s+)?[^\s&\"'\\,\]}})]+)")
+_ASSIGNED: Final = re.compile(
+    rf"(?i)(?<![\w])((?:{_NAMES})\\?\"?\s*[=:]\s*\\?\"?)(?!(?-i:YES|NO)\))((?:bearer\s+)?[^\s&\"'\\,\]}})]+)"
+)
+_LIKELY: Final = re.compile(r"(?i)pass?w|sig|key|token|credential|client_secret|authorization")
+"""Most lines of a log have none of these, and are through with one quick look."""
 _DSN: Final = re.compile(r"(?<=[/\s\"'=\[(])([^:/@\s\"'\[(]+):([^@\s\"']+)@(?=[\w\[(.-]+)")
 
 
@@ -52,7 +56,8 @@ class Masker:
         """*text* without secrets."""
         if self._known:
             text = self._known.sub(MASK, text)
-        text = _ASSIGNED.sub(rf"\g<1>{MASK}", text)
+        if _LIKELY.search(text):
+            text = _ASSIGNED.sub(rf"\g<1>{MASK}", text)
         return _DSN.sub(rf"\g<1>:{MASK}@", text) if "@" in text else text
 
     def value(self, value: Any) -> Any:

@@ -130,6 +130,11 @@ def abort(spec: Mapping[str, Any], cluster: Cluster, storage: Sequence[str]) -> 
     return ["abort", "restore", _kind(spec), *cluster.flags, *_global(spec), *storage, *_selection(spec, _kind(spec))]
 
 
+def encrypts(spec: Mapping[str, Any]) -> bool:
+    """Whether the user's options encrypt the backup, so that ``backupmeta`` is not for us to read."""
+    return any(option.startswith("--crypter.") for option in _options(spec))
+
+
 @dataclass(slots=True, kw_only=True)
 class Heard:
     """What br's lines told so far."""

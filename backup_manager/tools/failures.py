@@ -48,7 +48,7 @@ KNOWN: Final = (
     ),
     _known(
         r"failed to get region of bucket .*NotFound|NoSuchBucket|bucket does(?:n't| not) exist|ContainerNotFound",
-        "StorageNotFound",
+        "BucketNotFound",
         "Create the bucket, or correct its name in the spec.",
     ),
     _known(

@@ -1,0 +1,80 @@
+"""One run of br, shared by backup and restore: its progress becomes ours, its operations are noted, its end is judged."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+from backup_manager.errors import ToolError
+from backup_manager.tools import br, process
+from backup_manager.tools.failures import failure
+from crds import durations, names
+
+if TYPE_CHECKING:
+    from backup_manager.operations.steps import Context
+
+KEPT_OPERATIONS: Final = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrRun:
+    """How br is run. *reason* is the operation's general one, for failures that have no better."""
+
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    reason: str
+
+
+def find(context: "Context") -> str:
+    """The br binary. Raises ToolError."""
+    return process.find_tool(br.NAME, names.BR_BIN_DIR, context.env)
+
+
+def run(context: "Context", work: BrRun) -> br.Heard:
+    """Run br to its end. Raises when it did not end with 0, or did not know the command (it prints help, and ends with 0)."""
+    heard = br.Heard()
+
+    def hear(stream: process.Stream, line: str) -> None:
+        before, known = heard.progress, len(heard.operations)
+        heard.line(stream, line)
+        if (told := heard.progress) is not None and told is not before:
+            percent = told.percent or 0.0
+            # br's own step closes ours; 100 is said only when br itself has ended well.
+            context.journal.step(told.step, min(percent, 99.0), eta=_eta(context.now(), told.remaining))
+        if len(heard.operations) != known:
+            context.journal.note(brOperations=_operations(heard))
+            context.journal.tell()
+
+    ended = process.run(
+        work.argv,
+        env={**context.env, **br.LOG_TO_TERM, **work.env},
+        stop=context.stop,
+        mask=context.mask,
+        log=context.log,
+        on_line=hear,
+        cwd=context.scratch,
+    )
+    if ended.code != 0:
+        raise failure(br.NAME, ended, reason=work.reason, mask=context.mask)
+    if heard.usage and not heard.summary:
+        raise ToolError(
+            f"this br does not know `br {' '.join(work.argv[1:3])}`",
+            reason="CommandNotFound",
+            hint="Set spec.toolImage to a newer br.",
+        )
+    return heard
+
+
+def _operations(heard: br.Heard) -> list[dict[str, str]]:
+    newest = list(heard.operations.values())[-KEPT_OPERATIONS:][::-1]
+    return [
+        {"operationID": o.operation_id, "command": o.command, "startedAt": o.started_at, "observedAt": o.observed_at}
+        for o in newest
+    ]
+
+
+def _eta(now: datetime, remaining: str) -> datetime | None:
+    try:
+        return now + durations.parse(remaining) if remaining else None
+    except (durations.DurationError, OverflowError):
+        return None

@@ -1,0 +1,183 @@
+"""Backup with br: a snapshot, or one command of a log backup.
+
+A snapshot is good when br ended with 0 and left a ``backupmeta`` that can be read. What an earlier attempt of the same Backup
+wrote is continued where br can do that (TiKV v6.5.1 and later), and removed first where it cannot.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from backup_manager import br_run, gc_life_time
+from backup_manager.database import Access, Database, connect
+from backup_manager.errors import NotFoundError, PermanentError, UsageError
+from backup_manager.operations.steps import Context, Result, Step, run_steps
+from backup_manager.storage.base import Storage
+from backup_manager.storage.factory import open_storage
+from backup_manager.storage.tool_urls import ToolStorage, for_br
+from backup_manager.tools import backupmeta, br
+from backup_manager.writing import Folder
+from crds import paths, versions
+
+REASONS: Final = {
+    br.LogCommand.START: "StartLogBackupFailed",
+    br.LogCommand.STOP: "StopLogBackupFailed",
+    br.LogCommand.PAUSE: "PauseLogBackupFailed",
+    br.LogCommand.RESUME: "ResumeLogBackuFailed",  # sic: dashboards know upstream's spelling
+    br.LogCommand.TRUNCATE: "TruncateLogBackuFailed",
+}
+SNAPSHOT_REASON: Final = "BackupDataToRemoteFailed"
+_CHECKPOINTS_SINCE: Final = "v6.5.1"
+
+
+@dataclass(slots=True, kw_only=True)
+class Backup:
+    """What the steps hand to each other."""
+
+    binary: str
+    cluster: br.Cluster
+    storage: Storage
+    folder: Folder
+    target: ToolStorage
+    database: Database | None = None
+    argv: Sequence[str] = ()
+    heard: br.Heard = field(default_factory=br.Heard)
+    result: Result = field(default_factory=Result)
+
+
+def run(context: Context) -> Result:
+    """Do what ``--mode`` (and ``--subcommand``) says."""
+    spec = context.resource.spec
+    if spec.get("br") is None:
+        raise UsageError("spec.br is missing", hint="Without br a Backup is an export; its Job runs `backup-manager export`.")
+    mode = context.flags.get("mode", "snapshot")
+    if mode == "volume-snapshot" or context.flags.get("initialize"):
+        raise UsageError("volume-snapshot is not offered", hint="It is deprecated upstream; use backupMode snapshot.")
+    try:
+        location = paths.location_of(spec)
+    except paths.PathError as error:
+        raise UsageError(str(error), reason="GetBackupRemotePathFailed", hint="Correct the storage in the spec.") from None
+    storage = open_storage(spec, location=location, env=context.env)
+    state = Backup(
+        binary=br_run.find(context),
+        cluster=br.Cluster.of(spec["br"], context.resource.namespace, tls=bool(context.flags.get("cluster-tls"))),
+        storage=storage,
+        folder=Folder(context, storage, operation=f"{mode} backup"),
+        target=for_br(spec, location, env=context.env, scratch=context.scratch),
+    )
+    return _log_command(context, state) if mode == "log" else _snapshot(context, state)
+
+
+def _snapshot(context: Context, state: Backup) -> Result:
+    if not state.storage.location.prefix:
+        raise UsageError("the storage has no prefix", hint="Give the backup a prefix of its own, so that it can be cleaned.")
+    # Built before anything is touched: a spec that br would refuse is told at once.
+    state.argv = [state.binary, *br.backup(context.resource.spec, state.cluster, state.target.br_arguments)]
+    context.journal.path(state.storage.location.url)
+    if earlier := state.folder.finished():
+        context.log("an earlier attempt of this backup was complete; br is not run again")
+        return Result(commit_ts=earlier.commit_ts, backup_size=earlier.size)
+    with state.folder.told():
+        return run_steps(context, SNAPSHOT_STEPS, state).result
+
+
+def prepare(context: Context, state: Backup) -> None:
+    """The database answers, when one is named; the folder is ours."""
+    access = context.resource.access("from")
+    if access:
+        state.database = connect(context, Access.of(access, name="from", env=context.env, flags=context.flags))
+    resumes = resumable(str(context.flags.get("tikvVersion") or ""))
+    if state.folder.claim(resumable=resumes):
+        context.log("br goes on from the checkpoint of an earlier attempt")
+
+
+def take(context: Context, state: Backup) -> None:
+    """Run br with the GC life time raised, unless an earlier attempt finished the data."""
+    if _has_meta(state.storage):
+        context.log("backupmeta of an earlier attempt is there: br had finished")
+        return
+    work = br_run.BrRun(argv=state.argv, env=state.target.env, reason=SNAPSHOT_REASON)
+    with gc_life_time.raised(context, state.database, context.resource.spec.get("tikvGCLifeTime")):
+        state.heard = br_run.run(context, work)
+
+
+def verify(context: Context, state: Backup) -> None:
+    """Read ``backupmeta``; of an encrypted one, br's own closing words tell the time."""
+    if br.encrypts(context.resource.spec):
+        commit_ts, size = state.heard.summary.get("BackupTS"), None
+    else:
+        meta = read_meta(state.storage)
+        commit_ts, size = str(meta.end_version), meta.size
+    version = str(context.flags.get("tikvVersion") or "")
+    record = state.folder.complete(tool=br.NAME, version=version, argv=state.argv, commit_ts=commit_ts)
+    state.result = Result(commit_ts=commit_ts, backup_size=record.size if size is None else size, details=_numbers(state.heard))
+
+
+SNAPSHOT_STEPS: Final = (
+    Step(name="Prepare", work=prepare),
+    Step(name="Backup", work=take),
+    Step(name="Verify", work=verify),
+)
+
+
+def _log_command(context: Context, state: Backup) -> Result:
+    """One command of a log backup. It changes no GC life time; only ``log-start`` writes to (and so claims) the path."""
+    command = br.LogCommand(context.flags.get("subcommand") or br.LogCommand.START)
+    until = str(context.flags.get("truncate-until") or "")
+    state.argv = [
+        state.binary,
+        *br.log(
+            command,
+            context.resource.name,
+            context.resource.spec,
+            state.cluster,
+            state.target.br_arguments,
+            start_ts=str(context.flags.get("commit-ts") or ""),
+            until=until,
+        ),
+    ]
+    details: dict[str, str] = {"command": command.value}
+    if command is br.LogCommand.START:
+        context.journal.path(state.storage.location.url)
+        state.folder.claim(resumable=True)
+    context.journal.running()
+    context.journal.step(command.value)
+    br_run.run(context, br_run.BrRun(argv=state.argv, env=state.target.env, reason=REASONS[command]))
+    if command is br.LogCommand.TRUNCATE:
+        details["logSuccessTruncateUntil"] = until
+    if command is not br.LogCommand.START:
+        return Result(details=details)
+    meta = read_meta(state.storage, reason="GetLogBackupMetadataFailed")
+    return Result(commit_ts=str(meta.start_version), details=details)
+
+
+def resumable(tikv_version: str) -> bool:
+    """Whether br of this version goes on from its checkpoint. As upstream: a version that cannot be read, or 4.0, does not."""
+    return versions.at_least(tikv_version, _CHECKPOINTS_SINCE, unparsable=False)
+
+
+def read_meta(storage: Storage, *, reason: str = "GetBackupMetadataFailed") -> backupmeta.BackupMeta:
+    """``backupmeta`` of the folder. Raises PermanentError when br said it succeeded and there is none."""
+    try:
+        return backupmeta.parse(storage.read(backupmeta.NAME))
+    except NotFoundError:
+        raise PermanentError(
+            f"br said it succeeded, but {storage.location.url} holds no {backupmeta.NAME}",
+            reason=reason,
+            retryable=True,
+            hint="Its last write was lost; the backup can be repeated.",
+        ) from None
+
+
+def _has_meta(storage: Storage) -> bool:
+    try:
+        storage.stat(backupmeta.NAME)
+    except NotFoundError:
+        return False
+    return True
+
+
+def _numbers(heard: br.Heard) -> dict[str, str]:
+    """br's own closing numbers, by the names of our report."""
+    wanted = {"total-kv": "totalKv", "total-kv-size": "totalKvSize", "average-speed": "averageSpeed", "total-take": "toolTook"}
+    return {ours: heard.summary[theirs] for theirs, ours in wanted.items() if theirs in heard.summary}
