@@ -20,6 +20,8 @@ _LOG_TO_TERM: Final = "\x01"
 """What Go's ``string(rune(1))`` gives: the operator means "1" and writes this; br looks only whether it is set."""
 _USES_BR: Final = frozenset({Purpose.BACKUP, Purpose.LOG, Purpose.RESTORE, Purpose.PRUNE})
 _NO_PASSWORD: Final = frozenset({Purpose.CLEAN, Purpose.COMPACT})
+_GIVEN_PATH: Final = frozenset({Purpose.EXPORT, Purpose.CLEAN})
+"""br takes its place from the CR's storage."""
 _S3_DEFAULTS: Final = {"aws": {"acl": "private", "storageClass": "STANDARD_IA"}}
 _AZURE_KEYS: Final = ("AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TENANT_ID", "AZURE_STORAGE_KEY")
 
@@ -130,4 +132,4 @@ def _identity(observed: Observed, intent: JobIntent) -> Env:
         _field(names.ENV_POD_NAMESPACE, "metadata.namespace"),
         _literal(names.ENV_CR_UID, observed.uid),
     ]
-    return [*env, _literal(names.ENV_BACKUP_PATH, intent.path)] if intent.path else env
+    return [*env, _literal(names.ENV_BACKUP_PATH, intent.path)] if intent.purpose in _GIVEN_PATH else env

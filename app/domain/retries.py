@@ -44,12 +44,13 @@ class Policy:
     def refusal(self, records: Sequence[Mapping[str, Any]]) -> str:
         """Why the last of *records* is not retried, in the operator's words; empty when it is."""
         first, last = records[0], records[-1]
-        since, due = moment(first.get("detectFailedAt")), moment(last.get("expectedRetryAt"))
-        if since and due and due - since > self.timeout:
+        too_many = int(last["retryNum"]) > self.max_retries
+        since = moment(first.get("detectFailedAt"))
+        # Judged by when the retry would be due, so that the answer does not depend on who looks when.
+        then = moment(last.get("detectFailedAt" if too_many else "expectedRetryAt"))
+        if since and then and then - since > self.timeout:
             return f"retry timeout, max is {durations.go_text(self.timeout)}"
-        if int(last["retryNum"]) > self.max_retries:
-            return f"exceed retry times, max is {self.max_retries}"
-        return ""
+        return f"exceed retry times, max is {self.max_retries}" if too_many else ""
 
 
 def _duration(text: object, default: str) -> timedelta:
@@ -132,7 +133,8 @@ def walk(
             return Chain(number=number, job=job, failure=None, records=known[:number])
         if job is None and not (seen or was_followed or number < len(known)):
             return Chain(number=number, job=None, failure=None, records=known[:number])
-        failure = failure_of(job) if job and job.failed else _vanished(name, sign)
+        noted = moment(known[number].get("detectFailedAt")) if number < len(known) else sign
+        failure = failure_of(job) if job and job.failed else _vanished(name, noted)
         if not was_followed:
             return Chain(number=number, job=job, failure=failure, records=known[: number + 1])
         if number >= len(known):
@@ -142,6 +144,5 @@ def walk(
         number, seen = number + 1, True
 
 
-def _vanished(name: str, sign: datetime | None) -> Failure:
-    message = "the Job was deleted before its end was seen"
-    return Failure(job=name, cause=VANISHED, message=message, at=sign)
+def _vanished(name: str, at: datetime | None) -> Failure:
+    return Failure(job=name, cause=VANISHED, message="the Job was deleted before its end was seen", at=at)

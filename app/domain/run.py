@@ -25,7 +25,7 @@ from app.domain.config import Config
 from app.domain.jobs import Job, observed_jobs
 from app.domain.observed import Observed
 from app.domain.retries import Chain, Failure, Policy, walk
-from app.domain.status import Draft, Phase, holds
+from app.domain.status import PASSING, Draft, Phase, holds
 from app.domain.times import moment, stamp
 from crds import names
 from crds.report import Phase as ReportPhase
@@ -67,8 +67,10 @@ class Outcome:
 
 def _signs(status: Mapping[str, Any]) -> Iterator[datetime]:
     texts = [status.get("timeStarted"), status.get("timeCompleted")]
-    for part in ("conditions", "progresses"):
-        texts += [item.get("lastTransitionTime") for item in status.get(part) or ()]
+    texts += [item.get("lastTransitionTime") for item in status.get("progresses") or ()]
+    # What only says why nothing moves is no sign of a Job's life.
+    conditions = [item for item in status.get("conditions") or () if item.get("type") not in PASSING]
+    texts += [item.get("lastTransitionTime") for item in conditions]
     texts += [record.get("realRetryAt") for record in status.get("backoffRetryStatus") or ()]
     return (time for time in map(moment, texts) if time)
 
@@ -128,27 +130,24 @@ class Run:
         )
         if not failure.retryable or (chain.job is None and not self.repeats_vanished):
             return final
-        records = chain.records if len(chain.records) > chain.number else [*chain.records, self._record(chain, failure)]
+        records = chain.records if len(chain.records) > chain.number else [*chain.records, failure.record(chain.number + 1, self.policy)]
         if refusal := self.policy.refusal(records):
             message = "; ".join(text for text in (refusal, failure.summary, failure.cause, failure.message) if text)
             return replace(final, reason="AlreadyFailed", message=message, records=records)
-        expected = moment(records[-1].get("expectedRetryAt")) or now
-        pods_left = chain.job is not None and chain.job.busy
-        wait = max((expected - now).total_seconds(), _PODS_LEFT if pods_left else 0.0)
-        words = "; ".join(text for text in (failure.summary, failure.cause, failure.message) if text)
+        expected = moment(records[-1].get("expectedRetryAt"))
+        early = (expected - now).total_seconds() if expected else 0
+        wait = max(early, _PODS_LEFT if chain.job and chain.job.busy else 0)
         following = names.retry(self.first, chain.number + 1)
+        plan = f"{following} follows at {stamp(expected)}" if expected else f"{following} follows"
         return replace(
             final,
             phase=Phase.RETRY_FAILED,
             reason="RetryFailedBackup",
-            message=f"{words}; {following} follows{f' at {stamp(expected)}' if failure.at else ''}",
+            message="; ".join(text for text in (failure.summary, failure.cause, failure.message, plan) if text),
             records=records,
             due="" if wait > 0 else following,
             wait=wait if wait > 0 else None,
         )
-
-    def _record(self, chain: Chain, failure: Failure) -> dict[str, Any]:
-        return failure.record(chain.number + 1, self.policy)
 
 
 def _ended(job: Job, name: str, records: list[dict[str, Any]]) -> Outcome:

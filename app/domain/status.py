@@ -59,13 +59,12 @@ def outcome_of(status: Mapping[str, Any]) -> Phase | None:
 
 
 class Draft:
-    """The status that an answer will carry. *phase_field* is ``state`` for a CompactBackup, which has no conditions."""
+    """The status that an answer will carry. *phase_field* is ``state`` for a CompactBackup."""
 
-    def __init__(self, received: Mapping[str, Any], *, phase_field: str = "phase", conditions: bool = True) -> None:
+    def __init__(self, received: Mapping[str, Any], *, phase_field: str = "phase") -> None:
         self._received = list(received.get("conditions") or ())
         self._conditions = [item for item in self._received if item.get("type") not in PASSING]
         self._phase_field = phase_field
-        self._keeps_conditions = conditions
         # Metacontroller writes observedGeneration itself.
         self._fields = {key: value for key, value in received.items() if key not in {"conditions", "observedGeneration"}}
 
@@ -130,7 +129,6 @@ class Draft:
         self._conditions.append(said)
 
     def done(self) -> dict[str, Any]:
-        """The finished status."""
-        if self._keeps_conditions and self._conditions:
-            return {**self._fields, "conditions": self._conditions}
-        return dict(self._fields)
+        """The finished status; passing conditions come last, whatever the order in which they were noted."""
+        conditions = sorted(self._conditions, key=lambda item: item.get("type") in PASSING)
+        return {**self._fields, **({"conditions": conditions} if conditions else {})}

@@ -118,7 +118,8 @@ def _storage(spec: Mapping[str, Any], where: str, *, archive: bool = False) -> I
         yield f"no storage in spec of {where}: set one of s3, gcs, azblob, local"
         return
     storage: Mapping[str, Any] = spec[provider]
-    yield from _PROVIDERS[provider](storage, where)
+    if provider in _PROVIDERS:
+        yield from _PROVIDERS[provider](storage, where)
     if archive and storage.get("path"):
         return
     try:
@@ -161,21 +162,10 @@ def _azblob(storage: Mapping[str, Any], where: str) -> Iterator[str]:
         yield f"storage account should be configured in spec of {where}: set spec.azblob.storageAccount, or secretName"
 
 
-def _local(storage: Mapping[str, Any], where: str) -> Iterator[str]:
-    volume, mount = storage.get("volume") or {}, storage.get("volumeMount") or {}
-    if volume.get("name") != mount.get("name"):
-        yield f"spec.local.volumeMount.name should be the name of spec.local.volume in {where}"
-    if not mount.get("mountPath"):
-        yield f"spec.local.volumeMount.mountPath should be configured in {where}"
-    if ":" in str(mount.get("mountPath") or ""):
-        yield f"spec.local.volumeMount.mountPath should not contain ':' in {where}"
-
-
 _PROVIDERS: Final[Mapping[Provider, Callable[[Mapping[str, Any], str], Iterator[str]]]] = {
     Provider.S3: _s3,
     Provider.GCS: _gcs,
     Provider.AZBLOB: _azblob,
-    Provider.LOCAL: _local,
 }
 
 

@@ -1,0 +1,369 @@
+"""Random histories of Jobs, managers, users and caches against the hooks of Backup and Restore.
+
+Whatever happens: no observed child is left out without a rule that is named; the same input gives the same bytes; an answer
+fed back changes nothing; nothing runs after a run has ended, and never two attempts at once.
+"""
+
+import copy
+import dataclasses
+import os
+import re
+from datetime import timedelta
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.domain.config import Config
+from app.domain.observed import Observed
+from app.hooks import backup, compactbackup, restore
+from app.hooks.answer import render
+from app.hooks.kind import Kind
+from tests.support.model import JOB, Metacontroller
+from tests.support.objects import (
+    BR_SPEC,
+    EXPORT_SPEC,
+    LOG_SPEC,
+    NOW,
+    S3,
+    at,
+    job,
+    parent,
+    report,
+    tidb_cluster,
+)
+
+CONFIG = Config()
+RUNS = int(os.environ.get("TIDB_BACKUP_TEST_RUNS", "150"))
+bounded = settings(max_examples=RUNS, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+
+SAID = [
+    None,
+    "no report",
+    report("Prepare"),
+    report("Running", progress=[{"step": "x", "progress": 12.0}], backupPath="s3://bucket/daily"),
+    report("Waiting", error={"reason": "Busy", "message": "another"}),
+    report("Complete", commitTs="450", backupPath="s3://bucket/daily", backupSize=1, result={"deleted": 1, "left": 0}),
+    report("Failed", error={"reason": "Gone", "message": "x"}, result={"left": 3}),
+    report("Failed", error={"reason": "Away", "retryable": True}, result={"left": 3, "deferredUntil": at(10**6)}),
+]
+SPECS: list[tuple[Kind[Any], str, dict[str, Any]]] = [
+    (backup.KIND, "Backup", EXPORT_SPEC),
+    (backup.KIND, "Backup", {**EXPORT_SPEC, "cleanPolicy": "Delete"}),
+    (backup.KIND, "Backup", {**BR_SPEC, "cleanPolicy": "OnFailure"}),
+    (backup.KIND, "Backup", {**LOG_SPEC, "cleanPolicy": "Delete", "logTruncateUntil": "900"}),
+    (backup.KIND, "Backup", {**BR_SPEC, "s3": {**S3, "prefix": "../x"}}),
+    (restore.KIND, "Restore", {"to": EXPORT_SPEC["from"], "s3": S3}),
+    (restore.KIND, "Restore", {**BR_SPEC, "prune": "afterFailed"}),
+    (compactbackup.KIND, "CompactBackup", {**BR_SPEC, "startTs": "1", "endTs": "2"}),
+]
+NAMES = [
+    "backup-basic",
+    "backup-basic-r1",
+    "backup-basic-r2",
+    "clean-basic",
+    "clean-basic-r1",
+    "stop-basic",
+    "backup-basic-log-start",
+    "backup-basic-log-pause",
+    "backup-basic-log-truncate",
+    "restore-basic",
+    "restore-basic-r1",
+    "restore-basic-prune",
+    "basic",
+    "of-somebody-else",
+]
+
+
+times = st.integers(-50, 4_500).map(lambda half: at(2 * half))
+
+
+def _job(name: str, *, ours: bool, **facts: Any) -> dict[str, Any]:
+    return job(name, labels=None if ours and name != "of-somebody-else" else {}, **facts)
+
+
+jobs = st.lists(
+    st.builds(
+        _job,
+        st.sampled_from(NAMES),
+        state=st.sampled_from(["pending", "active", "complete", "failed"]),
+        created=times,
+        ended=times,
+        said=st.sampled_from(SAID),
+        path=st.sampled_from([None, "s3://bucket/daily/basic-0f5e9c1a"]),
+        ours=st.booleans(),
+    ),
+    max_size=6,
+    unique_by=lambda made: made["metadata"]["name"],
+)
+condition = st.fixed_dictionaries(
+    {
+        "type": st.sampled_from(["Scheduled", "Running", "Complete", "Failed", "Invalid", "Waiting", "Clean", "Stopped"]),
+        "status": st.sampled_from(["True", "False"]),
+    },
+    optional={"lastTransitionTime": times, "message": st.just("before")},
+)
+record = st.fixed_dictionaries(
+    {"retryNum": st.integers(1, 3)},
+    optional={key: times for key in ("detectFailedAt", "expectedRetryAt", "realRetryAt")},
+)
+statuses = st.none() | st.fixed_dictionaries(
+    {},
+    optional={
+        "phase": st.sampled_from(["", "Waiting", "Invalid", "Scheduled", "Running", "Complete", "Failed", "Paused", "Clean"]),
+        "state": st.sampled_from(["Running", "Complete"]),
+        "commitTs": st.just("450"),
+        "backupPath": st.just("s3://bucket/daily/basic-0f5e9c1a"),
+        "conditions": st.lists(condition, max_size=4, unique_by=lambda item: item["type"]),
+        "backoffRetryStatus": st.lists(record, max_size=3),
+        "cleanStatus": st.fixed_dictionaries({"attempt": st.integers(1, 3)}),
+        "logSubCommandStatuses": st.dictionaries(
+            st.sampled_from(["log-start", "log-truncate"]),
+            st.fixed_dictionaries(
+                {"phase": st.sampled_from(["Running", "Complete", "Failed"]), "timeCompleted": times}
+            ),
+        ),
+        "observedGeneration": st.just(1),
+    },
+)
+
+
+def _body(kind: Kind[Any], observed: Observed, seconds: int) -> tuple[Any, bytes]:
+    decision = kind.decide(observed, NOW + timedelta(seconds=seconds), CONFIG)
+    return decision, render(kind, observed, decision, CONFIG)
+
+
+@bounded
+@given(st.sampled_from(SPECS), jobs, statuses, st.booleans(), st.integers(0, 10_000), st.booleans())
+def test_any_request_is_answered_without_harm(
+    case: tuple[Kind[Any], str, dict[str, Any]],
+    children: list[dict[str, Any]],
+    status: dict[str, Any] | None,
+    finalizing: bool,
+    seconds: int,
+    ready: bool,
+) -> None:
+    kind, name, spec = case
+    cr = parent(name, spec, status=status)
+    related = {"TidbCluster.pingcap.com/v1alpha1": {"db/basic": tidb_cluster(ready=ready)}}
+    observed = Observed(
+        parent=cr,
+        children={JOB: {f"db/{child['metadata']['name']}": child for child in children}},
+        related=related,
+        finalizing=finalizing,
+    )
+    before = copy.deepcopy(observed)
+    decision, body = _body(kind, observed, seconds)
+    assert observed == before, "a decision must not change what it was given"
+    assert body == _body(kind, observed, seconds)[1], "same input, same bytes"
+
+    answer = orjson.loads(body)
+    kept = {child["metadata"]["name"] for child in answer["children"]}
+    rules = {drop.name: drop.rule for drop in decision.drop}
+    for child in children:
+        assert child["metadata"]["name"] in kept or rules.get(child["metadata"]["name"])
+    assert "of-somebody-else" not in rules
+    assert b"null" not in body
+    assert not (answer.get("finalized") and not finalizing)
+
+    # A log backup and a prune go on from a status that has been received; everything else is said in one pass.
+    goes_on = spec.get("backupMode") == "log" or spec.get("prune") or finalizing
+    for _ in range(3 if goes_on else 0):
+        cr = {**cr, "status": orjson.loads(body)["status"]}
+        body = _body(kind, dataclasses.replace(observed, parent=cr), seconds)[1]
+    cr = {**cr, "status": orjson.loads(body)["status"]}
+    again = _body(kind, dataclasses.replace(observed, parent=cr), seconds)[1]
+    assert orjson.loads(again)["status"] == cr["status"], "an answer fed back changes nothing"
+
+
+@bounded
+@given(st.sampled_from(SPECS), jobs, statuses, st.integers(0, 10_000), st.booleans())
+def test_the_clock_never_shows_in_an_answer(
+    case: tuple[Kind[Any], str, dict[str, Any]],
+    children: list[dict[str, Any]],
+    status: dict[str, Any] | None,
+    seconds: int,
+    finalizing: bool,
+) -> None:
+    """Every fact here is at an even second, and every delay is even: an odd one in an answer can only be the clock's."""
+    kind, name, spec = case
+    observed = Observed(
+        parent=parent(name, spec, status=status),
+        children={JOB: {f"db/{child['metadata']['name']}": child for child in children}},
+        related={"TidbCluster.pingcap.com/v1alpha1": {"db/basic": tidb_cluster()}},
+        finalizing=finalizing,
+    )
+    body = _body(kind, observed, 2 * seconds + 1)[1]
+    assert not re.search(rb"T\d\d:\d\d:\d[13579]Z", body)
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["sync", "sync", "stale", "lag", "lost", "wait", "report", "complete", "die", "refuse", "vanish", "edit", "ttl", "pods"]
+        ),
+        st.integers(0, 7),
+    ),
+    min_size=5,
+    max_size=60,
+)
+
+
+class History:
+    """Interprets random steps, and checks after each one what must hold."""
+
+    def __init__(self, kind: Kind[Any], name: str, spec: dict[str, Any]) -> None:
+        cluster = {"TidbCluster.pingcap.com/v1alpha1": {"db/basic": tidb_cluster()}}
+        self.world = Metacontroller(kind=kind, parent=parent(name, spec), related=cluster)
+        self.repeats_vanished = name == "Backup"
+        self.ended = False
+        self.vanished = False
+
+    def take(self, step: str, number: int) -> None:
+        world = self.world
+        world.clock += 1
+        before = len(world.created)
+        picked = sorted(world.jobs)[number % len(world.jobs)] if world.jobs else None
+        unfinished = picked if picked in world.unfinished() else None
+        if step in {"sync", "stale", "lag", "lost"}:
+            world.sync(stale=step == "stale", lag=step == "lag", status_lost=step == "lost")
+        elif step == "wait":
+            world.clock += 10 ** (number % 5)
+        elif step == "edit":
+            world.edit(resources={"limits": {"cpu": str(number)}})
+        elif unfinished and step == "report":
+            world.say(unfinished, SAID[2 + number % 3])
+        elif unfinished and step == "complete":
+            world.finish(unfinished, said=SAID[5] if number % 4 else None, complete=True)
+        elif unfinished and step in {"die", "refuse"}:
+            world.finish(unfinished, said=SAID[6] if step == "refuse" else None, complete=False, pods_left=number % 2 == 0)
+        elif picked and step == "pods":
+            world.jobs[picked]["status"]["terminating"] = 0
+        elif picked and ((step == "vanish" and number == 0) or (step == "ttl" and not unfinished)):
+            self._disappear(picked)
+        self._check(before)
+
+    def _disappear(self, name: str) -> None:
+        """TTL or kubectl; the API server shows it to the hook after it has shown what came before."""
+        self.world.settle()
+        self.world.jobs.pop(name)
+        self.vanished = True
+
+    def _check(self, before: int) -> None:
+        world = self.world
+        new = world.created[before:]
+        assert not (self.ended and [name for name in new if not name.endswith("-prune")]), f"{new} after the end"
+        phase = world.status.get("phase")
+        assert not self.ended or phase not in {"Running", "Scheduled", "RetryFailed", "Waiting", "Invalid"}
+        self.ended = self.ended or phase in {"Complete", "Failed"}
+        assert len(world.unfinished()) <= 1, "two attempts at once"
+        assert len(world.created) == len(set(world.created)) or self.vanished
+        assert not world.dropped, "nothing is dropped while the CR lives"
+
+
+@bounded
+@given(st.sampled_from([case for case in SPECS if case[1] != "CompactBackup" and case[2].get("backupMode") != "log"]), STEPS)
+def test_nothing_runs_twice(case: tuple[Kind[Any], str, dict[str, Any]], steps: list[tuple[str, int]]) -> None:
+    history = History(*case)
+    for step, number in steps:
+        history.take(step, number)
+    history.world.settle()
+
+
+@bounded
+@given(STEPS)
+def test_a_restore_whose_job_ended_or_vanished_is_never_repeated(steps: list[tuple[str, int]]) -> None:
+    history = History(*SPECS[5])
+    for step, number in steps:
+        history.take(step, number)
+        if history.vanished:
+            break
+    made = len(history.world.created)
+    if history.vanished and not history.world.unfinished():
+        history.world.clock += 10**6
+        history.world.settle()
+        assert len(history.world.created) == made
+
+
+DELETION = st.lists(
+    st.tuples(st.sampled_from(["sync", "stale", "lag", "complete", "die", "wait", "vanish", "pods"]), st.integers(0, 7)),
+    max_size=30,
+)
+
+
+@bounded
+@given(
+    st.sampled_from([case for case in SPECS if case[1] == "Backup" and case[2].get("cleanPolicy")]),
+    STEPS,
+    DELETION,
+)
+def test_a_deleted_backup_goes_in_the_end_and_never_cleans_beside_its_own_run(
+    case: tuple[Kind[Any], str, dict[str, Any]], steps: list[tuple[str, int]], deletion: list[tuple[str, int]]
+) -> None:
+    kind, name, spec = case
+    world = Metacontroller(kind=kind, parent=parent(name, spec), related=_with_namespace())
+    for step, number in steps:
+        _random_step(world, step, number)
+    world.delete()
+    for step, number in deletion:
+        _random_step(world, step, number)
+        _check_clean(world)
+    for _ in range(40):
+        if world.gone:
+            break
+        for left in world.unfinished():
+            world.finish(left, said=SAID[5], complete=True)
+        for left in world.jobs.values():
+            left["status"]["terminating"] = 0
+        world.clock += max(world.wait or 0, 10)
+        world.sync()
+        _check_clean(world)
+        exhausted = world.status.get("phase") == "CleanFailed" and not world.unfinished() and not world.wait
+        if exhausted:
+            # The way out that the condition names.
+            attempt = world.status["cleanStatus"]["attempt"]
+            world.jobs.pop("clean-basic" if attempt == 1 else f"clean-basic-r{attempt - 1}", None)
+    assert world.gone, world.status
+
+
+def _with_namespace() -> dict[str, dict[str, Any]]:
+    return {
+        "TidbCluster.pingcap.com/v1alpha1": {"db/basic": tidb_cluster()},
+        "Namespace.v1": {"db": {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "db"}}},
+    }
+
+
+def _random_step(world: Metacontroller, step: str, number: int) -> None:
+    world.clock += 1
+    unfinished = world.unfinished()
+    if step in {"sync", "stale", "lag"}:
+        world.sync(stale=step == "stale", lag=step == "lag")
+    elif step == "wait":
+        world.clock += 10 ** (number % 5)
+    elif step == "complete" and unfinished:
+        world.finish(unfinished[0], said=SAID[5], complete=True)
+    elif step == "die" and unfinished:
+        world.finish(unfinished[0], said=SAID[6] if number % 2 else None, complete=False, pods_left=number % 3 == 0)
+    elif step == "pods":
+        for made in world.jobs.values():
+            made["status"]["terminating"] = 0
+    elif step == "vanish" and world.jobs:
+        world.jobs.pop(sorted(world.jobs)[number % len(world.jobs)])
+
+
+def _check_clean(world: Metacontroller) -> None:
+    active = world.unfinished()
+    cleaning = [name for name in active if name.startswith("clean-")]
+    assert not cleaning or len(active) == 1, f"{active} at once"
+
+
+@pytest.mark.parametrize(("kind", "name", "spec"), [(*case[:2], case[2]) for case in SPECS])
+def test_a_quiet_world_settles(kind: Kind[Any], name: str, spec: dict[str, Any]) -> None:
+    world = Metacontroller(kind=kind, parent=parent(name, spec), related=_with_namespace())
+    world.settle()
+    for made in world.unfinished():
+        world.finish(made, said=SAID[5], complete=True)
+    world.settle()
+    assert len(world.created) == len(set(world.created))

@@ -1,0 +1,268 @@
+"""Deletion: the table of app/domain/clean.py, row by row."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from app.domain.backup import decide
+from app.domain.clean import FORCE_ANNOTATION
+from app.domain.config import Config
+from app.domain.decision import Decision
+from app.domain.jobs import JobIntent, Purpose
+from crds import names
+from crds.v1alpha1 import KINDS
+from tests.support.objects import (
+    EXPORT_SPEC,
+    LOG_SPEC,
+    NOW,
+    S3,
+    at,
+    job,
+    namespace,
+    observed,
+    parent,
+    report,
+    tidb_cluster,
+)
+
+CONFIG = Config(clean_attempts=3)
+PATH = "s3://bucket/daily/basic-0f5e9c1a"
+RAN = {"type": "Scheduled", "status": "True"}
+COMPLETE = {"phase": "Complete", "backupPath": PATH, "conditions": [RAN, {"type": "Complete", "status": "True"}]}
+FAILED = {"phase": "Failed", "backupPath": PATH, "conditions": [RAN, {"type": "Failed", "status": "True"}]}
+RUNNING = {"phase": "Running", "backupPath": PATH, "conditions": [RAN]}
+
+
+def backup(policy: str = "Delete", status: Any = None, **meta: Any) -> dict[str, Any]:
+    return parent("Backup", {**EXPORT_SPEC, "cleanPolicy": policy}, status=status, **meta)
+
+
+def finalize(cr: dict[str, Any], *jobs: dict[str, Any], after: float = 0, related: Any = ()) -> Decision[JobIntent]:
+    decision = decide(observed(cr, *jobs, related=tuple(related), finalizing=True), NOW + timedelta(seconds=after), CONFIG)
+    status = KINDS["Backup"].model_fields["status"].annotation
+    next(part for part in status.__args__ if part is not type(None)).model_validate(decision.status)  # type: ignore[union-attr]
+    return decision
+
+
+def then(cr: dict[str, Any], decision: Decision[JobIntent]) -> dict[str, Any]:
+    """The CR after *decision* was written."""
+    return {**cr, "status": decision.status}
+
+
+def condition(decision: Decision[JobIntent], kind: str) -> dict[str, Any]:
+    return next((item for item in decision.status.get("conditions", []) if item["type"] == kind), {})
+
+
+CLEANED = report("Complete", result={"deleted": 12, "failed": 0, "left": 0})
+REFUSED = report(
+    "Failed", error={"reason": "StorageAccessDenied", "message": "403 on delete"}, result={"deleted": 2, "left": 10}
+)
+
+
+@pytest.mark.parametrize("status", [COMPLETE, FAILED, RUNNING, None])
+def test_retain_lets_go_at_once(status: Any) -> None:
+    assert finalize(backup("Retain", status), job("backup-basic")).finalized
+
+
+def test_on_failure_keeps_the_data_of_a_complete_backup() -> None:
+    assert finalize(backup("OnFailure", COMPLETE)).finalized
+
+
+def test_on_failure_keeps_it_even_when_the_received_status_is_behind() -> None:
+    done = job("backup-basic", state="complete", said=report("Complete", backupPath=PATH))
+    decision = finalize(backup("OnFailure", RUNNING), done)
+    assert decision.finalized
+    assert decision.status["phase"] == "Complete"
+
+
+@pytest.mark.parametrize("status", [FAILED, RUNNING])
+def test_on_failure_cleans_what_is_no_backup(status: Any) -> None:
+    decision = finalize(backup("OnFailure", status))
+    assert [intent.name for intent in decision.create] == ["clean-basic"]
+
+
+def test_clean_works_on_the_recorded_path_not_on_an_edited_spec() -> None:
+    cr = parent("Backup", {**EXPORT_SPEC, "s3": {**S3, "prefix": "other"}, "cleanPolicy": "Delete"}, status=COMPLETE)
+    (intent,) = finalize(cr).create
+    assert (intent.purpose, intent.path) == (Purpose.CLEAN, PATH)
+
+
+def test_nothing_written_is_clean() -> None:
+    decision = finalize(backup(status={"phase": "Invalid"}))
+    assert decision.finalized
+    assert condition(decision, "Clean")["status"] == "True"
+
+
+def test_a_lost_status_does_not_lose_the_path() -> None:
+    assert finalize(backup()).create[0].path == PATH
+    other = job("backup-basic", state="complete", path="s3://bucket/daily/elsewhere", said=report("Complete"))
+    assert finalize(backup(), other).create[0].path == "s3://bucket/daily/elsewhere"
+
+
+def test_a_running_job_goes_first_and_is_waited_for() -> None:
+    running = job("backup-basic", said=report("Running"))
+    stopping = finalize(backup(status=RUNNING), running)
+    assert [(drop.kind, drop.name, bool(drop.rule)) for drop in stopping.drop] == [("Job.batch/v1", "backup-basic", True)]
+    assert not stopping.create
+    assert not stopping.finalized
+    ending = finalize(backup(status=RUNNING), job("backup-basic", state="failed", terminating=1))
+    assert (list(ending.drop), list(ending.create), ending.resync_after) == ([], [], 10)
+    assert finalize(backup(status=RUNNING)).create[0].name == "clean-basic"
+
+
+def test_a_foreign_job_is_neither_stopped_nor_waited_for() -> None:
+    decision = finalize(backup(status=COMPLETE), job("nightly-report", labels={"controller-uid": "x"}))
+    assert not decision.drop
+    assert decision.create
+
+
+def test_a_finished_job_stays() -> None:
+    decision = finalize(backup(status=COMPLETE), job("backup-basic", state="complete", said=report("Complete")))
+    assert not decision.drop
+
+
+def test_a_clean_that_ended_well_lets_go() -> None:
+    waiting = finalize(backup(status=COMPLETE), job("clean-basic"))
+    assert (waiting.finalized, waiting.status["phase"], condition(waiting, "Clean")["status"]) == (False, "Clean", "False")
+    decision = finalize(then(backup(), waiting), job("clean-basic", state="complete", said=CLEANED))
+    assert decision.finalized
+    assert condition(decision, "Clean")["status"] == "True"
+    assert decision.status["cleanStatus"] == {"attempt": 1, "deleted": 12, "failed": 0, "left": 0}
+
+
+@pytest.mark.parametrize("said", [None, report("Running"), report("Complete", result={"left": 1})])
+def test_a_clean_without_proof_is_no_clean(said: str | None) -> None:
+    assert not finalize(backup(status=COMPLETE), job("clean-basic", state="complete", said=said)).finalized
+
+
+def test_a_failed_clean_is_tried_again_later_under_another_name() -> None:
+    dead = job("clean-basic", state="failed", ended=at(60), said=REFUSED)
+    decision = finalize(backup(status=COMPLETE), dead, after=60)
+    assert not decision.create
+    assert decision.resync_after == 60
+    assert condition(decision, "CleanFailed")["reason"] == "StorageAccessDenied"
+    assert "10 objects left at s3://bucket/daily/basic-0f5e9c1a" in decision.status["cleanStatus"]["message"]
+    again = finalize(then(backup(), decision), dead, after=120)
+    assert [intent.name for intent in again.create] == ["clean-basic-r1"]
+
+
+def test_the_attempts_are_bounded_and_a_human_can_ask_for_one_more() -> None:
+    jobs = [job(names.retry("clean-basic", n), state="failed", ended=at(n), said=REFUSED) for n in range(3)]
+    decision = finalize(backup(status=COMPLETE), *jobs, after=10**6)
+    assert (list(decision.create), decision.finalized, decision.resync_after) == ([], False, None)
+    assert decision.status["phase"] == "CleanFailed"
+    assert "after 3 attempts" in condition(decision, "CleanFailed")["message"]
+    assert decision.warnings
+    assert decision.status["cleanStatus"]["attempt"] == 3
+    more = finalize(then(backup(), decision), *jobs[:2], after=10**6)
+    assert [intent.name for intent in more.create] == ["clean-basic-r3"]
+
+
+def test_a_clean_job_that_vanished_gets_another_name() -> None:
+    """An orphaned Job keeps its name and is never observed again."""
+    seen = finalize(backup(status=COMPLETE), job("clean-basic"))
+    assert finalize(then(backup(), seen)).create[0].name == "clean-basic-r1"
+
+
+def test_locked_objects_are_waited_for_and_do_not_use_up_attempts() -> None:
+    locked = report("Failed", error={"reason": "ObjectsLocked"}, result={"left": 3, "deferredUntil": at(90_000)})
+    jobs = [job(names.retry("clean-basic", n), state="failed", ended=at(n), said=locked) for n in range(5)]
+    decision = finalize(backup(status=COMPLETE), *jobs)
+    assert not decision.create
+    assert decision.resync_after == 86_400
+    assert decision.status["cleanStatus"]["deferredUntil"] == at(90_000)
+    assert condition(decision, "CleanFailed")["reason"] == "ObjectsLocked"
+    assert finalize(then(backup(), decision), *jobs, after=90_000).create[0].name == "clean-basic-r5"
+    gone = finalize(then(backup(), decision), after=100)
+    assert not gone.create
+    assert finalize(then(backup(), decision), after=90_000).create[0].name == "clean-basic-r5"
+
+
+def test_a_clean_pod_that_cannot_start_says_how_to_let_go() -> None:
+    decision = finalize(backup(status=COMPLETE), job("clean-basic", state="pending"), after=3_600)
+    assert FORCE_ANNOTATION in condition(decision, "Stalled")["message"]
+
+
+def test_an_edit_of_the_policy_acts() -> None:
+    jobs = [job(names.retry("clean-basic", n), state="failed", ended=at(n), said=REFUSED) for n in range(3)]
+    stuck = finalize(backup(status=COMPLETE), *jobs, after=10**6)
+    assert finalize(then(backup("Retain"), stuck), *jobs, after=10**6).finalized
+
+
+def test_force_lets_go_and_says_what_is_left() -> None:
+    decision = finalize(backup(status=RUNNING, annotations={FORCE_ANNOTATION: "true"}), job("backup-basic"))
+    assert decision.finalized
+    assert PATH in decision.warnings[0]
+    assert not finalize(backup(status=RUNNING, annotations={FORCE_ANNOTATION: "yes"})).finalized
+
+
+def test_a_namespace_that_ends_keeps_the_data_and_lets_go() -> None:
+    decision = finalize(backup(status=COMPLETE), related=[namespace(ending=True)])
+    assert decision.finalized
+    assert condition(decision, "CleanFailed")["reason"] == "NamespaceTerminating"
+    assert PATH in condition(decision, "CleanFailed")["message"]
+    assert PATH in decision.warnings[0]
+    assert not finalize(backup(status=COMPLETE), related=[namespace()]).finalized
+
+
+def test_deletion_never_needs_the_cluster() -> None:
+    cr = parent("Backup", {"br": {"cluster": "gone"}, "s3": S3, "cleanPolicy": "Delete"}, status=COMPLETE)
+    assert finalize(cr).create[0].name == "clean-basic"
+
+
+def test_an_unreadable_spec_can_still_be_deleted() -> None:
+    cr = parent("Backup", {"s3": {"bucket": "../x"}, "backoffRetryPolicy": {"retryTimeout": "soon"}, "cleanPolicy": "Delete"})
+    assert finalize(cr).finalized
+
+
+STARTED = {
+    "phase": "Running",
+    "commitTs": "450",
+    "backupPath": "s3://bucket/daily",
+    "conditions": [{**RAN, "command": "log-start"}],
+    "logSubCommandStatuses": {"log-start": {"command": "log-start", "phase": "Complete", "timeCompleted": at(0)}},
+}
+
+
+def log(policy: str, status: Any = None) -> dict[str, Any]:
+    return parent("Backup", {**LOG_SPEC, "cleanPolicy": policy}, status=status)
+
+
+@pytest.mark.parametrize("policy", ["Retain", "OnFailure", "Delete"])
+def test_a_started_log_backup_is_stopped_whatever_the_policy(policy: str) -> None:
+    decision = finalize(log(policy, STARTED), related=[tidb_cluster(ready=False)])
+    (intent,) = decision.create
+    assert (intent.name, intent.command) == ("stop-basic", "log-stop")
+    assert not decision.finalized
+    stopped = job("stop-basic", state="complete", said=report("Complete"))
+    after = finalize(log(policy, STARTED), stopped, related=[tidb_cluster()])
+    assert after.finalized is (policy != "Delete")
+    assert condition(after, "Stopped")
+    if policy == "Delete":
+        assert after.create[0].path == "s3://bucket/daily"
+        # The stop Job may be gone by the time the clean Job has ended.
+        cleaned = job("clean-basic", state="complete", said=CLEANED)
+        assert finalize(then(log(policy), after), cleaned, related=[tidb_cluster()]).finalized
+
+
+def test_a_log_backup_whose_cluster_is_gone_has_nothing_to_stop() -> None:
+    assert finalize(log("Retain", STARTED)).finalized
+
+
+def test_a_log_backup_that_never_started_needs_no_stop() -> None:
+    assert finalize(log("Retain", {"phase": "Waiting"}), related=[tidb_cluster()]).finalized
+
+
+def test_a_log_command_under_way_ends_before_the_stop() -> None:
+    decision = finalize(log("Retain", STARTED), job("backup-basic-log-pause"), related=[tidb_cluster()])
+    assert [drop.name for drop in decision.drop] == ["backup-basic-log-pause"]
+    assert not decision.create
+
+
+def test_a_stop_that_keeps_failing_is_given_up_with_a_warning() -> None:
+    dead = [job(names.retry("stop-basic", n), state="failed", ended=at(n)) for n in range(3)]
+    assert finalize(log("Retain", STARTED), *dead[:2], after=10**6, related=[tidb_cluster()]).create[0].name == "stop-basic-r2"
+    decision = finalize(log("Retain", STARTED), *dead, after=10**6, related=[tidb_cluster()])
+    assert decision.finalized
+    assert "may still run" in decision.warnings[0]

@@ -1,0 +1,240 @@
+"""Log backups: the command tables of TiDB Operator 1.6, and the walk from start to stop."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from app.domain.backup import decide
+from app.domain.config import Config
+from app.domain.decision import Decision
+from app.domain.jobs import JobIntent
+from app.domain.log_backup import wanted_command
+from crds.v1alpha1 import KINDS
+from tests.support.objects import LOG_SPEC, NOW, at, job, observed, parent, report, tidb_cluster
+
+CONFIG = Config()
+RUNNING = {"phase": "Running", "commitTs": "450"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "stop", "status", "expected"),
+    [
+        ("", False, {}, "log-start"),
+        ("", True, {}, "log-stop"),
+        ("", False, {"phase": "Stopped", "commitTs": "1"}, "log-stop"),
+        ("", False, {"phase": "Paused", "commitTs": "1"}, "log-resume"),
+        ("log-start", False, {"phase": "Paused", "commitTs": "1"}, "log-resume"),
+        ("log-start", False, RUNNING, "log-start"),
+        ("log-stop", False, RUNNING, "log-stop"),
+        ("log-pause", False, RUNNING, "log-pause"),
+        ("log-reboot", False, RUNNING, "log-unknown"),
+    ],
+)
+def test_the_command_table(asked: str, stop: bool, status: dict[str, Any], expected: str) -> None:
+    assert wanted_command({"logSubcommand": asked, "logStop": stop}, status) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "target", "expected"),
+    [
+        ("", RUNNING, "900", "log-truncate"),
+        ("", {"phase": "Stopped", "commitTs": "450"}, "900", "log-truncate"),
+        ("log-pause", {"phase": "Paused", "commitTs": "450"}, "900", "log-truncate"),
+        ("log-pause", RUNNING, "900", "log-pause"),
+        ("", {}, "900", "log-start"),
+        ("", RUNNING, "450", "log-start"),
+        ("", {**RUNNING, "logSuccessTruncateUntil": "900"}, "900", "log-start"),
+        ("", {**RUNNING, "logSuccessTruncateUntil": "900"}, "800", "log-start"),
+    ],
+)
+def test_truncation_comes_once_the_command_is_in_sync_and_only_forward(
+    asked: str, status: dict[str, Any], target: str, expected: str
+) -> None:
+    assert wanted_command({"logSubcommand": asked}, status, target) == expected
+
+
+class Walk:
+    """A log Backup, its Jobs, and the status as it is written pass by pass."""
+
+    def __init__(self, **spec: Any) -> None:
+        self.spec = {**LOG_SPEC, **spec}
+        self.status: dict[str, Any] = {}
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.related: list[Any] = [tidb_cluster()]
+        self.clock = 0
+
+    def sync(self) -> Decision[JobIntent]:
+        self.clock += 10
+        cr = parent("Backup", self.spec, status=self.status)
+        decision = decide(
+            observed(cr, *self.jobs.values(), related=tuple(self.related)), NOW + timedelta(seconds=self.clock), CONFIG
+        )
+        status = KINDS["Backup"].model_fields["status"].annotation
+        next(part for part in status.__args__ if part is not type(None)).model_validate(decision.status)  # type: ignore[union-attr]
+        self.status = dict(decision.status)
+        for drop in decision.drop:
+            assert drop.rule
+            del self.jobs[drop.name]
+        return decision
+
+    def wanted(self) -> list[str]:
+        return [intent.name for intent in self.sync().create]
+
+    def ends(self, name: str, said: str | None = None, state: str = "complete", args: list[str] | None = None) -> None:
+        self.clock += 10
+        self.jobs[name] = job(
+            name, state=state, created=at(self.clock), ended=at(self.clock + 5), said=said or report("Complete"), args=args
+        )
+        self.clock += 10
+        self.sync()
+
+    def start(self) -> None:
+        assert self.wanted() == ["backup-basic-log-start"]
+        self.ends("backup-basic-log-start", report("Complete", commitTs="450", backupPath="s3://bucket/daily"))
+
+
+def test_a_start_that_ended_leaves_the_task_running() -> None:
+    walk = Walk()
+    assert walk.sync().create[0].command == "log-start"
+    walk.jobs["backup-basic-log-start"] = job("backup-basic-log-start", said=report("Prepare"))
+    assert walk.sync().status["phase"] == "Prepare"
+    walk.ends("backup-basic-log-start", report("Complete", commitTs="450", backupPath="s3://bucket/daily"))
+    assert (walk.status["phase"], walk.status["commitTs"], walk.status["backupPath"]) == (
+        "Running",
+        "450",
+        "s3://bucket/daily",
+    )
+    assert "timeCompleted" not in walk.status
+    assert walk.status["logSubCommandStatuses"]["log-start"]["phase"] == "Complete"
+    assert walk.wanted() == []
+
+
+def test_pause_resume_pause_runs_the_same_command_twice_by_dropping_its_finished_job() -> None:
+    walk = Walk()
+    walk.start()
+    for _ in range(2):
+        walk.spec["logSubcommand"] = "log-pause"
+        while not (wanted := walk.wanted()):
+            pass
+        assert wanted == ["backup-basic-log-pause"]
+        walk.ends("backup-basic-log-pause")
+        assert walk.status["phase"] == "Paused"
+        walk.spec["logSubcommand"] = "log-start"
+        while not (wanted := walk.wanted()):
+            pass
+        assert wanted == ["backup-basic-log-resume"]
+        walk.ends("backup-basic-log-resume")
+        assert walk.status["phase"] == "Running"
+        assert walk.status["logSubCommandStatuses"]["log-pause"]["phase"] == "Repeatable"
+    assert walk.wanted() == []
+
+
+def test_a_stop_is_terminal_and_still_lets_the_log_be_truncated() -> None:
+    walk = Walk()
+    walk.start()
+    walk.spec["logSubcommand"] = "log-stop"
+    assert walk.wanted() == ["backup-basic-log-stop"]
+    walk.ends("backup-basic-log-stop")
+    assert walk.status["phase"] == "Stopped"
+    assert walk.status["timeCompleted"]
+    assert walk.wanted() == []
+    walk.spec["logTruncateUntil"] = "900"
+    (intent,) = walk.sync().create
+    assert (intent.name, intent.truncate_until) == ("backup-basic-log-truncate", "900")
+    walk.ends("backup-basic-log-truncate", args=["--truncate-until=900"])
+    assert walk.status["logSuccessTruncateUntil"] == "900"
+    assert walk.status["phase"] == "Stopped"
+    assert walk.wanted() == []
+
+
+def test_the_schedule_may_ask_for_a_later_truncation() -> None:
+    walk = Walk(logTruncateUntil="500")
+    walk.start()
+    schedule = {
+        "apiVersion": "pingcap.com/v1alpha1",
+        "kind": "BackupSchedule",
+        "metadata": {"namespace": "db", "name": "nightly"},
+        "status": {"logTruncateUntil": "700"},
+    }
+    walk.related.append(schedule)
+    assert walk.sync().create[0].truncate_until == "700"
+
+
+def test_a_stop_before_the_start_waits() -> None:
+    walk = Walk(logSubcommand="log-stop")
+    assert walk.wanted() == []
+    assert walk.status["phase"] == "Waiting"
+
+
+def test_a_running_backup_stays_running_while_its_next_command_has_to_wait() -> None:
+    walk = Walk()
+    walk.start()
+    walk.spec["logSubcommand"] = "log-pause"
+    walk.related = [tidb_cluster(ready=False)]
+    assert walk.wanted() == []
+    assert walk.status["phase"] == "Running"
+    assert [item["type"] for item in walk.status["conditions"]][-1] == "Waiting"
+    walk.related = [tidb_cluster()]
+    assert walk.wanted() == ["backup-basic-log-pause"]
+
+
+def test_a_start_that_fails_for_good_fails_the_backup_and_is_not_repeated() -> None:
+    walk = Walk()
+    walk.wanted()
+    walk.ends("backup-basic-log-start", report("Failed", error={"reason": "PDUnreachable", "message": "x"}), state="failed")
+    assert walk.status["phase"] == "Failed"
+    assert walk.wanted() == []
+    walk.jobs.clear()
+    assert walk.wanted() == []
+
+
+def test_a_transient_failure_of_a_command_is_retried() -> None:
+    walk = Walk()
+    walk.start()
+    walk.spec["logSubcommand"] = "log-pause"
+    walk.wanted()
+    walk.ends("backup-basic-log-pause", report("Running"), state="failed")
+    assert walk.status["phase"] == "Running"
+    assert walk.status["logSubCommandStatuses"]["log-pause"]["phase"] == "RetryFailed"
+    walk.clock += 400
+    assert walk.wanted() == ["backup-basic-log-pause-r1"]
+    walk.ends("backup-basic-log-pause-r1")
+    assert walk.status["phase"] == "Paused"
+    assert "backoffRetryStatus" not in walk.status
+
+
+def test_a_failed_truncation_waits_for_another_target() -> None:
+    walk = Walk(logTruncateUntil="900")
+    walk.start()
+    assert walk.wanted() == ["backup-basic-log-truncate"]
+    failed = report("Failed", error={"reason": "TruncateLogBackuFailed", "message": "x"})
+    walk.ends("backup-basic-log-truncate", failed, state="failed", args=["--truncate-until=900"])
+    assert walk.wanted() == []
+    walk.spec["logTruncateUntil"] = "950"
+    assert walk.wanted() == []
+    assert "backup-basic-log-truncate" not in walk.jobs
+    assert walk.sync().create[0].truncate_until == "950"
+
+
+def test_outcomes_are_taken_in_in_the_order_in_which_they_ended() -> None:
+    """The received status may be behind two finished Jobs."""
+    walk = Walk(logSubcommand="log-start")
+    walk.start()
+    walk.jobs["backup-basic-log-pause"] = job(
+        "backup-basic-log-pause", state="complete", created=at(100), ended=at(105), said=report("Complete")
+    )
+    walk.jobs["backup-basic-log-resume"] = job(
+        "backup-basic-log-resume", state="complete", created=at(110), ended=at(115), said=report("Complete")
+    )
+    walk.sync()
+    assert walk.status["phase"] == "Running"
+    assert walk.wanted() == []
+
+
+def test_a_start_without_a_position_in_its_report_counts_from_its_end() -> None:
+    walk = Walk()
+    walk.wanted()
+    walk.ends("backup-basic-log-start")
+    assert int(walk.status["commitTs"]) > 0
+    assert walk.wanted() == []

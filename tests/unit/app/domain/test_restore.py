@@ -1,0 +1,118 @@
+"""Restore: the table of app/domain/restore.py, row by row."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from app.domain.config import Config
+from app.domain.decision import Decision
+from app.domain.jobs import JobIntent, Purpose
+from app.domain.restore import decide, related
+from crds.v1alpha1 import KINDS
+from tests.support.objects import NOW, S3, at, job, observed, parent, report, tidb_cluster
+
+CONFIG = Config()
+IMPORT: dict[str, Any] = {"to": {"host": "tidb", "secretName": "s"}, "s3": S3}
+BR: dict[str, Any] = {"br": {"cluster": "basic"}, "s3": S3}
+PITR: dict[str, Any] = {**BR, "restoreMode": "pitr", "pitrFullBackupStorageProvider": {"s3": S3}}
+FAILED = {"phase": "Failed", "conditions": [{"type": "Failed", "status": "True"}]}
+
+
+def sync(spec: dict[str, Any], *jobs: Any, status: Any = None, after: float = 0, extra: Any = ()) -> Decision[JobIntent]:
+    cr = parent("Restore", spec, status=status)
+    decision = decide(observed(cr, *jobs, related=(tidb_cluster(), *extra)), NOW + timedelta(seconds=after), CONFIG)
+    model = KINDS["Restore"].model_fields["status"].annotation
+    next(part for part in model.__args__ if part is not type(None)).model_validate(decision.status)  # type: ignore[union-attr]
+    return decision
+
+
+def condition(decision: Decision[JobIntent], kind: str) -> dict[str, Any]:
+    return next((item for item in decision.status.get("conditions", []) if item["type"] == kind), {})
+
+
+@pytest.mark.parametrize(("spec", "purpose"), [(IMPORT, Purpose.IMPORT), (BR, Purpose.RESTORE), (PITR, Purpose.RESTORE)])
+def test_a_sound_restore_gets_its_job(spec: dict[str, Any], purpose: Purpose) -> None:
+    assert [(intent.name, intent.purpose) for intent in sync(spec).create] == [("restore-basic", purpose)]
+
+
+def test_a_restore_waits_for_a_ready_cluster() -> None:
+    cr = parent("Restore", BR)
+    decision = decide(observed(cr, related=(tidb_cluster(ready=False),)), NOW, CONFIG)
+    assert (decision.status["phase"], list(decision.create)) == ("Waiting", [])
+
+
+def test_preparing_is_running_for_a_restore() -> None:
+    assert sync(IMPORT, job("restore-basic", said=report("Prepare"))).status["phase"] == "Running"
+
+
+def test_a_complete_restore_shows_what_it_read() -> None:
+    said = report("Complete", commitTs="450", backupPath="s3://bucket/daily")
+    status = sync(IMPORT, job("restore-basic", state="complete", said=said)).status
+    assert (status["phase"], status["commitTs"], status["backupPath"]) == ("Complete", "450", "s3://bucket/daily")
+
+
+@pytest.mark.parametrize("phase", ["Complete", "Failed"])
+def test_a_restore_that_ended_never_runs_again(phase: str) -> None:
+    status = {"phase": phase, "conditions": [{"type": phase, "status": "True"}]}
+    for jobs in ((), (job("restore-basic", state="failed"),)):
+        decision = sync(IMPORT, *jobs, status=status, after=10**7)
+        assert (decision.status, list(decision.create)) == (status, [])
+
+
+def test_a_restore_whose_job_vanished_may_be_done_and_is_not_repeated() -> None:
+    status = sync(IMPORT, job("restore-basic", said=report("Running"))).status
+    decision = sync(IMPORT, status=status, after=10**6)
+    assert decision.status["phase"] == "Failed"
+    assert condition(decision, "Failed")["reason"] == "JobVanished"
+    assert not decision.create
+
+
+def test_an_unexpected_death_is_retried() -> None:
+    decision = sync(BR, job("restore-basic", state="failed", ended=at(0)), after=300)
+    assert [intent.name for intent in decision.create] == ["restore-basic-r1"]
+
+
+def test_a_failed_restore_with_prune_is_pruned_once() -> None:
+    spec = {**BR, "prune": "afterFailed"}
+    decision = sync(spec, status=FAILED)
+    assert [(intent.name, intent.purpose) for intent in decision.create] == [("restore-basic-prune", Purpose.PRUNE)]
+    assert decision.status == FAILED
+    scheduled = sync(spec, job("restore-basic-prune", state="pending"), status=FAILED)
+    assert scheduled.status["phase"] == "PruneScheduled"
+    running = sync(spec, job("restore-basic-prune", said=report("Running")), status=scheduled.status)
+    assert running.status["phase"] == "PruneRunning"
+    done = sync(spec, job("restore-basic-prune", state="complete", said=report("Complete")), status=running.status)
+    assert done.status["phase"] == "PruneComplete"
+    after = sync(spec, status=done.status)
+    assert (after.status, list(after.create)) == (done.status, [])
+
+
+@pytest.mark.parametrize(("state", "said"), [("failed", None), ("complete", None)])
+def test_a_prune_that_dies_silently_is_noticed(state: str, said: str | None) -> None:
+    spec = {**BR, "prune": "afterFailed"}
+    assert sync(spec, job("restore-basic-prune", state=state, said=said), status=FAILED).status["phase"] == "PruneFailed"
+
+
+def test_a_prune_job_that_vanished_is_not_repeated() -> None:
+    spec = {**BR, "prune": "afterFailed"}
+    scheduled = sync(spec, job("restore-basic-prune", state="pending"), status=FAILED)
+    gone = sync(spec, status=scheduled.status)
+    assert (gone.status["phase"], list(gone.create)) == ("PruneFailed", [])
+    assert sync(spec, status=gone.status).status == gone.status
+
+
+def test_replication_is_waited_for_not_ignored() -> None:
+    decision = sync({**PITR, "replicationConfig": {"compactBackupName": "c"}})
+    assert decision.status["phase"] == "Waiting"
+    assert "CompactBackup c is not found" in condition(decision, "Waiting")["message"]
+    assert not decision.create
+
+
+def test_customize_asks_for_the_compaction() -> None:
+    cr = parent("Restore", {**PITR, "replicationConfig": {"compactBackupName": "c"}})
+    assert related(cr, CONFIG)[-1]["resource"] == "compactbackups"
+
+
+def test_a_deleted_restore_goes_at_once() -> None:
+    assert decide(observed(parent("Restore", BR), job("restore-basic"), finalizing=True), NOW, CONFIG).finalized

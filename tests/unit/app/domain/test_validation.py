@@ -1,0 +1,159 @@
+"""The ladder of TiDB Operator 1.6, rung by rung, and the rules it lacks."""
+
+from typing import Any
+
+import pytest
+
+from app.domain.cluster import find
+from app.domain.config import ClusterKind, Config
+from app.domain.validation import admit
+from tests.support.objects import BR_SPEC, EXPORT_SPEC, LOG_SPEC, S3, observed, parent, tidb_cluster
+
+CONFIG = Config()
+LOCAL = {"volume": {"name": "v"}, "volumeMount": {"name": "v", "mountPath": "/v"}}
+
+
+def with_s3(**changes: Any) -> dict[str, Any]:
+    return {**EXPORT_SPEC, "s3": {**S3, **changes}}
+
+
+def with_storage(**storage: Any) -> dict[str, Any]:
+    return {"from": EXPORT_SPEC["from"], **storage}
+
+
+def invalid(spec: dict[str, Any], kind: str = "Backup", *clusters: dict[str, Any]) -> str:
+    admission = admit(kind, observed(parent(kind, spec), related=clusters or (tidb_cluster(),)), CONFIG)
+    assert admission.waiting is None
+    return admission.invalid
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ({"s3": S3}, "spec.from"),
+        ({"s3": S3, "from": {"host": "h", "secretName": ""}}, "missing tidbSecretName config in spec of db/basic"),
+        ({"br": {"cluster": ""}, "s3": S3}, "cluster should be configured for BR in spec of db/basic"),
+        ({**BR_SPEC, "backupType": "raw"}, "invalid backup type raw for BR"),
+        ({**BR_SPEC, "backupType": "db"}, "set br.db"),
+        ({**BR_SPEC, "backupType": "table", "br": {"cluster": "c", "db": "d"}}, "set br.db and br.table"),
+        ({"br": {"cluster": "basic"}}, "no storage in spec of db/basic"),
+        (with_s3(bucket=""), "bucket should be configured for BR in spec of db/basic"),
+        (with_s3(endpoint="s3.local"), "scheme not found in endpoint s3.local"),
+        (with_s3(endpoint="http://"), "host not found in endpoint http://"),
+        (with_s3(endpoint="http://[x"), "invalid endpoint"),
+        (with_s3(provider="ceph", endpoint="https://minio"), "InvalidS3Endpoint"),
+        (with_s3(prefix="a/../b"), "'.' or '..' part"),
+        (with_storage(gcs={"projectId": "", "bucket": "b"}), "projectId should be configured"),
+        (with_storage(gcs={"projectId": "p"}), "bucket should be configured"),
+        (with_storage(azblob={"storageAccount": "a"}), "container should be configured"),
+        (with_storage(azblob={"container": "c"}), "storage account should be configured"),
+        (with_storage(azblob={"container": "c", "sasToken": "t", "secretName": "s"}), "storage account should be configured"),
+        (with_storage(local={**LOCAL, "volume": {"name": "w"}}), "volumeMount.name"),
+        (with_storage(local={**LOCAL, "volumeMount": {"name": "v", "mountPath": "/a:b"}}), "must not contain ':'"),
+        ({**EXPORT_SPEC, "gcs": {"projectId": "p", "bucket": "b"}}, "s3"),
+        ({**EXPORT_SPEC, "tikvGCLifeTime": "3d"}, "tikvGCLifeTime"),
+        ({**BR_SPEC, "backoffRetryPolicy": {"minRetryDuration": "soon"}}, "minRetryDuration"),
+        ({**BR_SPEC, "backoffRetryPolicy": {"retryTimeout": "-1s"}}, "must not be negative"),
+        ({**LOG_SPEC, "commitTs": "yesterday"}, "commitTs"),
+        ({**LOG_SPEC, "logSubcommand": "log-reboot"}, "logSubcommand"),
+        ({"backupMode": "log", **EXPORT_SPEC}, "works through br"),
+        ({**BR_SPEC, "backupMode": "volume-snapshot"}, "deprecated upstream and gone in its v2"),
+        ({**EXPORT_SPEC, "serviceAccount": "Not A Name"}, "no name of a ServiceAccount"),
+        ({**BR_SPEC, "cleanPolicy": "Delete", "s3": {**S3, "prefix": ""}}, "would empty the whole bucket"),
+        ({**BR_SPEC, "s3": {**S3, "prefx": "x"}}, "spec.s3.prefx: unknown field"),
+    ],
+)
+def test_a_backup_that_cannot_work(spec: dict[str, Any], expected: str) -> None:
+    assert expected in invalid(spec)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        EXPORT_SPEC,
+        BR_SPEC,
+        LOG_SPEC,
+        with_s3(provider="ceph", endpoint="minio:9000"),
+        with_s3(endpoint="https://minio:9000/x"),
+        with_storage(azblob={"container": "c", "secretName": "s"}),
+        with_storage(azblob={"container": "c", "storageAccount": "a"}),
+        with_storage(local=LOCAL),
+        {**EXPORT_SPEC, "cleanPolicy": "Delete", "s3": {**S3, "prefix": ""}},
+        {**BR_SPEC, "serviceAccount": "team-a.backup"},
+    ],
+)
+def test_a_backup_that_can(spec: dict[str, Any]) -> None:
+    assert invalid(spec) == ""
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ({"s3": S3}, "spec.to"),
+        ({"to": EXPORT_SPEC["from"], "s3": {"provider": "aws"}}, "bucket should be configured"),
+        ({**BR_SPEC, "restoreMode": "pitr"}, "restoreMode pitr needs a start"),
+        (
+            {**BR_SPEC, "restoreMode": "pitr", "logRestoreStartTs": "1", "pitrFullBackupStorageProvider": {"s3": S3}},
+            "exclude each other",
+        ),
+        (
+            {**BR_SPEC, "restoreMode": "pitr", "pitrFullBackupStorageProvider": {"s3": {**S3, "bucket": ""}}},
+            "pitrFullBackupStorageProvider",
+        ),
+        ({**BR_SPEC, "restoreMode": "volume-snapshot"}, "gone in its v2"),
+    ],
+)
+def test_a_restore_that_cannot_work(spec: dict[str, Any], expected: str) -> None:
+    assert expected in invalid(spec, "Restore")
+
+
+def test_an_import_may_name_an_archive_instead_of_a_folder() -> None:
+    assert invalid({"to": EXPORT_SPEC["from"], "s3": {"provider": "aws", "path": "b/x.tgz"}}, "Restore") == ""
+
+
+@pytest.mark.parametrize(
+    ("spec", "cluster", "expected"),
+    [
+        (BR_SPEC, tidb_cluster(version="v4.0.7"), "missing cluster config in spec of db/basic"),
+        (BR_SPEC, tidb_cluster(version="v4.0.8"), ""),
+        (BR_SPEC, tidb_cluster(version="nightly"), ""),
+        (LOG_SPEC, tidb_cluster(version="v6.0.0"), "needs TiKV v6.1.0 or newer"),
+        (LOG_SPEC, tidb_cluster(version="v6.1.0"), ""),
+        (BR_SPEC, tidb_cluster(version="", tikv={"image": "pingcap/tikv@sha256:abc"}), "set spec.toolImage with a tag"),
+    ],
+)
+def test_what_the_version_of_the_cluster_rules_out(spec: dict[str, Any], cluster: dict[str, Any], expected: str) -> None:
+    found = invalid(spec, "Backup", cluster)
+    assert expected in found
+    assert bool(expected) == bool(found)
+
+
+def v2(**spec: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    version = "core.pingcap.com/v1alpha1"
+    meta = {"namespace": "db", "name": "basic"}
+    cluster = {"apiVersion": version, "kind": "Cluster", "metadata": meta, "spec": spec, "status": {"pd": "https://pd.db:2379"}}
+    group = {
+        "apiVersion": version,
+        "kind": "TiKVGroup",
+        "metadata": {"namespace": "db", "name": "kv"},
+        "spec": {"cluster": {"name": "basic"}, "template": {"spec": {"version": "v8.5.1"}}},
+    }
+    return cluster, group
+
+
+def test_a_v2_cluster_is_ready_with_a_pd_and_a_tikv_group() -> None:
+    config = Config(cluster_kinds=(ClusterKind.CLUSTER,))
+    cr = parent("Backup", BR_SPEC)
+    found = find(observed(cr, related=v2(tlsCluster={"enabled": True})), config)
+    assert found is not None
+    assert (found.ready, found.version, found.tls, found.pd_addr) == (True, "v8.5.1", True, "pd.db:2379")
+    lonely = find(observed(cr, related=v2()[:1]), config)
+    assert lonely is not None
+    assert not lonely.ready
+
+
+def test_with_no_kind_to_look_up_the_cluster_is_taken_on_trust() -> None:
+    config = Config(cluster_kinds=())
+    admission = admit("Backup", observed(parent("Backup", {**BR_SPEC, "toolImage": "pingcap/br:v8.5.0"})), config)
+    assert admission.cluster is not None
+    assert not admission.invalid
