@@ -55,8 +55,12 @@ class CompositeController(Controller):
             raise HookError(f"parent CRD {plural}.{crd_group} {version} has no status subresource; this controller is ignored")
 
     def parents(self) -> list[tuple[Key, Object]]:
-        """All parents in the cache."""
-        return [(key_of(self._parents, parent), parent) for parent in self._parents.all()]
+        """The parents in the cache that match our labels, or still carry our finalizer."""
+        mine = (parent for parent in self._parents.all() if self._is_mine(parent))
+        return [(key_of(self._parents, parent), parent) for parent in mine]
+
+    def _is_mine(self, parent: Object) -> bool:
+        return matches(self._parent_labels, metadata_of(parent).get("labels")) or self._writer.has_finalizer(parent)
 
     # What wakes a parent
 
@@ -100,9 +104,9 @@ class CompositeController(Controller):
         parent = self._parents.get(key[2], key[3])
         if parent is None:
             return
-        selected = matches(self._parent_labels, metadata_of(parent).get("labels"))
-        if not selected and not self._writer.has_finalizer(parent):
+        if not self._is_mine(parent):
             return
+        selected = matches(self._parent_labels, metadata_of(parent).get("labels"))
         if not self._generate and not (parent.get("spec") or {}).get("selector"):
             raise HookError("parent has no spec.selector and generateSelector is not set")
         try:

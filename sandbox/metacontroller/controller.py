@@ -67,7 +67,7 @@ class Controller(ABC):
 
     @abstractmethod
     def parents(self) -> list[tuple[Key, Object]]:
-        """All parents in the cache."""
+        """The parents in the cache that this controller looks after."""
 
     def call(self, request: Object, *, finalizing: bool) -> tuple[Object, bool]:
         """Call finalize when there is one and it is time for it, else sync; the answer and whether to read it strictly."""

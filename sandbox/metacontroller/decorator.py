@@ -22,6 +22,7 @@ class DecoratorController(Controller):
     def connect(self) -> None:
         """Read the spec, start the informers, listen."""
         spec = self.controller["spec"]
+        self._finalizer = f"metacontroller.io/decoratorcontroller-{self.name}"
         self._rules = {(rule["apiVersion"], rule["resource"]): rule for rule in spec["resources"]}
         self._objects = [self.informers.synced(*pair, seconds=_SYNC_WAIT) for pair in self._rules]
         self._attachments: list[Informer] = []
@@ -46,8 +47,12 @@ class DecoratorController(Controller):
             informer.remove_handler(self._on_attachment)
 
     def parents(self) -> list[tuple[Key, Object]]:
-        """All decorated objects in the cache."""
-        return [(key_of(informer, obj), obj) for informer in self._objects for obj in informer.all()]
+        """The objects in the cache that match our selectors, or still carry our finalizer."""
+        everything = ((key_of(informer, obj), obj) for informer in self._objects for obj in informer.all())
+        return [(key, obj) for key, obj in everything if self._is_ours(key, obj)]
+
+    def _is_ours(self, key: Key, obj: Object) -> bool:
+        return self._selected(key, obj) or self._finalizer in (metadata_of(obj).get("finalizers") or ())
 
     def _waker(self, informer: Informer) -> "Wake":
         return Wake(self, informer)
@@ -72,10 +77,10 @@ class DecoratorController(Controller):
         obj = informer.get(key[2], key[3])
         if obj is None:
             return
-        writer = ParentWriter(self.api, informer.resource, f"metacontroller.io/decoratorcontroller-{self.name}")
-        selected = self._selected(key, obj)
-        if not selected and not writer.has_finalizer(obj):
+        if not self._is_ours(key, obj):
             return
+        writer = ParentWriter(self.api, informer.resource, self._finalizer)
+        selected = self._selected(key, obj)
         try:
             obj = self.sync_finalizer(writer, obj)
         except GoneError:

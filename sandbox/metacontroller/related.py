@@ -36,6 +36,7 @@ class Related:
         self._on_event = on_event
         self._watched: list[Informer] = []
         self._cache: dict[tuple[str, int], tuple[float, list[RelatedRule]]] = {}
+        self._asking: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
     def stop(self) -> None:
@@ -50,13 +51,16 @@ class Related:
         if self._hook is None:
             return []
         key = (uid_of(parent), int(metadata_of(parent).get("generation") or 0))
-        cached = self._cache.get(key)
-        if cached and time.monotonic() - cached[0] < CACHE_SECONDS:
-            return cached[1]
-        answer = self._client.call(self._hook, {"controller": self._controller, "parent": parent})
-        rules = RelatedRule.parse_all(answer, strict=self._hook.strict)
-        self._cache[key] = (time.monotonic(), rules)
-        return rules
+        with self._lock:
+            asking = self._asking.setdefault(key[0], threading.Lock())
+        with asking:  # a worker and a related event may want to know at the same time
+            cached = self._cache.get(key)
+            if cached and time.monotonic() - cached[0] < CACHE_SECONDS:
+                return cached[1]
+            answer = self._client.call(self._hook, {"controller": self._controller, "parent": parent})
+            rules = RelatedRule.parse_all(answer, strict=self._hook.strict)
+            self._cache[key] = (time.monotonic(), rules)
+            return rules
 
     def objects(self, parent: Object) -> Children:
         """The related objects, one outer key per rule even when nothing matches. Raises NotSyncedError on first use."""
