@@ -1,0 +1,185 @@
+"""Random histories of a schedule, with a movable clock: no run twice, none out of order, no wrong deletion, and it settles.
+
+``SCHEDULE_HISTORIES=10000 pytest tests/property/test_schedule_world.py -s`` runs more of them and prints what was run.
+"""
+
+import os
+from collections import Counter
+from datetime import timedelta
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from app.domain.times import moment
+from crds import names
+from tests.support.schedule_world import LOG_NAME, World
+from tests.support.schedules import BR, LOG
+
+HISTORIES = int(os.environ.get("SCHEDULE_HISTORIES", "150"))
+PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
+SEEN: Counter[str] = Counter()
+
+ZONES = st.sampled_from([None, "America/New_York", "Europe/Dublin", "Australia/Lord_Howe", "Asia/Tokyo", "Africa/Casablanca"])
+CRONS = st.sampled_from(
+    ["0 2 * * *", "30 1 * * *", "*/30 * * * *", "@hourly", "0 0 29 2 *", "@every 20s", "@every 7h", "0 9 * * 1-5", "@weekly"]
+)
+POLICIES: st.SearchStrategy[dict[str, Any]] = st.one_of(
+    st.just({}),
+    st.integers(1, 5).map(lambda count: {"maxBackups": count}),
+    st.sampled_from(["1s", "30m", "23h", "71h", "720h"]).map(lambda span: {"maxReservedTime": span}),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            **{rule: st.integers(1, 4) for rule in ("keepLast", "keepHourly", "keepDaily", "keepWeekly", "keepMonthly")},
+            "keepYearly": st.integers(1, 2),
+            "keepWithin": st.sampled_from(["1h", "3d", "2w"]),
+        },
+    )
+    .filter(bool)
+    .flatmap(lambda rules: st.integers(1, 3).map(lambda floor: {"retention": {**rules, "minKeep": floor}})),
+)
+SPECS = st.builds(
+    lambda cron, zone, policy, more: {
+        "schedule": cron,
+        "backupTemplate": BR,
+        **({"timeZone": zone} if zone else {}),
+        **policy,
+        **more,
+    },
+    CRONS,
+    ZONES,
+    POLICIES,
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "runImmediately": st.just(True),
+            "concurrencyPolicy": st.sampled_from(["Forbid", "Allow"]),
+            "startingDeadlineSeconds": st.sampled_from([1, 600, 86400]),
+            "failedHistoryLimit": st.integers(0, 2),
+            "logBackupTemplate": st.just(LOG),
+        },
+    ),
+)
+LAGS = st.integers(0, 2)
+STEPS = st.one_of(
+    st.tuples(st.just("sync"), LAGS, LAGS),
+    st.tuples(st.just("sync"), st.just(0), st.just(0)),
+    st.tuples(st.sampled_from(["answer lost", "status write lost"]), LAGS, LAGS),
+    st.tuples(st.just("as usual"), st.integers(2, 9), st.sampled_from(["Complete", "Complete", "Failed"])),
+    st.tuples(st.just("as usual"), st.integers(2, 9), st.just("Complete")),
+    st.tuples(st.just("complete"), st.booleans()),
+    st.tuples(st.just("fail")),
+    st.tuples(st.just("log")),
+    st.tuples(st.just("wait"), st.integers(1, 86400 * 40)),
+    st.tuples(st.just("wait"), st.sampled_from([1, 20, 60, 1800, 3600, 86400, 86400 * 31, 86400 * 366, 86400 * 3653])),
+    st.tuples(st.just("clock behind"), st.sampled_from([0, 0, 1, 3600, 86400, 86400 * 400])),
+    st.tuples(st.just("delete"), st.integers(0, 9)),
+    st.tuples(st.just("pause"), st.booleans()),
+    st.tuples(st.just("lose status")),
+)
+
+
+def play(world: World, step: tuple[Any, ...]) -> None:
+    """One step of a history."""
+    match step:
+        case "sync", parent_lag, children_lag:
+            world.sync(parent_lag=parent_lag, children_lag=children_lag)
+        case "answer lost", parent_lag, children_lag:
+            world.sync(parent_lag=parent_lag, children_lag=children_lag, lost=True)
+        case "status write lost", parent_lag, children_lag:
+            world.sync(parent_lag=parent_lag, children_lag=children_lag, status_lost=True)
+        case "as usual", rounds, phase:
+            for _ in range(rounds):
+                as_usual(world, phase)
+        case "complete" | "fail", *rest:
+            for name in world.running()[:1]:
+                world.end(name, phase="Complete" if step[0] == "complete" else "Failed", without_commit=rest == [True])
+        case ("log",):
+            world.log_advances()
+        case "wait", seconds:
+            world.now += timedelta(seconds=seconds)
+        case "clock behind", seconds:
+            world.behind = timedelta(seconds=seconds)
+        case _:
+            people(world, step)
+
+
+def as_usual(world: World, phase: str) -> None:
+    """Time goes on to the next slot, and its run ends before the one after."""
+    due = moment(world.status.get("nextBackupTime")) or world.now + timedelta(hours=1)
+    world.now = max(due, world.now)
+    world.sync()
+    for name in world.running():
+        world.end(name, phase=phase)
+    world.log_advances()
+    world.sync()
+
+
+def people(world: World, step: tuple[Any, ...]) -> None:
+    """What people do."""
+    match step:
+        case "delete", number:
+            snapshots = sorted(name for name in world.backups if name != LOG_NAME)
+            if snapshots:
+                world.delete_by_hand(snapshots[number % len(snapshots)])
+        case "pause", paused:
+            world.edit(pause=True if paused else None)
+        case ("lose status",):
+            world.lose_status()
+        case _:
+            raise AssertionError(f"no such step: {step}")
+
+
+@given(spec=SPECS, steps=st.lists(STEPS, min_size=5, max_size=40))
+@settings(max_examples=HISTORIES, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
+@pytest.mark.timeout(0 if HISTORIES > 1000 else 120)
+def test_histories(spec: dict[str, Any], steps: list[tuple[Any, ...]]) -> None:
+    world = World(spec=spec)
+    for step in steps:
+        before = set(world.runs)
+        newest = max((slot_of(name) for name in world.backups if name != LOG_NAME), default=None)
+        play(world, step)
+        assert len(world.runs) == len(set(world.runs)), f"made twice: {Counter(world.runs).most_common(1)}"
+        for name in set(world.runs) - before:
+            assert newest is None or slot_of(name) > newest or step[-1] != 0, f"{name} is not newer than what is there"
+    settle(world)
+    SEEN.update(histories=1, passes=world.passes, runs=len(world.runs), deletions=world.deleted)
+
+
+def slot_of(name: str) -> Any:
+    slot = names.slot_time(name)
+    assert slot is not None
+    return slot
+
+
+def snapshot(world: World) -> bytes:
+    return orjson.dumps([world.status, world.backups])
+
+
+def settle(world: World) -> None:
+    """Left alone, with a clock that is right, a schedule comes to rest, and its status tells what is there."""
+    world.behind = timedelta(0)
+    for _ in range(100):
+        before = snapshot(world)
+        world.sync()
+        for name in world.running():
+            world.end(name, phase="Complete")
+        if snapshot(world) == before:
+            break
+    else:
+        raise AssertionError(f"never at rest: {world.status}")
+    complete = [name for name, backup in world.backups.items() if backup["status"].get("phase") == "Complete"]
+    assert world.status["retention"]["kept"] == len(complete)
+    newest = max((slot_of(name) for name in world.backups if name != LOG_NAME), default=None)
+    mark = moment(world.status.get("lastScheduleTime"))
+    assert newest is None or (mark is not None and mark >= newest)
+
+
+def test_what_was_run() -> None:
+    print(f"\nschedule histories: {dict(SEEN)}")  # noqa: T201 - the count is the result
+    assert SEEN["histories"] >= min(HISTORIES, 50)
+    assert SEEN["runs"] > 0
+    assert SEEN["deletions"] > 0
