@@ -5,12 +5,14 @@ second is refused before it writes. At the end it is the *account*: what, when, 
 the list of all objects in ``<path>.objects.gz`` for a later verification. After a clean it is the *tombstone*: who deleted what
 and when. It lies beside the data and outlives the CR and the cluster.
 
-Every change is a compare-and-swap, so none is lost. Secrets never enter.
+Every change is a compare-and-swap, so none is lost, and is told to the folder's history (:mod:`backup_manager.history`).
+Secrets never enter.
 """
 
 import gzip
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from posixpath import basename, dirname
@@ -20,8 +22,16 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
+from backup_manager import history
 from backup_manager.custom_resource import Resource
-from backup_manager.errors import AccessDeniedError, ClaimedError, NotFoundError, PreconditionError, StorageError
+from backup_manager.errors import (
+    AccessDeniedError,
+    ClaimedError,
+    ManagerError,
+    NotFoundError,
+    PreconditionError,
+    StorageError,
+)
 from backup_manager.masking import MASK, Masker
 from backup_manager.storage.base import ObjectInfo, Storage
 from crds.paths import Location
@@ -118,6 +128,11 @@ class Record(_Part):
         """The bytes to store."""
         return self.model_dump_json(by_alias=True, exclude_none=True, indent=2).encode()
 
+    @property
+    def digest(self) -> str:
+        """The digest of what it says: what the history keeps of it."""
+        return history.digest(self.to_json())
+
     @classmethod
     def parse(cls, data: bytes, where: str) -> Self:
         """Read a record. One that cannot be read is not ignored: it may be a claim. Raises StorageError."""
@@ -165,6 +180,7 @@ class Records:
         self._storage = storage
         folder, self._key = record_location(storage.location)
         self._beside = storage.at(folder)
+        self._chain = history.Chain(storage, folder)
         self._url = f"{folder.url.rstrip('/')}/{self._key}"
         self._now = now
 
@@ -193,6 +209,7 @@ class Records:
                 if found is None:
                     self._write(wanted, if_absent=True)
                     self._refuse_neighbours(owner, before=None)
+                    self._tell(wanted)
                     return wanted
                 return self._claim_again(wanted, *found)
             except PreconditionError:
@@ -208,10 +225,12 @@ class Records:
                 update |= {"state": State.CLAIMED, "problem": None}
             record = there.model_copy(update=update)
             self._write(record, if_match=etag)
+            self._tell(record)
             return record
         record = wanted.model_copy(update={"past": (*there.past, _past(there))[-_PAST:]})
         self._write(record, if_match=etag)
         self._refuse_neighbours(wanted.owner, before=there)
+        self._tell(record)
         return record
 
     def _refuse_neighbours(self, owner: Owner, *, before: Record | None) -> None:
@@ -279,6 +298,7 @@ class Records:
                 continue
             if found and found[0].objects:
                 self._beside.delete([found[0].objects])
+            self._tell_if_possible(record)
             return record
         raise StorageError(f"{self._url} changes all the time", reason="StorageConflict")
 
@@ -339,8 +359,37 @@ class Records:
                 self._write(record, if_match=found[1])
             except PreconditionError:
                 continue
+            self._tell_if_possible(record)
             return record
         raise StorageError(f"{self._url} changes all the time", reason="StorageConflict")
+
+    def _tell_if_possible(self, record: Record) -> None:
+        """A backup that is good stays good though its diary cannot be written; ``history verify`` shows what is missing."""
+        with suppress(ManagerError):
+            self._tell(record)
+
+    def _tell(self, record: Record) -> None:
+        """Add what *record* now says to the history."""
+        owner, cleaned = record.owner, record.cleaned if record.state is State.CLEANED else None
+        self._chain.append(
+            now=self._now,
+            event=str(record.state),
+            path=record.backup_path,
+            kind=owner.kind,
+            namespace=owner.namespace,
+            name=owner.name,
+            uid=owner.uid,
+            operation=record.operation,
+            attempt=record.attempts,
+            size=record.size,
+            object_count=record.object_count,
+            commit_ts=record.commit_ts,
+            reason=record.problem.reason if record.problem else "",
+            by=cleaned.by if cleaned else "",
+            why=cleaned.why if cleaned else "",
+            deleted=cleaned.deleted if cleaned else None,
+            record=record.digest,
+        )
 
 
 def claimed(path: str, record: Record) -> ClaimedError:

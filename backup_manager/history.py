@@ -1,0 +1,240 @@
+"""What happened under a prefix, one small object an event: ``<folder>/.history/00000001.json``, beside the records.
+
+Object stores cannot append and some forbid rewriting, so each event is an object of its own, created only if its number is
+free. Every entry carries the digest of the one before it and of the record that it tells of: who removes or edits an entry in
+the middle breaks the chain, who edits a record contradicts it, and who cuts the end off leaves records that nobody wrote.
+Cutting the end *and* those records, or forging the whole chain, shows only against a digest kept elsewhere:
+``tidb-backup history verify`` prints it, and takes one back with ``--expect``.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from posixpath import dirname
+from typing import Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.alias_generators import to_camel
+
+from backup_manager.errors import NotFoundError, PreconditionError, StorageError
+from backup_manager.storage.base import Storage
+from crds.paths import Location
+from crds.report import Time
+
+FOLDER: Final = ".history"
+RESTORED: Final = "Restored"
+RESTORE_FAILED: Final = "RestoreFailed"
+_DIGITS: Final = 8
+_RACES: Final = 200
+"""Each lost race means that another run has written its entry."""
+
+
+def digest(data: bytes) -> str:
+    """The digest that entries carry."""
+    return hashlib.sha256(data).hexdigest()
+
+
+class Entry(BaseModel):
+    """One event. *event* is the record's new state, or ``Restored`` or ``RestoreFailed``; *kind*, *namespace*, *name* and *uid*
+    are of the CR behind it, *path* is the data's. *record* is the digest of the record as the event left it."""
+
+    # A newer manager may write more: the digest is of the bytes, so nothing is lost by not knowing it.
+    model_config = ConfigDict(
+        frozen=True,
+        extra="ignore",
+        populate_by_name=True,
+        alias_generator=to_camel,
+        defer_build=True,
+        hide_input_in_errors=True,
+    )
+
+    v: Literal[1] = 1
+    seq: int
+    previous: str = ""
+    at: Time
+    event: str
+    path: str
+    kind: str
+    namespace: str = ""
+    name: str
+    uid: str = ""
+    operation: str = ""
+    attempt: int | None = None
+    size: int | None = None
+    object_count: int | None = None
+    commit_ts: str | None = None
+    reason: str = ""
+    by: str = ""
+    why: str = ""
+    deleted: int | None = None
+    record: str = ""
+
+    def to_json(self) -> bytes:
+        """The bytes to store; the next entry carries their digest."""
+        return self.model_dump_json(by_alias=True, exclude_defaults=True, indent=1).encode()
+
+
+class Kind(StrEnum):
+    """What is wrong with a chain."""
+
+    CUT = "cut"
+    EDITED = "edited"
+    RECORD = "record"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that is wrong; *seq* is the entry it shows at, 0 for none."""
+
+    kind: Kind
+    seq: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """A chain as it was read: the entries that can be read, what is wrong, and number and digest of the last one."""
+
+    folder: Location
+    entries: Sequence[Entry]
+    findings: Sequence[Finding]
+    length: int
+    head: str
+
+
+def folder_of(path: Location) -> Location:
+    """The folder whose chain tells of *path*: the one that its record lies in."""
+    return Location(provider=path.provider, bucket=path.bucket, prefix=dirname(path.prefix))
+
+
+class Chain:
+    """The chain of one folder."""
+
+    def __init__(self, storage: Storage, folder: Location) -> None:
+        self.folder = folder
+        self._entries = storage.at(folder.child(FOLDER))
+
+    @classmethod
+    def beside(cls, storage: Storage) -> Self:
+        """The chain that tells of the path that *storage* looks at."""
+        return cls(storage, folder_of(storage.location))
+
+    def append(self, *, now: Callable[[], datetime] = lambda: datetime.now(UTC), **fields: Any) -> Entry:
+        """Write the next entry. Raises what the storage raises, and StorageError when others are always faster."""
+        length = self._length()
+        for _ in range(_RACES):
+            previous = digest(self._entries.read(_key(length))) if length else ""
+            entry = Entry(seq=length + 1, previous=previous, at=now(), **fields)
+            try:
+                self._entries.write(_key(entry.seq), entry.to_json(), if_absent=True)
+            except PreconditionError:
+                length += 1
+                continue
+            return entry
+        raise StorageError(f"{self._entries.location.url} changes all the time", reason="StorageConflict")
+
+    def read(self) -> Account:
+        """Every entry, each checked against the one before it."""
+        stored = {info.key: self._entries.read(info.key) for info in self._entries.list()}
+        return _checked(self.folder, stored)
+
+    def _length(self) -> int:
+        """The number of the last entry: numbers have no gaps, so a few looks find it among any number of them."""
+        low, high = 0, 1
+        while self._exists(high):
+            low, high = high, high * 2
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._exists(middle) else (low, middle)
+        return low
+
+    def _exists(self, number: int) -> bool:
+        try:
+            self._entries.stat(_key(number))
+        except NotFoundError as error:
+            if error.problem().reason == "BucketNotFound":
+                raise
+            return False
+        return True
+
+
+def _key(number: int) -> str:
+    return f"{number:0{_DIGITS}d}.json"
+
+
+def find(storage: Storage) -> list[Chain]:
+    """The chains of the storage's folder and of all folders in it. Lists all of it."""
+    folders = set()
+    for info in storage.list():
+        head, separator, _ = f"/{info.key}".partition(f"/{FOLDER}/")
+        if separator:
+            folders.add(head.strip("/"))
+    return [Chain(storage, _inside(storage.location, folder)) for folder in sorted(folders)]
+
+
+def _inside(location: Location, folder: str) -> Location:
+    return location.child(folder) if folder else location
+
+
+def _checked(folder: Location, stored: Mapping[str, bytes]) -> Account:
+    entries, findings = [], []
+    expected, before = 1, ""
+    for key in sorted(stored):
+        stem = key.removesuffix(".json")
+        if not (stem.isascii() and stem.isdigit() and key == _key(int(stem))):
+            findings.append(Finding(kind=Kind.EDITED, seq=0, message=f"{FOLDER}/{key} is no entry; nothing of ours wrote it"))
+            continue
+        number = int(stem)
+        if number != expected:
+            findings.append(_gap(expected, number - 1))
+        entry = _entry(stored[key], number)
+        if entry is None:
+            findings.append(Finding(kind=Kind.EDITED, seq=number, message=f"entry {number} cannot be read"))
+        else:
+            entries.append(entry)
+            if number == expected and entry.previous != before:
+                findings.append(_broken(number))
+        expected, before = number + 1, digest(stored[key])
+    return Account(folder=folder, entries=entries, findings=findings, length=expected - 1, head=before)
+
+
+def _entry(data: bytes, number: int) -> Entry | None:
+    try:
+        entry = Entry.model_validate_json(data)
+    except ValidationError:
+        return None
+    return entry if entry.seq == number else None
+
+
+def _gap(first: int, last: int) -> Finding:
+    missing = f"entry {first} is" if first == last else f"entries {first} to {last} are"
+    return Finding(kind=Kind.CUT, seq=first, message=f"{missing} missing")
+
+
+def _broken(number: int) -> Finding:
+    what = f"entry {number} does not carry the digest of entry {number - 1}: one of the two was edited"
+    return Finding(kind=Kind.EDITED, seq=number, message=what if number > 1 else "entry 1 claims to follow another")
+
+
+def against_records(account: Account, records: Iterable[tuple[str, str]]) -> list[Finding]:
+    """What the chain and the *records* of its folder (path and digest of each) contradict each other in."""
+    told = {entry.path: entry for entry in account.entries if entry.record}
+    found = dict(records)
+    findings = []
+    for path, found_digest in sorted(found.items()):
+        entry = told.get(path)
+        if entry is None:
+            text = f"no entry tells of the record of {path}: the end of the history was cut off, or its run ended before it"
+            findings.append(Finding(kind=Kind.RECORD, seq=0, message=text))
+        elif entry.record != found_digest:
+            text = (
+                f"the record of {path} is not the one that entry {entry.seq} ({entry.event}) left: it was edited, later "
+                "entries were cut off, or a run was killed between the two"
+            )
+            findings.append(Finding(kind=Kind.RECORD, seq=entry.seq, message=text))
+    for path in sorted(told.keys() - found.keys()):
+        text = f"the record of {path} is gone; entry {told[path].seq} ({told[path].event}) was the last to tell of it"
+        findings.append(Finding(kind=Kind.RECORD, seq=told[path].seq, message=text))
+    return findings

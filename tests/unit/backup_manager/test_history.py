@@ -1,0 +1,218 @@
+"""The chain of events beside the records: nothing can be cut or edited unseen, and no race loses an entry."""
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from backup_manager import history
+from backup_manager.errors import AccessDeniedError, ClaimedError
+from backup_manager.history import Account, Chain, Kind, against_records
+from backup_manager.records import Cleaned, Owner, Record, Records, State
+from backup_manager.storage.base import ObjectInfo
+from backup_manager.storage.memory import Bucket, MemoryStorage
+from crds.paths import Location, Provider
+from crds.report import Problem
+
+NOW = datetime(2026, 1, 31, 2, 0, tzinfo=UTC)
+FOLDER = Location(provider=Provider.S3, bucket="b", prefix="shop")
+OWNER = Owner(namespace="db", name="nightly", uid="uid-1")
+
+
+def storage(bucket: Bucket, path: str = "shop/nightly-1") -> MemoryStorage:
+    return MemoryStorage(Location(provider=Provider.S3, bucket="b", prefix=path), bucket)
+
+
+def records(bucket: Bucket, path: str = "shop/nightly-1", clock: Callable[[], datetime] = lambda: NOW) -> Records:
+    return Records(storage(bucket, path), now=clock)
+
+
+def account(bucket: Bucket) -> Account:
+    return Chain(storage(bucket), FOLDER).read()
+
+
+def stored(bucket: Bucket) -> list[tuple[str, str]]:
+    """Path and digest of every record."""
+    found = [(key, data) for key, data in bucket.objects.items() if key.endswith(".record.json")]
+    return [(Record.parse(data, key).backup_path, history.digest(data)) for key, data in found]
+
+
+def live(bucket: Bucket) -> None:
+    """The whole life of one backup, and the start of another."""
+    of = records(bucket)
+    of.claim(OWNER, operation="export", spec={})
+    bucket.put("shop/nightly-1/metadata", b"x")
+    of.complete(OWNER, tool="dumpling", commit_ts="7")
+    of.begin_clean(OWNER)
+    of.bury(OWNER, Cleaned(by="clean-nightly", why="cleanPolicy Delete", at=NOW, deleted=1))
+    other = Owner(namespace="db", name="other", uid="uid-2")
+    records(bucket, "shop/other-1").claim(other, operation="export", spec={})
+    records(bucket, "shop/other-1").fail(other, Problem(reason="DumpFailed"))
+
+
+def test_every_change_of_a_record_is_told_and_chained() -> None:
+    bucket = Bucket()
+    live(bucket)
+    found = account(bucket)
+    assert [(entry.seq, entry.event, entry.name) for entry in found.entries] == [
+        (1, "Claimed", "nightly"),
+        (2, "Complete", "nightly"),
+        (3, "Cleaning", "nightly"),
+        (4, "Cleaned", "nightly"),
+        (5, "Claimed", "other"),
+        (6, "Failed", "other"),
+    ]
+    assert found.entries[1].size == 1
+    assert (found.entries[3].by, found.entries[3].deleted) == ("clean-nightly", 1)
+    assert found.entries[5].reason == "DumpFailed"
+    assert (found.findings, found.length) == ([], 6)
+    assert found.head == history.digest(bucket.objects["shop/.history/00000006.json"])
+    assert against_records(found, stored(bucket)) == []
+
+
+@pytest.mark.parametrize("number", [1, 2, 4, 5])
+def test_a_missing_entry_is_a_cut(number: int) -> None:
+    bucket = Bucket()
+    live(bucket)
+    del bucket.objects[f"shop/.history/{number:08d}.json"]
+    found = account(bucket)
+    assert [(finding.kind, finding.seq) for finding in found.findings] == [(Kind.CUT, number)]
+    assert f"entry {number} is missing" in found.findings[0].message
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+def test_an_edit_before_the_end_breaks_the_chain(number: int) -> None:
+    bucket = Bucket()
+    live(bucket)
+    key = f"shop/.history/{number:08d}.json"
+    bucket.objects[key] = bucket.objects[key].replace(b'"db"', b'"xx"')
+    assert [(finding.kind, finding.seq) for finding in account(bucket).findings] == [(Kind.EDITED, number + 1)]
+
+
+def test_an_edited_or_cut_end_contradicts_the_record() -> None:
+    bucket = Bucket()
+    live(bucket)
+    key = "shop/.history/00000006.json"
+    kept = bucket.objects[key]
+    entry = json.loads(kept)
+    bucket.objects[key] = json.dumps({**entry, "record": "0" * 64}).encode()
+    assert [finding.seq for finding in against_records(account(bucket), stored(bucket))] == [6]
+    del bucket.objects[key]
+    cut = account(bucket)
+    assert cut.findings == []
+    (finding,) = against_records(cut, stored(bucket))
+    assert "later entries were cut off" in finding.message
+    del bucket.objects["shop/.history/00000005.json"]
+    (finding,) = against_records(account(bucket), stored(bucket))
+    assert "no entry tells" in finding.message
+
+
+def test_an_edited_or_removed_record_contradicts_the_chain() -> None:
+    bucket = Bucket()
+    live(bucket)
+    key = "shop/nightly-1.record.json"
+    bucket.objects[key] = bucket.objects[key].replace(b"cleanPolicy Delete", b"cleanPolicy Retain")
+    (finding,) = against_records(account(bucket), stored(bucket))
+    assert finding.kind is Kind.RECORD
+    assert "s3://b/shop/nightly-1" in finding.message
+    del bucket.objects[key]
+    (finding,) = against_records(account(bucket), stored(bucket))
+    assert "is gone" in finding.message
+
+
+def test_what_is_no_entry_is_named() -> None:
+    bucket = Bucket()
+    live(bucket)
+    bucket.objects["shop/.history/00000003.json"] = b"{}"
+    bucket.objects["shop/.history/notes.txt"] = b"hello"
+    messages = [finding.message for finding in account(bucket).findings]
+    assert messages == [
+        "entry 3 cannot be read",
+        "entry 4 does not carry the digest of entry 3: one of the two was edited",
+        ".history/notes.txt is no entry; nothing of ours wrote it",
+    ]
+
+
+def test_many_writers_lose_no_entry() -> None:
+    bucket = Bucket()
+
+    def one(number: int) -> None:
+        Chain(storage(bucket), FOLDER).append(event="Claimed", path=f"s3://b/shop/{number}", kind="Backup", name=f"n{number}")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(one, range(60)))
+    found = account(bucket)
+    assert (found.length, found.findings) == (60, [])
+    assert {entry.name for entry in found.entries} == {f"n{number}" for number in range(60)}
+
+
+class _Counting(MemoryStorage):
+    """Counts the looks."""
+
+    looks = 0
+
+    def stat(self, key: str) -> ObjectInfo:
+        type(self).looks += 1
+        return super().stat(key)
+
+    def at(self, location: Location) -> "_Counting":
+        return _Counting(location, self.bucket)
+
+
+def test_the_end_of_a_long_history_is_found_in_a_few_looks() -> None:
+    bucket = Bucket()
+    chain = Chain(storage(bucket), FOLDER)
+    chain.append(event="Claimed", path="p", kind="Backup", name="first")
+    for number in range(2, 5001):
+        bucket.put(f"shop/.history/{number:08d}.json", b"{}")
+    entry = Chain(_Counting(FOLDER, bucket), FOLDER).append(event="Claimed", path="p", kind="Backup", name="last")
+    assert entry.seq == 5001
+    assert _Counting.looks < 30
+
+
+class _NoHistory(MemoryStorage):
+    """Refuses whatever is written to the history."""
+
+    def at(self, location: Location) -> "_NoHistory":
+        return _NoHistory(location, self.bucket)
+
+    def write(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
+        if self.location.prefix.endswith(history.FOLDER):
+            raise AccessDeniedError("no")
+        return super().write(key, data, if_absent=if_absent, if_match=if_match)
+
+
+def test_a_claim_needs_its_entry_and_a_finished_backup_does_not() -> None:
+    bucket = Bucket()
+    with pytest.raises(AccessDeniedError):
+        Records(_NoHistory(storage(bucket).location, bucket)).claim(OWNER, operation="export", spec={})
+    records(bucket).claim(OWNER, operation="export", spec={})
+    done = Records(_NoHistory(storage(bucket).location, bucket)).complete(OWNER)
+    assert done.state is State.COMPLETE
+    (finding,) = against_records(account(bucket), stored(bucket))
+    assert "killed between the two" in finding.message
+
+
+def test_a_claim_that_is_given_back_leaves_no_entry() -> None:
+    bucket = Bucket()
+    records(bucket, "shop/a/b").claim(OWNER, operation="export", spec={})
+    with pytest.raises(ClaimedError):
+        records(bucket, "shop/a").claim(Owner(name="x", uid="uid-9"), operation="export", spec={})
+    assert account(bucket).length == 0
+
+
+def test_the_chains_of_a_bucket_are_found() -> None:
+    bucket = Bucket()
+    records(bucket, "shop/a/run").claim(OWNER, operation="export", spec={})
+    records(bucket, "shop/b/c/run").claim(OWNER, operation="export", spec={})
+    root = MemoryStorage(Location(provider=Provider.S3, bucket="b", prefix=""), bucket)
+    assert [chain.folder.url for chain in history.find(root)] == ["s3://b/shop/a", "s3://b/shop/b/c"]
+    assert [chain.folder.url for chain in history.find(storage(bucket, "shop/a"))] == ["s3://b/shop/a"]
+
+
+def test_times_are_the_clocks() -> None:
+    bucket = Bucket()
+    records(bucket, clock=lambda: NOW + timedelta(hours=1)).claim(OWNER, operation="export", spec={})
+    assert account(bucket).entries[0].at == NOW + timedelta(hours=1)
