@@ -14,7 +14,11 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """Everything, with two TiDBs. ``SANDBOX_KEEP=1`` keeps the logs when the session ends."""
+    """Everything, with two TiDBs. ``SANDBOX_KEEP=1`` keeps the logs when the session ends; ``SANDBOX_USE=NAME`` takes a
+    sandbox that is up (``python -m sandbox up --tidb source --tidb target --name NAME``) and leaves it up."""
+    if "SANDBOX_USE" in os.environ:
+        yield Cluster(os.environ["SANDBOX_USE"])
+        return
     running = Cluster(f"e2e-{os.getpid()}", tidbs=("source", "target"))
     running.start()
     try:
