@@ -29,6 +29,8 @@ SPEC_HASH_ANNOTATION: Final = "tidb.pingcap.com/spec-hash"
 PATH_ANNOTATION: Final = "tidb.pingcap.com/backup-path"
 """On a Job: where its data goes, decided before the Job exists."""
 
+IMPORTED_ANNOTATION: Final = "tidb.pingcap.com/imported"
+"""On a Backup rebuilt from its record: what the record says of the data, as JSON. Such a Backup is complete and never run."""
 LIGHTNING_BACKEND_ANNOTATION: Final = "tidb.pingcap.com/lightning-backend"
 """On a Restore made from an export: ``tidb`` (the default) or ``local``, which also needs :data:`PD_ADDR_ANNOTATION`."""
 PD_ADDR_ANNOTATION: Final = "tidb.pingcap.com/pd-addr"

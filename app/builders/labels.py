@@ -31,6 +31,7 @@ _FOREIGN_KEYS: Final = frozenset(
         names.PATH_ANNOTATION,
         names.SPEC_HASH_ANNOTATION,
         names.SLOT_ANNOTATION,
+        names.IMPORTED_ANNOTATION,
     }
 )
 _OPERATORS: Final = {

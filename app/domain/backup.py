@@ -5,6 +5,7 @@ their own: :mod:`~app.domain.log_backup`, :mod:`~app.domain.clean`.
 received status, observed Jobs answer
 ============================== =========================================================
 ``Complete`` or ``Failed``     the same status for ever; whatever happens to its Jobs
+annotated as imported          ``Complete``, as its record says (:mod:`~app.domain.imported`)
 a Job is there, or was         :mod:`~app.domain.run`: wait, end, or the next attempt
 a Job is due, spec wrong       ``Invalid`` with the rule, until the spec is edited
 a Job is due, cluster missing  ``Waiting`` with its name, until it appears and is Ready
@@ -16,7 +17,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from app.domain import clean, log_backup, progress
+from app.domain import clean, imported, log_backup, progress
 from app.domain import cluster as clusters
 from app.domain.config import Config
 from app.domain.decision import Decision
@@ -57,6 +58,8 @@ def _sync(observed: Observed, now: datetime, config: Config) -> Decision[JobInte
     draft = Draft(observed.status)
     if outcome_of(observed.status):
         return Decision(status=draft.done())
+    if (status := imported.status_of(observed)) is not None:
+        return Decision(status=status)
     outcome = Run.of(names.backup_job(observed.name), observed).evaluate(now, config)
     show(draft, outcome)
     if outcome.job:
