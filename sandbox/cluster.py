@@ -22,7 +22,6 @@ from crds import names
 from sandbox import components, manifests, prepare
 from sandbox.agent.node import NODE_NAME
 from sandbox.api import CONFIG_MAPS, NODES, PODS, SERVICE_ACCOUNTS, Api, Object
-from sandbox.certificates import write_certificates
 from sandbox.components import S3_ACCESS_KEY, Component, base_environment, tool
 from sandbox.errors import SandboxError
 from sandbox.layout import DEFAULT_NAME, DEFAULT_TIDBS, Layout, State, all_layouts
@@ -93,6 +92,8 @@ class Cluster:
 
     def start(self) -> None:
         """Start all parts, as many at once as depend on nothing. What was started is stopped again when one fails."""
+        from sandbox.certificates import write_certificates  # noqa: PLC0415 - slow to import, and needed here alone
+
         sweep()
         if self.layout.exists():
             raise SandboxError(f"the sandbox {self.layout.name!r} is already up; stop it with: {_down(self.layout.name)}")

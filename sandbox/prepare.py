@@ -3,12 +3,8 @@
 from pathlib import Path
 from typing import Final
 
-import pymysql
 import urllib3
 import yaml
-from botocore.auth import S3SigV4Auth
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
 from urllib3.exceptions import HTTPError
 
 from sandbox.errors import SandboxError
@@ -22,6 +18,8 @@ _ACCESS_DENIED: Final = 1045
 
 def prepare_tidb(port: int, password: str) -> bool:
     """Give root a password, and TiDB its GC row (absent in a new embedded store). False while it does not answer yet."""
+    import pymysql  # noqa: PLC0415 - only a start needs it; 'status' and 'logs' are to answer at once
+
     try:
         connection = pymysql.connect(host=HOST, port=port, user="root", password="", connect_timeout=5, read_timeout=10)
     except pymysql.OperationalError as error:
@@ -34,6 +32,10 @@ def prepare_tidb(port: int, password: str) -> bool:
 
 def make_bucket(port: int, access_key: str, secret_key: str) -> bool:
     """Create the bucket :data:`BUCKET`. False while the server does not answer yet; SandboxError when it refuses."""
+    from botocore.auth import S3SigV4Auth  # noqa: PLC0415 - as above
+    from botocore.awsrequest import AWSRequest  # noqa: PLC0415
+    from botocore.credentials import Credentials  # noqa: PLC0415
+
     url = f"http://{HOST}:{port}/{BUCKET}"
     request = AWSRequest(method="PUT", url=url, data=b"")
     S3SigV4Auth(Credentials(access_key, secret_key), "s3", _REGION).add_auth(request)
