@@ -81,6 +81,19 @@ class _Pass:
         return self.observed.status
 
 
+def survey(observed: Observed, created: datetime, config: Config) -> tuple[Schedule, Children, Log | None]:
+    """The spec, the children and the log backup, the policy being the one that holds beside that log. Raises ScheduleError.
+
+    With :func:`~app.domain.retention.plan` this is all that decides what goes, for the hook as for ``tidb-backup plan``.
+    """
+    schedule = schedule_spec.read(observed.spec, created=created, config=config)
+    children = scheduled.read(observed, epoch=created)
+    log = schedule_log.read(children)
+    if log:
+        schedule = replace(schedule, policy=replace(schedule.policy, pitr=True, checkpoint=log.reached))
+    return schedule, children, log
+
+
 def decide(observed: Observed, now: datetime, config: Config) -> Decision[ScheduleIntent]:
     """Sync and finalize of a BackupSchedule."""
     if observed.finalizing:
@@ -88,13 +101,9 @@ def decide(observed: Observed, now: datetime, config: Config) -> Decision[Schedu
     # A CR that was never in a cluster (a dry run) begins now.
     created = moment(metadata(observed.parent).get("creationTimestamp")) or now.replace(microsecond=0)
     try:
-        schedule = schedule_spec.read(observed.spec, created=created, config=config)
+        schedule, children, log = survey(observed, created, config)
     except ScheduleError as error:
         return _refused(observed, str(error), config)
-    children = scheduled.read(observed, epoch=created)
-    log = schedule_log.read(children)
-    if log:
-        schedule = replace(schedule, policy=replace(schedule.policy, pitr=True, checkpoint=log.reached))
     due = slots.evaluate(
         schedule,
         children,
