@@ -55,7 +55,7 @@ def _local(backup: Mapping[str, Any], zone: tzinfo) -> datetime:
     return slot.astimezone(zone)
 
 
-def _must_stay(policy: Policy, complete: Sequence[Mapping[str, Any]], window_end: datetime) -> set[str]:
+def must_stay(policy: Policy, complete: Sequence[Mapping[str, Any]], window_end: datetime) -> set[str]:
     """Names of those of *complete* (newest first) that some rule wants."""
     called = [str(backup["metadata"]["name"]) for backup in complete]
     ages = [_age(backup) for backup in complete]
@@ -99,5 +99,5 @@ def check_deletions(
     if policy.has_log:
         reached = [tso.to_datetime(int(log["status"].get("logCheckpointTs") or 0)) for log in logs]
         end = min(clock, max([*(_age(backup) for backup in complete), *reached], default=clock))
-    protected = _must_stay(policy, complete, end) | running | set(failed[: policy.failed])
+    protected = must_stay(policy, complete, end) | running | set(failed[: policy.failed])
     assert not protected & set(gone), f"{sorted(protected & set(gone))} had to stay"

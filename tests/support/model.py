@@ -114,15 +114,20 @@ class Metacontroller:
                 return
         raise AssertionError(f"not settled after {limit} passes: {self.parent.get('status')}")
 
+    def caches_catch_up(self) -> None:
+        """No read is behind any more."""
+        self._before = None
+        self._unseen.clear()
+
     def edit(self, **spec: Any) -> None:
         """A user edits the spec."""
-        self._before = None
+        self.caches_catch_up()
         self.parent["spec"] |= spec
         self.parent["metadata"]["generation"] += 1
 
     def delete(self) -> None:
         """A user deletes the CR."""
-        self._before = None
+        self.caches_catch_up()
         self.parent["metadata"].setdefault("deletionTimestamp", at(self.clock))
 
     def finish(self, name: str, *, said: str | None, complete: bool, pods_left: bool = False) -> None:

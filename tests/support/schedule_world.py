@@ -151,7 +151,8 @@ class World:
         self._changed()
 
     def lose_status(self) -> None:
-        """The status is gone, as after a restore of the CR from a file; the Backups are still there."""
-        if any(name != LOG_NAME for name in self.backups):
+        """The status is gone, as after a restore of the CR from a file; the newest Backup is still there to tell. (With both
+        gone nothing in the world knows about that run any more.)"""
+        if self.runs and self.runs[-1] in self.backups:
             self.status = {}
             self._changed()

@@ -18,6 +18,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 TOOLS: Final = ROOT / ".tools" / "bin"
 ACCESS_KEY: Final = "test-access"
 SECRET_KEY: Final = "test-secret-key"
+READER_KEY: Final = "test-reader"
 _READY_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 10.0
 
@@ -95,6 +96,11 @@ class S3:
     secret_key: str = SECRET_KEY
 
     @property
+    def reader(self) -> dict[str, str]:
+        """Credentials in the environment that may list and read but not write."""
+        return {"AWS_ACCESS_KEY_ID": READER_KEY, "AWS_SECRET_ACCESS_KEY": self.secret_key}
+
+    @property
     def env(self) -> dict[str, str]:
         """The credentials as a Job's environment has them."""
         return {"AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key}
@@ -152,7 +158,12 @@ def seaweed(folder: Path) -> Iterator[S3]:
         "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
         "actions": ["Admin", "Read", "List", "Tagging", "Write"],
     }
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    reader = {
+        "name": "reader",
+        "credentials": [{"accessKey": READER_KEY, "secretKey": SECRET_KEY}],
+        "actions": ["Read", "List"],
+    }
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity, reader]}))
     argv = [
         tool("weed"),
         "server",
