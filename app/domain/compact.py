@@ -76,7 +76,8 @@ def _follow(draft: Draft, job: Job, observed: Observed, now: datetime, config: C
         draft.enter(phase, at=report.time_started or job.started, message=report.error.message if report.error else "")
     else:
         draft.enter(Phase.SCHEDULED, at=job.created, message=f"Job {job.name}")
-    return Decision(status=draft.done(), resync_after=_stalled(draft, job, now, config))
+    wait = _stalled(draft, job, now, config)
+    return Decision(status=draft.done(), resync_after=wait)
 
 
 def _proven(job: Job, observed: Observed) -> bool:

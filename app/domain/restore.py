@@ -58,7 +58,13 @@ def decide(observed: Observed, now: datetime, config: Config) -> Decision[JobInt
 
 
 def _sync(draft: Draft, observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
-    run = Run.of(names.restore_job(observed.name), observed, repeats_vanished=False, preparing=Phase.RUNNING)
+    run = Run.of(
+        names.restore_job(observed.name),
+        observed,
+        repeats_vanished=False,
+        preparing=Phase.RUNNING,
+        retry_reason="RetryFailedRestore",
+    )
     outcome = run.evaluate(now, config)
     show(draft, outcome)
     if outcome.job and outcome.job.report and outcome.job.report.backup_path:

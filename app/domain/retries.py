@@ -44,7 +44,7 @@ class Policy:
     def refusal(self, records: Sequence[Mapping[str, Any]]) -> str:
         """Why the last of *records* is not retried, in the operator's words; empty when it is."""
         first, last = records[0], records[-1]
-        too_many = int(last["retryNum"]) > self.max_retries
+        too_many = len(records) > self.max_retries
         since = moment(first.get("detectFailedAt"))
         # Judged by when the retry would be due, so that the answer does not depend on who looks when.
         then = moment(last.get("detectFailedAt" if too_many else "expectedRetryAt"))
@@ -75,6 +75,10 @@ class Failure:
     def summary(self) -> str:
         """``Job x has failed``, as upstream writes ``retryReason``."""
         return f"Job {self.job} {'is gone' if self.cause == VANISHED else 'has failed'}"
+
+    def told(self, *, before: str = "", after: str = "") -> str:
+        """The whole story in one line."""
+        return "; ".join(text for text in (before, self.summary, self.cause, self.message, after) if text)
 
     def record(self, number: int, policy: Policy) -> dict[str, Any]:
         """The entry of ``status.backoffRetryStatus`` for the retry *number* (from 1)."""

@@ -93,6 +93,7 @@ class Run:
     seen: bool
     repeats_vanished: bool = True
     preparing: Phase = Phase.PREPARE
+    retry_reason: str = "RetryFailedBackup"
 
     @classmethod
     def of(cls, first: str, observed: Observed, **options: Any) -> Self:
@@ -128,22 +129,26 @@ class Run:
             at=failure.at,
             records=chain.records,
         )
-        if not failure.retryable or (chain.job is None and not self.repeats_vanished):
-            return final
-        records = chain.records if len(chain.records) > chain.number else [*chain.records, failure.record(chain.number + 1, self.policy)]
+        repeatable = failure.retryable and (chain.job is not None or self.repeats_vanished)
+        return self._retried(final, chain, failure, now) if repeatable else final
+
+    def _retried(self, final: Outcome, chain: Chain, failure: Failure, now: datetime) -> Outcome:
+        """*final*, unless the policy allows another attempt."""
+        records = chain.records
+        if len(records) == chain.number:
+            records = [*records, failure.record(chain.number + 1, self.policy)]
         if refusal := self.policy.refusal(records):
-            message = "; ".join(text for text in (refusal, failure.summary, failure.cause, failure.message) if text)
+            message = failure.told(before=refusal)
             return replace(final, reason="AlreadyFailed", message=message, records=records)
         expected = moment(records[-1].get("expectedRetryAt"))
         early = (expected - now).total_seconds() if expected else 0
         wait = max(early, _PODS_LEFT if chain.job and chain.job.busy else 0)
         following = names.retry(self.first, chain.number + 1)
-        plan = f"{following} follows at {stamp(expected)}" if expected else f"{following} follows"
         return replace(
             final,
             phase=Phase.RETRY_FAILED,
-            reason="RetryFailedBackup",
-            message="; ".join(text for text in (failure.summary, failure.cause, failure.message, plan) if text),
+            reason=self.retry_reason,
+            message=failure.told(after=f"{following} follows{f' at {stamp(expected)}' if expected else ''}"),
             records=records,
             due="" if wait > 0 else following,
             wait=wait if wait > 0 else None,

@@ -36,7 +36,7 @@ from tests.support.objects import (
 )
 
 CONFIG = Config()
-RUNS = int(os.environ.get("TIDB_BACKUP_TEST_RUNS", "150"))
+RUNS = int(os.environ.get("TIDB_BACKUP_TEST_RUNS", "60"))
 bounded = settings(max_examples=RUNS, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 SAID = [
@@ -107,7 +107,7 @@ condition = st.fixed_dictionaries(
 )
 record = st.fixed_dictionaries(
     {"retryNum": st.integers(1, 3)},
-    optional={key: times for key in ("detectFailedAt", "expectedRetryAt", "realRetryAt")},
+    optional=dict.fromkeys(("detectFailedAt", "expectedRetryAt", "realRetryAt"), times),
 )
 statuses = st.none() | st.fixed_dictionaries(
     {},
@@ -121,9 +121,7 @@ statuses = st.none() | st.fixed_dictionaries(
         "cleanStatus": st.fixed_dictionaries({"attempt": st.integers(1, 3)}),
         "logSubCommandStatuses": st.dictionaries(
             st.sampled_from(["log-start", "log-truncate"]),
-            st.fixed_dictionaries(
-                {"phase": st.sampled_from(["Running", "Complete", "Failed"]), "timeCompleted": times}
-            ),
+            st.fixed_dictionaries({"phase": st.sampled_from(["Running", "Complete", "Failed"]), "timeCompleted": times}),
         ),
         "observedGeneration": st.just(1),
     },
@@ -136,8 +134,16 @@ def _body(kind: Kind[Any], observed: Observed, seconds: int) -> tuple[Any, bytes
 
 
 @bounded
-@given(st.sampled_from(SPECS), jobs, statuses, st.booleans(), st.integers(0, 10_000), st.booleans())
+@given(
+    case=st.sampled_from(SPECS),
+    children=jobs,
+    status=statuses,
+    finalizing=st.booleans(),
+    seconds=st.integers(0, 10_000),
+    ready=st.booleans(),
+)
 def test_any_request_is_answered_without_harm(
+    *,
     case: tuple[Kind[Any], str, dict[str, Any]],
     children: list[dict[str, Any]],
     status: dict[str, Any] | None,
@@ -202,7 +208,22 @@ def test_the_clock_never_shows_in_an_answer(
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(
-            ["sync", "sync", "stale", "lag", "lost", "wait", "report", "complete", "die", "refuse", "vanish", "edit", "ttl", "pods"]
+            [
+                "sync",
+                "sync",
+                "stale",
+                "lag",
+                "lost",
+                "wait",
+                "report",
+                "complete",
+                "die",
+                "refuse",
+                "vanish",
+                "edit",
+                "ttl",
+                "pods",
+            ]
         ),
         st.integers(0, 7),
     ),
@@ -246,8 +267,11 @@ class History:
         self._check(before)
 
     def _disappear(self, name: str) -> None:
-        """TTL or kubectl; the API server shows it to the hook after it has shown what came before."""
-        self.world.settle()
+        """TTL or kubectl. A running Job may vanish at any moment; one that has ended, once its end stands in the status and
+        in the caches, since a cache is behind by moments and a finished Job is kept for days."""
+        if name not in self.world.unfinished():
+            self.world.settle()
+            self.world.caches_catch_up()
         self.world.jobs.pop(name)
         self.vanished = True
 
@@ -274,17 +298,19 @@ def test_nothing_runs_twice(case: tuple[Kind[Any], str, dict[str, Any]], steps: 
 
 @bounded
 @given(STEPS)
-def test_a_restore_whose_job_ended_or_vanished_is_never_repeated(steps: list[tuple[str, int]]) -> None:
+def test_a_restore_whose_job_was_seen_and_is_gone_is_never_repeated(steps: list[tuple[str, int]]) -> None:
     history = History(*SPECS[5])
+    world = history.world
     for step, number in steps:
         history.take(step, number)
         if history.vanished:
             break
-    made = len(history.world.created)
-    if history.vanished and not history.world.unfinished():
-        history.world.clock += 10**6
-        history.world.settle()
-        assert len(history.world.created) == made
+    made = len(world.created)
+    if history.vanished and not world.jobs and any(item["type"] == "Scheduled" for item in world.status.get("conditions", [])):
+        world.clock += 10**6
+        world.settle()
+        assert len(world.created) == made
+        assert world.status["phase"] in {"Complete", "Failed"}
 
 
 DELETION = st.lists(
@@ -302,8 +328,8 @@ DELETION = st.lists(
 def test_a_deleted_backup_goes_in_the_end_and_never_cleans_beside_its_own_run(
     case: tuple[Kind[Any], str, dict[str, Any]], steps: list[tuple[str, int]], deletion: list[tuple[str, int]]
 ) -> None:
-    kind, name, spec = case
-    world = Metacontroller(kind=kind, parent=parent(name, spec), related=_with_namespace())
+    kind, cr, spec = case
+    world = Metacontroller(kind=kind, parent=parent(cr, spec), related=_with_namespace())
     for step, number in steps:
         _random_step(world, step, number)
     world.delete()
@@ -313,8 +339,8 @@ def test_a_deleted_backup_goes_in_the_end_and_never_cleans_beside_its_own_run(
     for _ in range(40):
         if world.gone:
             break
-        for left in world.unfinished():
-            world.finish(left, said=SAID[5], complete=True)
+        for name in world.unfinished():
+            world.finish(name, said=SAID[5], complete=True)
         for left in world.jobs.values():
             left["status"]["terminating"] = 0
         world.clock += max(world.wait or 0, 10)

@@ -192,7 +192,7 @@ def test_unexpected_death_and_transient_errors_are_retried_when_due(said: str | 
 
 
 @pytest.mark.parametrize("left", [{"active": 1}, {"terminating": 1}])
-def test_a_retry_waits_until_the_failed_job_has_no_pod_left(left: dict[str, int]) -> None:
+def test_a_retry_waits_until_the_failed_job_has_no_pod_left(left: dict[str, Any]) -> None:
     decision = sync(export(), job("backup-basic", state="failed", ended=at(60), **left), after=5_000)
     assert not decision.create
     assert decision.resync_after == 10
