@@ -4,6 +4,7 @@ The ``kubernetes`` package costs more time and memory to import than the whole s
 read again at every call, since Kubernetes rotates it.
 """
 
+import atexit
 import base64
 import os
 import ssl
@@ -107,6 +108,7 @@ def _file(entry: Mapping[str, Any], key: str, kubeconfig: Path) -> str | None:
         handle, name = tempfile.mkstemp(prefix="kubeconfig-")
         with os.fdopen(handle, "wb") as file:
             file.write(base64.b64decode(inline))
+        atexit.register(Path(name).unlink, missing_ok=True)
         return name
     return str(kubeconfig.parent / entry[key]) if entry.get(key) else None
 

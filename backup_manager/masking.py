@@ -33,8 +33,8 @@ _NAMES: Final = (
 _ASSIGNED: Final = re.compile(
     rf"(?i)(?<![\w])((?:{_NAMES})\\?\"?\s*[=:]\s*\\?\"?)(?!(?-i:YES|NO)\))((?:bearer\s+)?[^\s&\"'\\,\]}})]+)"
 )
-_LIKELY: Final = re.compile(r"(?i)pass?w|sig|key|token|credential|client_secret|authorization")
-"""Most lines of a log have none of these, and are through with one quick look."""
+_WORDS: Final = ("passw", "pwd", "sig", "key", "token", "credential", "secret", "authorization")
+"""Most lines of a log have none of these: substring search is a hundred times cheaper than the expression above."""
 _DSN: Final = re.compile(r"(?<=[/\s\"'=\[(])([^:/@\s\"'\[(]+):([^@\s\"']+)@(?=[\w\[(.-]+)")
 
 
@@ -56,7 +56,8 @@ class Masker:
         """*text* without secrets."""
         if self._known:
             text = self._known.sub(MASK, text)
-        if _LIKELY.search(text):
+        lowered = text.lower()
+        if any(word in lowered for word in _WORDS):
             text = _ASSIGNED.sub(rf"\g<1>{MASK}", text)
         return _DSN.sub(rf"\g<1>:{MASK}@", text) if "@" in text else text
 

@@ -22,7 +22,6 @@ EVERY_SECONDS: Final = 10.0
 STORE_SECONDS: Final = 300.0
 """How long a report that must not be lost is tried for."""
 TERMINATION_LOG: Final = Path("/dev/termination-log")
-_LAST_TRY_SECONDS: Final = 15.0
 
 
 class Pace:
@@ -109,7 +108,7 @@ class JobAnnotationReporter:
 
         tenacity.Retrying(
             retry=tenacity.retry_if_exception(passing),
-            wait=tenacity.wait_exponential_jitter(initial=0.2, max=15),
+            wait=tenacity.wait_exponential(multiplier=0.2, max=15) + tenacity.wait_random(0, 0.5),
             stop=tenacity.stop_after_delay(self._store_seconds),
             reraise=True,
         )(self._patch, report)

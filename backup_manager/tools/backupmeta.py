@@ -39,6 +39,8 @@ def parse(data: bytes) -> BackupMeta:
     """
     numbers, files = dict[int, int](), 0
     try:
+        if not data:
+            raise ValueError("it is empty")
         for number, value in _walk(data):
             if isinstance(value, int):
                 numbers[number] = value

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 _PART: Final = re.compile(
-    r"/(?P<regex>(?:[^/\\]|\\.)+)/|\"(?P<double>(?:[^\"]|\"\")*)\"|`(?P<back>(?:[^`]|``)*)`|(?P<glob>[^.\s]+)"
+    r"/(?P<regex>(?:[^/\\]|\\.)+)/|\"(?P<double>(?:[^\"]|\"\")*)\"|`(?P<back>(?:[^`]|``)*)`|(?P<glob>[^.\s@][^.\s]*)"
 )
 
 

@@ -1,0 +1,154 @@
+"""What unit tests of the manager share: a context on a local folder, a reporter that remembers, a database in memory."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from backup_manager import gc_life_time
+from backup_manager.custom_resource import Resource
+from backup_manager.database import Access
+from backup_manager.errors import ManagerError
+from backup_manager.masking import Masker, secrets_of
+from backup_manager.operations.steps import Context
+from backup_manager.reporter import Journal
+from backup_manager.signals import Stop
+from crds.report import Report
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+UID = "0f5e9c1a-7777-4444-8888-000000000001"
+
+
+@dataclass
+class RememberingReporter:
+    """Keeps every report."""
+
+    offered: list[Report] = field(default_factory=list)
+    stored: list[Report] = field(default_factory=list)
+
+    def offer(self, report: Report) -> None:
+        self.offered.append(report)
+
+    def store(self, report: Report) -> None:
+        self.stored.append(report)
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class World:
+    """A context and what one may ask it afterwards."""
+
+    context: Context
+    reporter: RememberingReporter
+    lines: list[str]
+
+    @property
+    def report(self) -> Report:
+        return self.context.journal.report
+
+
+def world(
+    tmp_path: Path,
+    spec: Mapping[str, Any],
+    *,
+    kind: str = "Backup",
+    env: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+    annotations: Mapping[str, str] | None = None,
+    uid: str = UID,
+    stop: Stop | None = None,
+) -> World:
+    """A context for *spec*; its log lines and reports are kept."""
+    reporter, lines = RememberingReporter(), list[str]()
+    mask = Masker(secrets_of(env or {}, spec))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir(exist_ok=True)
+    context = Context(
+        resource=Resource(kind=kind, namespace="ns", name="cr", uid=uid, spec=spec, annotations=annotations or {}),
+        journal=Journal(reporter, masker=mask, clock=lambda: NOW),
+        scratch=scratch,
+        stop=stop or Stop(),
+        env=env or {},
+        flags=flags or {},
+        mask=mask,
+        log=lambda line: lines.append(mask(line)),
+        now=lambda: NOW,
+    )
+    return World(context=context, reporter=reporter, lines=lines)
+
+
+def local_storage(tmp_path: Path, prefix: str = "backups") -> dict[str, Any]:
+    """``spec.local`` on a folder of the test."""
+    mount = tmp_path / "volume"
+    mount.mkdir(exist_ok=True)
+    return {"prefix": prefix, "volumeMount": {"name": "v", "mountPath": str(mount)}, "volume": {"name": "v"}}
+
+
+@dataclass
+class FakeDatabase:
+    """``mysql.tidb`` and the answers to a few queries, in memory. *failures* are raised by the next sessions, one each."""
+
+    rows_of_tidb: dict[str, tuple[str, str]] = field(default_factory=lambda: {gc_life_time.VARIABLE: ("10m0s", "")})
+    schemas: Sequence[str] = ("shop", "test", "mysql", "INFORMATION_SCHEMA")
+    filled: Sequence[tuple[str, str]] = ()
+    failures: list[ManagerError | None] = field(default_factory=list)
+    access: Access = field(default_factory=lambda: Access(host="db"))
+    history: list[str] = field(default_factory=list)
+
+    @property
+    def life_time(self) -> str:
+        return self.rows_of_tidb[gc_life_time.VARIABLE][0]
+
+    @property
+    def marker(self) -> tuple[str, str] | None:
+        return self.rows_of_tidb.get(gc_life_time.MARKER)
+
+    @contextmanager
+    def session(self, *, seconds: int = 1) -> Iterator["_Cursor"]:
+        failure = self.failures.pop(0) if self.failures else None
+        if failure is not None:
+            raise failure
+        cursor = _Cursor(dict(self.rows_of_tidb))
+        yield cursor
+        if cursor.rows != self.rows_of_tidb:
+            self.history.append(cursor.rows[gc_life_time.VARIABLE][0])
+        self.rows_of_tidb = cursor.rows
+
+    def rows(self, statement: str, parameters: Sequence[Any] = ()) -> Sequence[tuple[Any, ...]]:
+        if "information_schema.schemata" in statement:
+            return [(name,) for name in self.schemas]
+        if "information_schema.tables" in statement:
+            return list(self.filled)
+        return [(1,)]
+
+
+@dataclass
+class _Cursor:
+    """Understands the five statements that :mod:`backup_manager.gc_life_time` makes, and no other."""
+
+    rows: dict[str, tuple[str, str]]
+    answer: tuple[str, str] | None = None
+
+    def execute(self, statement: str, parameters: Sequence[str] = ()) -> None:
+        verb = statement.split(maxsplit=1)[0]
+        if verb == "begin":
+            return
+        if verb == "select":
+            self.answer = self.rows.get(parameters[0])
+        elif verb == "update":
+            value, name = parameters
+            self.rows[name] = (value, self.rows[name][1])
+        elif verb == "replace":
+            name, value, comment = parameters
+            self.rows[name] = (value, comment)
+        elif verb == "delete":
+            self.rows.pop(parameters[0], None)
+        else:
+            raise AssertionError(f"unexpected statement {statement}")
+
+    def fetchone(self) -> tuple[str, str] | None:
+        return self.answer

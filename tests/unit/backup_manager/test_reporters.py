@@ -1,0 +1,261 @@
+"""Reports: sparse, in order, never lost when it matters, and never another Job's."""
+
+import io
+import json
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backup_manager.errors import AccessDeniedError, ManagerError, UnreachableError, UsageError
+from backup_manager.kubernetes_api import ConflictError, KubernetesApi
+from backup_manager.masking import Masker
+from backup_manager.reporter import Journal
+from backup_manager.reporters import JobAnnotationReporter, LinesReporter, Pace, leave_last_words, open_reporter, readable
+from crds.report import ANNOTATION, MAX_BYTES, TERMINATION_BYTES, Phase, Problem, Report, StepProgress
+from tests.support.manager import NOW, RememberingReporter
+
+
+class FakeApi:
+    """The Job's side of the API server; *errors* are raised by the next patches, one each."""
+
+    def __init__(self, uid: str = "job-uid") -> None:
+        self.uid = uid
+        self.reports: list[Report] = []
+        self.errors: list[ManagerError | None] = []
+        self.slow = 0.0
+
+    def annotate_job(self, _namespace: str, _name: str, uid: str, annotations: dict[str, str]) -> None:
+        time.sleep(self.slow)
+        if error := self.errors.pop(0) if self.errors else None:
+            raise error
+        if uid and uid != self.uid:
+            raise ConflictError("uid")
+        report = Report.parse(annotations[ANNOTATION])
+        assert report is not None
+        self.reports.append(report)
+
+    def job(self, _namespace: str, _name: str) -> dict[str, Any]:
+        return {"metadata": {"uid": self.uid}}
+
+
+def job_reporter(
+    api: FakeApi, *, uid: str = "job-uid", every: float = 0.05, store_seconds: float = 5.0
+) -> JobAnnotationReporter:
+    return JobAnnotationReporter(
+        api,  # type: ignore[arg-type]
+        namespace="ns",
+        job="backup-x",
+        uid=uid,
+        log=lambda _line: None,
+        pace=Pace(every=every),
+        store_seconds=store_seconds,
+    )
+
+
+def report(seq: int, percent: float = 0.0, phase: Phase = Phase.RUNNING) -> Report:
+    return Report(seq=seq, phase=phase, progress=(StepProgress(step="Dump", progress=percent),))
+
+
+def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not within the time"
+        time.sleep(0.01)
+
+
+def test_pace_lets_milestones_through_and_holds_the_rest_back() -> None:
+    now = [0.0]
+    pace = Pace(every=10, clock=lambda: now[0])
+    assert pace.wait(report(1)) == 0
+    pace.sent(report(1))
+    assert pace.wait(report(2, 50)) == 10
+    now[0] = 4
+    assert pace.wait(report(3, 60)) == 6
+    assert pace.wait(report(3, 100)) == 0
+    assert pace.wait(report(3, 50, Phase.WAITING)) == 0
+
+
+def test_a_thousand_offers_are_a_few_patches_and_the_newest_wins() -> None:
+    api = FakeApi()
+    reporter = job_reporter(api, every=0.2)
+    for seq in range(1000):
+        reporter.offer(report(seq, seq / 20))
+    until(lambda: bool(api.reports) and api.reports[-1].seq == 999)
+    assert len(api.reports) <= 3
+    reporter.close()
+
+
+def test_progress_never_blocks_the_work() -> None:
+    api = FakeApi()
+    api.slow = 0.5
+    reporter = job_reporter(api)
+    started = time.monotonic()
+    for seq in range(100):
+        reporter.offer(report(seq, phase=Phase.RUNNING if seq % 2 else Phase.WAITING))
+    assert time.monotonic() - started < 0.3
+    reporter.close()
+
+
+def test_progress_that_cannot_be_sent_is_dropped_quietly() -> None:
+    api = FakeApi()
+    api.errors = [UnreachableError("down"), AccessDeniedError("no")]
+    reporter = job_reporter(api)
+    reporter.offer(report(1))
+    until(lambda: len(api.errors) == 1)
+    reporter.offer(report(2, 100))
+    until(lambda: not api.errors)
+    reporter.store(report(3, 100, Phase.COMPLETE))
+    assert [r.seq for r in api.reports] == [3]
+    reporter.close()
+
+
+def test_the_final_report_survives_conflicts_and_an_outage() -> None:
+    api = FakeApi()
+    api.errors = [ConflictError("409"), ConflictError("409"), UnreachableError("503"), ConflictError("409"), None]
+    reporter = job_reporter(api)
+    reporter.store(report(7, 100, Phase.COMPLETE))
+    assert [r.phase for r in api.reports] == [Phase.COMPLETE]
+    reporter.close()
+
+
+def test_another_job_of_this_name_is_never_written_to() -> None:
+    api = FakeApi(uid="another")
+    reporter = job_reporter(api, uid="job-uid")
+    with pytest.raises(ConflictError):
+        reporter.store(report(1, phase=Phase.COMPLETE))
+    assert api.reports == []
+    reporter.close()
+
+
+def test_a_final_report_that_cannot_be_stored_is_an_error() -> None:
+    api = FakeApi()
+    api.errors = [UnreachableError("down") for _ in range(100)]
+    reporter = job_reporter(api, store_seconds=0.3)
+    with pytest.raises(UnreachableError):
+        reporter.store(report(1, phase=Phase.COMPLETE))
+    reporter.close()
+
+
+def test_a_forbidden_report_is_not_tried_for_minutes() -> None:
+    api = FakeApi()
+    api.errors = [AccessDeniedError("forbidden")]
+    reporter = job_reporter(api)
+    with pytest.raises(AccessDeniedError):
+        reporter.store(report(1, phase=Phase.COMPLETE))
+    reporter.close()
+
+
+def test_a_late_progress_report_never_overwrites_a_stored_one() -> None:
+    api = FakeApi()
+    api.slow = 0.05
+    reporter = job_reporter(api, every=0.0)
+    for seq in range(1, 40, 2):
+        reporter.offer(report(seq, seq))
+        if seq % 10 == 1:
+            reporter.store(report(seq + 1, seq))
+    reporter.store(report(99, 100, Phase.COMPLETE))
+    time.sleep(0.3)
+    sequence = [r.seq for r in api.reports]
+    assert sequence == sorted(sequence)
+    assert sequence[-1] == 99
+    reporter.close()
+
+
+def test_lines_are_json_where_no_terminal_is() -> None:
+    stream = io.StringIO()
+    reporter = LinesReporter(stream)
+    reporter.offer(report(1))
+    reporter.offer(report(2, 5))
+    reporter.store(report(3, 100, Phase.COMPLETE))
+    assert [json.loads(line)["seq"] for line in stream.getvalue().splitlines()] == [1, 3]
+
+
+def test_a_terminal_gets_one_line_that_is_written_over() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    reporter = LinesReporter(stream, pace=Pace(every=0))
+    reporter.offer(report(1, 42))
+    reporter.store(Report(seq=2, phase=Phase.COMPLETE, backup_path="s3://b/p", backup_size=5024, commit_ts="47"))
+    assert stream.getvalue() == "\rRunning  Dump 42%\rComplete  s3://b/p  5.0 kB  commitTs 47\n"
+
+
+def test_a_readable_line_names_the_failure_and_the_fix() -> None:
+    failed = Report(seq=1, phase=Phase.FAILED, error=Problem(reason="DiskFull", message="no room", hint="Make some."))
+    assert readable(failed) == "Failed  DiskFull: no room  Make some."
+
+
+def test_where_reports_go(tmp_path: Path) -> None:
+    def api() -> KubernetesApi:
+        raise AssertionError("not asked for")
+
+    assert isinstance(open_reporter("", api=api, env={}, namespace="", log=print), LinesReporter)
+    file = open_reporter(str(tmp_path / "r.jsonl"), api=api, env={"JOB_NAME": "j"}, namespace="", log=print)
+    file.store(report(1))
+    file.close()
+    assert json.loads((tmp_path / "r.jsonl").read_text())["seq"] == 1
+    with pytest.raises(UsageError):
+        open_reporter("job", api=api, env={}, namespace="", log=print)
+    with pytest.raises(UsageError):
+        open_reporter(str(tmp_path / "no" / "folder"), api=api, env={}, namespace="", log=print)
+
+
+def test_last_words_fit_and_stay_readable(tmp_path: Path) -> None:
+    path = tmp_path / "termination-log"
+    leave_last_words(report(1), path)
+    assert not path.exists()
+    path.touch()
+    long = Problem(reason="R", message="m" * 900, hint="h" * 900)
+    leave_last_words(Report(seq=1, phase=Phase.FAILED, error=long, result={"examples": ["k" * 100] * 50}), path)
+    assert len(path.read_bytes()) <= TERMINATION_BYTES
+    said = Report.parse(path.read_text())
+    assert said is not None
+    assert said.error is not None
+    assert said.error.reason == "R"
+
+
+def test_steps_close_one_another_and_only_grow() -> None:
+    journal = Journal(RememberingReporter(), clock=lambda: NOW)
+    journal.step("Prepare", 50)
+    journal.step("Dump", 30)
+    journal.step("Dump", 20)
+    assert [(p.step, p.progress) for p in journal.report.progress] == [("Prepare", 100.0), ("Dump", 30.0)]
+
+
+def test_the_path_is_stored_not_offered() -> None:
+    reporter = RememberingReporter()
+    Journal(reporter, clock=lambda: NOW).path("s3://b/p")
+    assert [r.backup_path for r in reporter.stored] == ["s3://b/p"]
+
+
+def test_every_report_has_a_larger_number_from_many_threads() -> None:
+    journal = Journal(RememberingReporter(), clock=lambda: datetime.now(UTC))
+
+    def work() -> None:
+        for percent in range(100):
+            journal.step("Dump", percent)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert journal.report.seq == 400
+    assert journal.report.progress[0].progress == 99
+
+
+def test_secrets_never_enter_a_report() -> None:
+    reporter = RememberingReporter()
+    journal = Journal(reporter, masker=Masker(["hunter22"]), clock=lambda: NOW)
+    journal.note(argv=["--x=hunter22", {"deep": "hunter22"}])
+    journal.fail(Problem(reason="R", message="login hunter22 failed", hint="not hunter22"))
+    text = reporter.stored[-1].to_json()
+    assert "hunter22" not in text
+    assert len(text) < MAX_BYTES

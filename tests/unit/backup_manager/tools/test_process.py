@@ -1,0 +1,187 @@
+"""Running a tool: streams, long lines, memory, signals, and what is left behind (nothing)."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from backup_manager.errors import InterruptedError_, ToolError
+from backup_manager.masking import Masker
+from backup_manager.signals import Stop
+from backup_manager.tools import process
+from backup_manager.tools.process import Ended, Stream
+from tests.support.fake_tool import FakeTool, alive
+
+
+def run(tool: Path, *, stop: Stop | None = None, grace: float = 5.0) -> tuple[Ended, list[tuple[Stream, str]], list[str]]:
+    seen: list[tuple[Stream, str]] = []
+    logged: list[str] = []
+    ended = process.run(
+        [str(tool), "--password=hunter22"],
+        env={"PATH": os.environ["PATH"]},
+        stop=stop or Stop(),
+        mask=Masker(["hunter22"]),
+        log=logged.append,
+        on_line=lambda stream, line: seen.append((stream, line)),
+        grace=grace,
+    )
+    return ended, seen, logged
+
+
+def test_lines_of_both_streams_arrive_with_their_names(tmp_path: Path) -> None:
+    tool = FakeTool(folder=tmp_path).install("tool", out=["a", "b\r"], err=["c"], code=3)
+    ended, seen, _ = run(tool)
+    assert (ended.code, ended.how) == (3, "ended with exit status 3")
+    assert [line for stream, line in seen if stream is Stream.OUT] == ["a", "b"]
+    assert [line for stream, line in seen if stream is Stream.ERR] == ["c"]
+    assert (ended.out, ended.err) == (("a", "b"), ("c",))
+
+
+def test_a_line_of_5_mib_passes_whole(tmp_path: Path) -> None:
+    long = "x" * (5 * 1024 * 1024)
+    script = tmp_path / "long"
+    script.write_text(f"#!{sys.executable} -S\nimport sys\nsys.stdout.write('x' * {len(long)} + '\\nlast, without its end')\n")
+    script.chmod(0o755)
+    ended, seen, _ = run(script)
+    assert [line for _, line in seen] == [long, "last, without its end"]
+    assert max(len(line) for line in ended.out) == 2000
+
+
+def test_secrets_are_masked_in_the_log_and_the_tails_but_not_for_the_handler(tmp_path: Path) -> None:
+    tool = FakeTool(folder=tmp_path).install("tool", out=["connecting with hunter22"])
+    ended, seen, logged = run(tool)
+    assert "hunter22" not in "".join((*logged, *ended.out))
+    assert "--password=******" in logged[0]
+    assert seen == [(Stream.OUT, "connecting with hunter22")]
+
+
+def test_memory_stays_flat_on_a_huge_log(tmp_path: Path) -> None:
+    script = tmp_path / "chatty"
+    script.write_text(
+        f"#!{sys.executable} -S\nimport sys\nline = '[2026/01/01] [INFO] [x.go:1] [message] ' + 'y' * 4000 + '\\n'\n"
+        "for _ in range(20): sys.stdout.write(line * 1250)\n"
+    )
+    script.chmod(0o755)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    count = 0
+
+    def one(_stream: Stream, _line: str) -> None:
+        nonlocal count
+        count += 1
+
+    ended = process.run([str(script)], env={}, stop=Stop(), mask=Masker(["secret-value"]), log=lambda _: None, on_line=one)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert (ended.code, count) == (0, 25_000)
+    assert grown < 20 * 1024, f"{grown} KiB more for a log of 100 MB"
+
+
+def test_sigterm_is_forwarded_and_the_tool_ends_first(tmp_path: Path) -> None:
+    stop = Stop()
+    tool = FakeTool(folder=tmp_path).install("tool", out=["up"], sleep=30, term_says="bye", term_code=0)
+    threading.Timer(0.5, stop.request).start()
+    started = time.monotonic()
+    ended, seen, _ = run(tool, stop=stop)
+    assert time.monotonic() - started < 5
+    assert ended.stopped
+    assert seen[-1] == (Stream.OUT, "bye")
+
+
+def test_a_tool_that_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path) -> None:
+    stop = Stop()
+    tool = FakeTool(folder=tmp_path).install("tool", out=["up"], sleep=30, ignore_term=True)
+    threading.Timer(0.5, stop.request).start()
+    ended, _, _ = run(tool, stop=stop, grace=0.5)
+    assert ended.killed_by is signal.SIGKILL
+    assert ended.stopped
+
+
+def test_a_stop_before_the_start_starts_nothing(tmp_path: Path) -> None:
+    fake, stop = FakeTool(folder=tmp_path), Stop()
+    stop.request()
+    with pytest.raises(InterruptedError_):
+        run(fake.install("tool"), stop=stop)
+    assert fake.called("tool") == []
+
+
+def test_a_tool_killed_by_the_system_says_so(tmp_path: Path) -> None:
+    ended, _, _ = run(FakeTool(folder=tmp_path).install("tool", kill_itself=signal.SIGKILL))
+    assert ended.killed_by is signal.SIGKILL
+    assert "want of memory" in ended.how
+
+
+def test_a_grandchild_that_keeps_the_pipe_does_not_hang_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_DRAIN_SECONDS", 0.3)
+    script = tmp_path / "parent"
+    pid_file = tmp_path / "pid"
+    script.write_text(f"#!/bin/sh\nsleep 60 &\necho $! > {pid_file}\nexit 0\n")
+    script.chmod(0o755)
+    started = time.monotonic()
+    ended, _, _ = run(script)
+    assert ended.code == 0
+    assert time.monotonic() - started < 5
+    deadline = time.monotonic() + 3
+    while alive(int(pid_file.read_text())) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(int(pid_file.read_text()))
+
+
+def test_the_tool_dies_with_a_manager_that_is_killed(tmp_path: Path) -> None:
+    fake = FakeTool(folder=tmp_path)
+    tool = fake.install("tool", out=["up"], sleep=60)
+    code = (
+        "from backup_manager.tools import process\nfrom backup_manager.signals import Stop\n"
+        "from backup_manager.masking import Masker\n"
+        f"process.run([{str(tool)!r}], env={{}}, stop=Stop(), mask=Masker(), log=lambda l: None)\n"
+    )
+    manager = subprocess.Popen([sys.executable, "-c", code])
+    deadline = time.monotonic() + 20
+    while not fake.called("tool") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    pid = fake.called("tool")[0]["pid"]
+    assert alive(pid)
+    manager.kill()
+    manager.wait()
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(pid)
+
+
+def test_a_missing_tool_names_the_fix(tmp_path: Path) -> None:
+    with pytest.raises(ToolError) as caught:
+        process.find_tool("dumpling", "/nowhere", {"PATH": str(tmp_path)})
+    problem = caught.value.problem()
+    assert (problem.reason, problem.retryable) == ("ToolMissing", False)
+    assert "spec.toolImage" in problem.hint
+
+
+def test_the_folder_of_the_init_container_comes_before_path(tmp_path: Path) -> None:
+    copied = FakeTool(folder=tmp_path / "bin").install("br")
+    FakeTool(folder=tmp_path / "path").install("br")
+    assert process.find_tool("br", str(tmp_path / "bin"), {"PATH": str(tmp_path / "path")}) == str(copied)
+    assert process.find_tool("br", "/nowhere", {"PATH": str(tmp_path / "path")}) == str(tmp_path / "path" / "br")
+
+
+def test_a_file_that_is_no_program_is_told_in_words(tmp_path: Path) -> None:
+    bad = tmp_path / "bad"
+    bad.write_bytes(b"\x7fELFnonsense")
+    bad.chmod(0o755)
+    with pytest.raises(ToolError) as caught:
+        run(bad)
+    assert caught.value.problem().reason == "ToolNotStarted"
+
+
+def test_a_handler_that_fails_does_not_stop_the_tool(tmp_path: Path) -> None:
+    def broken(_stream: Stream, _line: str) -> None:
+        raise ValueError("misread")
+
+    logged: list[str] = []
+    tool = FakeTool(folder=tmp_path).install("tool", out=["one", "two"])
+    ended = process.run([str(tool)], env={}, stop=Stop(), mask=Masker(), log=logged.append, on_line=broken)
+    assert ended.code == 0
+    assert sum("could not read a line" in line for line in logged) == 2
