@@ -36,6 +36,8 @@ class Faults:
 class _Server:
     """A process of ours, in its own folder with its log."""
 
+    grace = 20.0
+
     def __init__(self, name: str, argv: list[str], folder: Path) -> None:
         self.log = folder / f"{name}.log"
         self.process = spawn(name, argv, log=self.log, cwd=folder, env=_environment())
@@ -47,7 +49,7 @@ class _Server:
 
     def stop(self) -> None:
         """SIGTERM, then SIGKILL when that was not heard; returns when the process is gone."""
-        stop([self.process], grace=20.0)
+        stop([self.process], grace=self.grace)
 
     def __enter__(self) -> Self:
         return self
@@ -57,7 +59,7 @@ class _Server:
 
 
 class MiniKV(_Server):
-    """One PD and one store. ``pd``, ``store`` and ``status`` are ``host:port``. The data lives in memory, for this process only."""
+    """One PD and one store; ``pd``, ``store`` and ``status`` are ``host:port``. Its data dies with the process."""
 
     def __init__(self, folder: Path, *, version: str = "8.5.0", faults: Faults | None = None) -> None:
         super().__init__("minikv", [tool("minikv"), "-dir", str(folder / "minikv"), "-version", version], folder)
@@ -97,9 +99,18 @@ class MiniKV(_Server):
 class TiDB(_Server):
     """A real tidb-server over *pd*: user ``root`` without a password at ``127.0.0.1:port``."""
 
+    grace = 1.0  # after a DROP it takes its time to say goodbye, and it has nothing to save
+
     def __init__(self, folder: Path, *, pd: str) -> None:
         (self.port,) = free_ports(1)
-        argv = [tool("tidb-server"), "--store=tikv", f"--path={pd}", f"--host={HOST}", f"-P={self.port}", "--report-status=false"]
+        argv = [
+            tool("tidb-server"),
+            "--store=tikv",
+            f"--path={pd}",
+            f"--host={HOST}",
+            f"-P={self.port}",
+            "--report-status=false",
+        ]
         super().__init__("tidb-server", [*argv, f"--temp-dir={folder / 'tmp'}", "--socket="], folder)
         try:
             wait_ready(self.process, lambda: _greets(self.port), seconds=READY_SECONDS, what="it greets a client")
