@@ -13,7 +13,6 @@ a Job is due                   the Job
 ============================== =========================================================
 """
 
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -68,7 +67,7 @@ def _sync(observed: Observed, now: datetime, config: Config) -> Decision[JobInte
         return Decision(status=draft.done(), resync_after=outcome.wait)
     admission = admit("Backup", observed, config)
     path = "" if admission.invalid else _path(observed)
-    if hold(draft, observed, _same_place(admission, path, observed.status)):
+    if hold(draft, observed, _same_place(admission, path, str(draft.get("backupPath") or ""))):
         return Decision(status=draft.done())
     purpose = Purpose.BACKUP if observed.spec.get("br") else Purpose.EXPORT
     intent = JobIntent(name=outcome.due, purpose=purpose, path=path, cluster=admission.cluster)
@@ -81,10 +80,9 @@ def _path(observed: Observed) -> str:
     return (location_of(spec) if spec.get("br") else export_location(spec, observed.name, observed.uid)).url
 
 
-def _same_place(admission: Admission, path: str, status: Mapping[str, Any]) -> Admission:
+def _same_place(admission: Admission, path: str, before: str) -> Admission:
     """A retry must write where the failed attempt did, else deleting the Backup would leave that one's data behind."""
-    before = str(status.get("backupPath") or "")
-    if admission.invalid or not before or before == path:
+    if admission.invalid or not before or before.rstrip("/") == path.rstrip("/"):
         return admission
     rule = (
         f"the storage was edited: the first attempt wrote to {before}, a retry would write to {path}; "

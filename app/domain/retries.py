@@ -8,6 +8,7 @@ record is a fact of a Job, so the timeout is judged by when the retry would be d
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final, Self
 
 from app.domain.jobs import Job
@@ -36,9 +37,9 @@ class Policy:
         policy = spec.get("backoffRetryPolicy") or {}
         retries = policy.get("maxRetryTimes")
         return cls(
-            min_delay=_duration(policy.get("minRetryDuration"), DEFAULT_MIN_DELAY),
+            min_delay=_duration(str(policy.get("minRetryDuration") or ""), DEFAULT_MIN_DELAY),
             max_retries=retries if isinstance(retries, int) else DEFAULT_MAX_RETRIES,
-            timeout=_duration(policy.get("retryTimeout"), DEFAULT_TIMEOUT),
+            timeout=_duration(str(policy.get("retryTimeout") or ""), DEFAULT_TIMEOUT),
         )
 
     def refusal(self, records: Sequence[Mapping[str, Any]]) -> str:
@@ -53,9 +54,10 @@ class Policy:
         return f"exceed retry times, max is {self.max_retries}" if too_many else ""
 
 
-def _duration(text: object, default: str) -> timedelta:
+@lru_cache(maxsize=64)
+def _duration(text: str, default: str) -> timedelta:
     try:
-        given = durations.parse(str(text or default))
+        given = durations.parse(text or default)
     except durations.DurationError:
         return durations.parse(default)
     return max(given, timedelta())

@@ -28,7 +28,8 @@ def stamp(value: datetime) -> str:
     >>> stamp(datetime(2026, 1, 31, 2, 0, 0, 999, tzinfo=UTC))
     '2026-01-31T02:00:00Z'
     """
-    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    # Several times as fast as strftime, and every sync writes a few.
+    return f"{value.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat()}Z"
 
 
 def edited_at(obj: Object) -> datetime | None:
