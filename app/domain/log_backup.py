@@ -129,8 +129,9 @@ class _Task:
         return names.log_job(self.observed.name, command)
 
     def _jobs_of(self, command: str) -> list[Job]:
-        first = self._first(command)
-        return [self.jobs[name] for n in range(len(self.jobs)) if (name := names.retry(first, n)) in self.jobs]
+        first, retried = self._first(command), len(self.observed.status.get("backoffRetryStatus") or ())
+        attempts = (names.retry(first, number) for number in range(len(self.jobs) + retried + 1))
+        return [self.jobs[name] for name in attempts if name in self.jobs]
 
     def _taken_in(self, job: Job, command: str) -> bool:
         """Whether the received status already has the outcome of *job*."""
@@ -181,27 +182,32 @@ class _Task:
 
     def _project(self, command: str, outcome: Outcome) -> None:
         """What a sub-command's outcome means for the whole Backup."""
-        job, words = outcome.job, {"at": outcome.at, "command": command}
+        job = outcome.job
         if command == START:
-            if outcome.phase and outcome.phase is not Phase.COMPLETE:
-                self.draft.enter(outcome.phase, reason=outcome.reason, message=outcome.message, **words)
-            if job:
-                progress.show_data(self.draft, job)
-                self.draft.put(timeStarted=(job.report.time_started if job.report else None) or job.started)
+            self._project_start(outcome)
         if outcome.phase is not Phase.COMPLETE or job is None or job.report is None:
             return
-        if command == START:
-            # br may leave the start to the cluster; the Backup then counts as started from when its Job ended.
-            start = job.report.commit_ts or (str(tso.from_datetime(job.ended)) if job.ended else "")
-            self.draft.put(commitTs=start)
         if command == TRUNCATE:
             self.draft.put(logSuccessTruncateUntil=str(job.report.result.get("truncateUntil") or self._truncated_to(job)))
             return
         if command == STOP:
             self.draft.put(timeCompleted=outcome.at)
-        self.draft.enter(_REACHED[command], **words)
+        self.draft.enter(_REACHED[command], at=outcome.at, command=command)
         if (opposite := _OPPOSITE.get(command)) and opposite in self.entries:
             self.entries[opposite]["phase"] = str(Phase.REPEATABLE)
+
+    def _project_start(self, outcome: Outcome) -> None:
+        """The Backup as a whole is where its start is, until that has ended well: then it runs, and goes on running."""
+        job = outcome.job
+        if outcome.phase and outcome.phase is not Phase.COMPLETE:
+            words = {"reason": outcome.reason, "message": outcome.message, "command": START}
+            self.draft.enter(outcome.phase, at=outcome.at, **words)
+        if job:
+            progress.show_data(self.draft, job)
+            self.draft.put(timeStarted=(job.report.time_started if job.report else None) or job.started)
+        if job and job.report and outcome.phase is Phase.COMPLETE:
+            # br may leave the start to the cluster; the Backup then counts as started from when its Job ended.
+            self.draft.put(commitTs=job.report.commit_ts or (str(tso.from_datetime(job.ended)) if job.ended else ""))
 
     def _truncated_to(self, job: Job | None) -> str:
         """The target in the Job's own arguments: the spec may have moved on."""

@@ -238,3 +238,27 @@ def test_a_start_without_a_position_in_its_report_counts_from_its_end() -> None:
     walk.ends("backup-basic-log-start")
     assert int(walk.status["commitTs"]) > 0
     assert walk.wanted() == []
+
+
+def test_the_retries_of_one_command_are_not_counted_for_the_next() -> None:
+    walk = Walk(logTruncateUntil="900")
+    walk.start()
+    walk.wanted()
+    args = ["--truncate-until=900"]
+    walk.ends("backup-basic-log-truncate", report("Running"), state="failed", args=args)
+    for attempt in (1, 2):
+        walk.clock += 400 * attempt
+        assert walk.wanted() == [f"backup-basic-log-truncate-r{attempt}"]
+        # What went before may have been removed meanwhile.
+        walk.jobs.clear()
+        walk.ends(f"backup-basic-log-truncate-r{attempt}", report("Running"), state="failed", args=args)
+    assert walk.status["logSubCommandStatuses"]["log-truncate"]["phase"] == "Failed"
+    assert len(walk.status["backoffRetryStatus"]) == 3
+    walk.spec["logSubcommand"] = "log-pause"
+    assert walk.wanted() == ["backup-basic-log-pause"]
+    walk.jobs["backup-basic-log-pause"] = job("backup-basic-log-pause", created=at(walk.clock), said=report("Running"))
+    walk.sync()
+    assert walk.status["logSubCommandStatuses"]["log-pause"]["phase"] == "Running"
+    assert "backoffRetryStatus" not in walk.status
+    walk.ends("backup-basic-log-pause")
+    assert walk.status["phase"] == "Paused"
