@@ -28,7 +28,7 @@ output = next((a.partition("=")[2] for a in sys.argv if a.startswith("--output="
 for name, text in plan["files"].items():
     path = os.path.join(plan["folder"] or output, name)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "w") as file:
+    with open(path, "w", encoding="latin-1") as file:
         file.write(text)
 sys.stdout.write("".join(line + "\\n" for line in plan["out"]))
 sys.stderr.write("".join(line + "\\n" for line in plan["err"]))
@@ -66,7 +66,7 @@ class FakeTool:
         term_says: str | None = None,
         term_code: int = 0,
     ) -> Path:
-        """Make the tool *name*; *files* are written to its ``--output`` (or to *folder*)."""
+        """Make the tool *name*; *files* (in latin-1) are written to its ``--output`` (or to *folder*)."""
         plan = {
             "out": out or [],
             "err": err or [],

@@ -1,0 +1,284 @@
+"""Backup and restore with a br that does what a test says."""
+
+import json
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backup_manager.errors import InterruptedError_, ManagerError
+from backup_manager.operations import backup, restore
+from backup_manager.operations.steps import Result
+from backup_manager.signals import Stop
+from crds.report import Phase
+from tests.support.fake_tool import FakeTool
+from tests.support.manager import FakeDatabase, World, local_storage, world
+
+# backupmeta: end_version 300, backup_size 5000 (and, for a log task, start_version 7)
+META = bytes.fromhex("280730ac02c8018827").decode("latin-1")
+SUMMARY = '[x] ["Full Backup success summary"] [total-kv=100] [total-kv-size=123.5kB] [BackupTS=300] [Size=2345]'
+
+
+class Case:
+    """One run on a local volume."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.tmp_path = tmp_path
+        self.tool = FakeTool(folder=tmp_path / "bin")
+        self.database = FakeDatabase()
+        self.flags: dict[str, Any] = {"mode": "snapshot", "tikvVersion": "v8.5.0"}
+        self.spec: dict[str, Any] = {
+            "br": {"cluster": "basic"},
+            "from": {"host": "db"},
+            "to": {"host": "db"},
+            "local": local_storage(tmp_path, "backups/full"),
+        }
+        self.folder = tmp_path / "volume" / "backups" / "full"
+
+    def install(self, *, out: list[str] | None = None, meta: str | None = META, **how: Any) -> None:
+        files = {} if meta is None else {"backupmeta": meta}
+        self.tool.install("br", out=out or [SUMMARY], files=files, folder=self.folder, **how)
+
+    def world(self, *, stop: Stop | None = None) -> World:
+        return world(
+            self.tmp_path, self.spec, env={**self.tool.env, "BACKUP_MANAGER_PASSWORD": "hunter22"}, flags=self.flags, stop=stop
+        )
+
+    def run(self, operation: Any = backup, **options: Any) -> tuple[Result, World]:
+        here = self.world(**options)
+        return operation.run(here.context), here
+
+    def fails(self, operation: Any = backup, **options: Any) -> ManagerError:
+        with pytest.raises(ManagerError) as caught:
+            self.run(operation, **options)
+        assert caught.value.hint
+        return caught.value
+
+    def argv(self) -> list[str]:
+        line: list[str] = self.tool.called("br")[-1]["argv"]
+        return line
+
+
+@pytest.fixture
+def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
+    case = Case(tmp_path)
+    for operation in (backup, restore):
+        monkeypatch.setattr(operation, "connect", lambda _context, _access: case.database)
+    return case
+
+
+def test_a_good_snapshot(case: Case) -> None:
+    case.install(out=['[x] [progress] [step="Full Backup"] [progress=42%]', SUMMARY])
+    result, here = case.run()
+    assert (result.commit_ts, result.backup_size) == ("300", 5000)
+    assert result.details["totalKv"] == "100"
+    assert here.reporter.stored[0].backup_path == f"local://{case.folder}"
+    assert here.reporter.stored[0].phase is Phase.PREPARE
+    assert [p.step for p in here.report.progress] == ["Prepare", "Backup", "Full Backup", "Verify"]
+    assert case.database.history == ["72h", "10m0s"]
+    assert "BR_LOG_TO_TERM" in case.tool.called("br")[0]["env"]
+    assert case.argv()[1:3] == ["backup", "full"]
+
+
+def test_no_database_named_means_no_gc_change(case: Case) -> None:
+    del case.spec["from"]
+    case.install()
+    case.run()
+    assert case.database.history == []
+
+
+@pytest.mark.parametrize(
+    ("tool", "reason", "retryable"),
+    [
+        ({"err": ["Error: [pd] failed to get cluster id"], "code": 1}, "PDUnreachable", True),
+        ({"err": ["Error: the moon is full"], "code": 1}, "BackupDataToRemoteFailed", False),
+        ({"kill_itself": signal.SIGKILL}, "ToolKilled", True),
+        ({"out": ["Usage: br backup [flags]"]}, "CommandNotFound", False),
+        ({}, "GetBackupMetadataFailed", True),
+    ],
+    ids=["no PD", "other", "killed", "help", "no meta"],
+)
+def test_failures_of_a_snapshot(case: Case, tool: dict[str, Any], reason: str, retryable: bool) -> None:
+    case.install(meta=None, **tool)
+    problem = case.fails().problem()
+    assert (problem.reason, problem.retryable) == (reason, retryable)
+    assert case.database.life_time == "10m0s"
+
+
+def test_sigterm_is_forwarded_to_br_since_it_goes_on_from_its_checkpoint(case: Case) -> None:
+    stop = Stop()
+    case.install(sleep=30, term_says="Got signal terminated to exit.", term_code=1)
+    threading.Timer(1.0, stop.request).start()
+    assert isinstance(case.fails(stop=stop), InterruptedError_)
+    assert case.database.life_time == "10m0s"
+
+
+def leave_half(case: Case) -> None:
+    case.install(meta=None, kill_itself=signal.SIGKILL)
+    case.fails()
+    (case.folder / "checkpoints").mkdir(parents=True)
+    (case.folder / "checkpoints" / "one").write_text("x")
+
+
+def test_a_repeated_snapshot_goes_on_from_the_checkpoint(case: Case) -> None:
+    leave_half(case)
+    case.install()
+    _, here = case.run()
+    assert (case.folder / "checkpoints" / "one").exists()
+    assert any("checkpoint" in line for line in here.lines)
+
+
+@pytest.mark.parametrize("version", ["4.0", "nightly", "v6.5.0"])
+def test_without_checkpoints_the_leftovers_go_first(case: Case, version: str) -> None:
+    leave_half(case)
+    case.flags["tikvVersion"] = version
+    case.install()
+    case.run()
+    assert not (case.folder / "checkpoints" / "one").exists()
+
+
+def test_data_of_somebody_else_is_refused(case: Case) -> None:
+    case.folder.mkdir(parents=True)
+    (case.folder / "backupmeta").write_text("theirs")
+    case.install()
+    assert case.fails().problem().reason == "BackupPathInUse"
+    assert case.tool.called("br") == []
+
+
+def test_a_finished_snapshot_is_not_taken_twice(case: Case) -> None:
+    case.install()
+    case.run()
+    result, _ = case.run()
+    assert result.commit_ts == "300"
+    assert len(case.tool.called("br")) == 1
+
+
+def test_a_run_that_died_after_br_had_finished_only_reads_the_result(case: Case) -> None:
+    leave_half(case)
+    (case.folder / "backupmeta").write_bytes(META.encode("latin-1"))
+    result, _ = case.run()
+    assert result.commit_ts == "300"
+    assert len(case.tool.called("br")) == 1
+
+
+def test_an_encrypted_backup_takes_the_words_of_br(case: Case) -> None:
+    case.spec["br"]["options"] = ["--crypter.method=aes128-ctr", "--crypter.key=0123456789abcdef"]
+    case.install(meta="\xff" * 500)
+    result, here = case.run()
+    assert (result.commit_ts, result.backup_size) == ("300", 500)
+    record = (case.tmp_path / "volume" / "backups" / "full.record.json").read_text()
+    assert "0123456789abcdef" not in record + "".join(here.lines) + json.dumps(here.report.result)
+
+
+@pytest.mark.parametrize(
+    ("command", "second", "told"),
+    [
+        ("log-start", "start", {"command": "log-start"}),
+        ("log-stop", "stop", {"command": "log-stop"}),
+        ("log-pause", "pause", {"command": "log-pause"}),
+        ("log-resume", "resume", {"command": "log-resume"}),
+        ("log-truncate", "truncate", {"command": "log-truncate", "logSuccessTruncateUntil": "99"}),
+    ],
+)
+def test_commands_of_a_log_backup(case: Case, command: str, second: str, told: dict[str, str]) -> None:
+    case.flags = {"mode": "log", "subcommand": command, "truncate-until": "99"}
+    case.install(out=["ok"])
+    result, here = case.run()
+    assert case.argv()[1:3] == ["log", second]
+    assert dict(result.details) == told
+    assert result.commit_ts == ("7" if command == "log-start" else None)
+    assert (here.report.backup_path is not None) is (command == "log-start")
+    assert case.database.history == []
+
+
+@pytest.mark.parametrize(("command", "reason"), [(c.value, r) for c, r in backup.REASONS.items()])
+def test_reasons_of_log_commands_are_upstreams(case: Case, command: str, reason: str) -> None:
+    case.flags = {"mode": "log", "subcommand": command, "truncate-until": "99"}
+    case.install(meta=None, err=["Error: no"], code=1)
+    assert case.fails().problem().reason == reason
+
+
+@pytest.mark.parametrize(
+    ("flags", "spec"),
+    [
+        ({"mode": "volume-snapshot"}, {}),
+        ({"mode": "snapshot"}, {"br": None}),
+        ({"mode": "snapshot"}, {"br": {}}),
+        ({"mode": "log", "subcommand": "log-truncate", "truncate-until": "0"}, {}),
+        ({"mode": "snapshot"}, {"local": {"volumeMount": {"mountPath": "/"}}}),
+    ],
+)
+def test_what_cannot_work_is_a_usage_error_before_br(case: Case, flags: dict[str, Any], spec: dict[str, Any]) -> None:
+    case.flags, case.spec = flags, case.spec | spec
+    case.install()
+    assert case.fails().exit_code == 2
+    assert case.tool.called("br") == []
+
+
+def put_backup(case: Case) -> None:
+    case.folder.mkdir(parents=True)
+    (case.folder / "backupmeta").write_bytes(META.encode("latin-1"))
+
+
+def test_a_good_restore(case: Case) -> None:
+    put_backup(case)
+    case.install(
+        meta=None,
+        out=[
+            '[x] [progress] [step="Full Restore"] [progress=42%]',
+            "[2026/11/23 05:22:38.172 +00:00] [BR operation started] [operation_id=a] [command=restore]",
+            '[x] ["Full Restore success summary"] [total-kv=1]',
+        ],
+    )
+    result, here = case.run(restore)
+    assert (result.commit_ts, result.backup_size) == ("300", 5000)
+    assert case.argv()[1:3] == ["restore", "full"]
+    assert here.report.result["brOperations"][0]["operationID"] == "a"
+    assert [p.step for p in here.report.progress] == ["Prepare", "Look", "Restore", "Full Restore"]
+    assert case.database.history == ["72h", "10m0s"]
+
+
+def test_a_restore_of_nothing_is_told_before_br_waits_for_a_cluster(case: Case) -> None:
+    case.install(meta=None)
+    assert case.fails(restore).problem().reason == "SourceNotFound"
+    assert case.tool.called("br") == []
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("Error: [pd] failed to get cluster id", "PDUnreachable"),
+        ("Error: cluster is not fresh: user db/tables: shop.o", "TargetNotEmpty"),
+        ("Error: the moon is full", "RestoreDataFromRemoteFailed"),
+    ],
+)
+def test_failures_of_a_restore(case: Case, line: str, reason: str) -> None:
+    put_backup(case)
+    case.install(meta=None, err=[line], code=1)
+    assert case.fails(restore).problem().reason == reason
+    assert case.database.life_time == "10m0s"
+
+
+def test_a_point_in_time(case: Case) -> None:
+    case.flags = {"mode": "pitr", "pitrRestoredTs": "450", "replicationPhase": "0"}
+    case.spec["pitrFullBackupStorageProvider"] = {"s3": {"provider": "aws", "bucket": "b", "prefix": "full"}}
+    case.install(meta=None)
+    result, _ = case.run(restore)
+    assert result.commit_ts == "450"
+    assert case.argv()[-2:] == ["--restored-ts=450", "--full-backup-storage=s3://b/full"]
+
+
+@pytest.mark.parametrize(
+    ("tool", "reason"),
+    [({}, None), ({"err": ["Error: no"], "code": 1}, "BRAbortFailed"), ({"out": ["Usage: br [command]"]}, "CommandNotFound")],
+)
+def test_prune(case: Case, tool: dict[str, Any], reason: str | None) -> None:
+    case.flags["abort"] = True
+    case.install(meta=None, **({"out": ["done"]} | tool))
+    if reason:
+        assert case.fails(restore).problem().reason == reason
+    else:
+        case.run(restore)
+        assert case.argv()[1:4] == ["abort", "restore", "full"]

@@ -1,0 +1,213 @@
+"""Export with a dumpling that does what a test says: every reason, and what is left behind."""
+
+import json
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backup_manager.errors import ClaimedError, InterruptedError_, ManagerError
+from backup_manager.operations import export
+from backup_manager.operations.steps import Result
+from backup_manager.signals import Stop
+from backup_manager.tools.dumpling import SUCCESS
+from crds.report import Phase
+from tests.support.fake_tool import FakeTool
+from tests.support.manager import FakeDatabase, World, local_storage, world
+
+METADATA = (
+    "Started dump at: x\nSHOW MASTER STATUS:\n\tLog: tidb-binlog\n\tPos: 470656142251917312\n\tGTID:\n\nFinished dump at: y\n"
+)
+FILES = {
+    "metadata": METADATA,
+    "shop-schema-create.sql": "CREATE DATABASE shop;",
+    "shop.o-schema.sql": "CREATE TABLE o;",
+    "shop.o.000000001.sql": "INSERT INTO o VALUES (1);",
+}
+
+
+class Case:
+    """One export on a local volume."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.tmp_path = tmp_path
+        self.tool = FakeTool(folder=tmp_path / "bin")
+        self.database = FakeDatabase()
+        self.spec: dict[str, Any] = {"from": {"host": "db", "user": "bk"}, "local": local_storage(tmp_path)}
+        self.folder = tmp_path / "volume" / "backups" / "cr-0f5e9c1a"
+        self.record = tmp_path / "volume" / "backups" / "cr-0f5e9c1a.record.json"
+
+    def world(self, *, stop: Stop | None = None, env: dict[str, str] | None = None) -> World:
+        return world(
+            self.tmp_path, self.spec, env={**self.tool.env, "BACKUP_MANAGER_PASSWORD": "hunter22", **(env or {})}, stop=stop
+        )
+
+    def run(self, **options: Any) -> tuple[Result, World]:
+        here = self.world(**options)
+        return export.run(here.context), here
+
+    def fails(self, **options: Any) -> tuple[str, World]:
+        here = self.world(**options)
+        with pytest.raises(ManagerError) as caught:
+            export.run(here.context)
+        problem = caught.value.problem()
+        assert problem.hint, "every failure offers a next step"
+        assert len(problem.message.splitlines()) <= 2
+        assert "hunter22" not in problem.message + "".join(here.lines)
+        return problem.reason, here
+
+
+@pytest.fixture
+def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
+    case = Case(tmp_path)
+    monkeypatch.setattr(export, "connect", lambda _context, _access: case.database)
+    return case
+
+
+def test_a_good_export(case: Case) -> None:
+    case.tool.install("dumpling", out=[SUCCESS], err=["Release version: v8.5.0"], files=FILES)
+    result, here = case.run()
+    assert result.commit_ts == "470656142251917312"
+    assert result.backup_size == sum(map(len, FILES.values()))
+    assert dict(result.details) == {"objectCount": 4, "tables": 1, "schemasLeftOut": ["test"]}
+    assert (case.database.history, case.database.life_time) == (["72h", "10m0s"], "10m0s")
+    record = json.loads(case.record.read_text())
+    assert (record["state"], record["toolVersion"], record["commitTs"]) == ("Complete", "v8.5.0", "470656142251917312")
+    assert "hunter22" not in case.record.read_text() + "".join(here.lines)
+    assert [(p.step, p.progress) for p in here.report.progress] == [("Prepare", 100), ("Dump", 100), ("Verify", 100)]
+
+
+def test_the_path_is_told_before_the_tool_starts(case: Case) -> None:
+    case.tool.install("dumpling", out=[SUCCESS], files=FILES)
+    _, here = case.run()
+    first = here.reporter.stored[0]
+    assert (first.backup_path, first.phase) == (f"local://{case.folder}", Phase.PREPARE)
+    assert case.tool.called("dumpling")[0]["argv"][1] == f"--output={case.folder}"
+
+
+def test_the_folder_that_the_job_names_is_used(case: Case) -> None:
+    case.tool.install("dumpling", out=[SUCCESS], files=FILES)
+    _, here = case.run(env={"BACKUP_PATH": f"local://{case.tmp_path}/volume/elsewhere/x"})
+    assert here.report.backup_path == f"local://{case.tmp_path}/volume/elsewhere/x"
+
+
+@pytest.mark.parametrize(
+    ("tool", "reason"),
+    [
+        ({"out": ["create dumper failed: Error 1045 (28000): Access denied for user"], "code": 1}, "DatabaseAccessDenied"),
+        ({"out": ["dump failed: write x: no space left on device"], "code": 1}, "DiskFull"),
+        ({"out": ["dump failed: something new"], "code": 1}, "DumpTidbClusterFailed"),
+        ({"err": ["unknown flag: --nope"], "code": 2}, "ToolFlagUnknown"),
+        ({"kill_itself": signal.SIGKILL}, "ToolKilled"),
+        ({"out": [], "files": FILES}, "DumpTidbClusterFailed"),
+        ({"out": [SUCCESS], "files": {"shop.o.000000001.sql": "x"}}, "DumpIncomplete"),
+        ({"out": [SUCCESS], "files": FILES | {"metadata": METADATA.replace("Finished", "")}}, "DumpIncomplete"),
+        ({"out": [SUCCESS], "files": {"metadata": METADATA.replace("47065", ": 4")}}, "GetCommitTsFailed"),
+        ({"out": [SUCCESS], "files": {"metadata": METADATA}}, "NothingDumped"),
+    ],
+    ids=[
+        "login",
+        "disk",
+        "other",
+        "flag",
+        "killed",
+        "no mark",
+        "no metadata",
+        "metadata cut",
+        "no position",
+        "nothing matched",
+    ],
+)
+def test_every_failure_has_its_reason_and_gc_is_put_back(case: Case, tool: dict[str, Any], reason: str) -> None:
+    case.tool.install("dumpling", **tool)
+    assert case.fails()[0] == reason
+    assert (case.database.life_time, case.database.marker) == ("10m0s", None)
+    assert json.loads(case.record.read_text())["problem"]["reason"] == reason
+
+
+def test_a_missing_tool_is_told_before_anything_is_touched(case: Case) -> None:
+    assert case.fails()[0] == "ToolMissing"
+    assert (case.database.history, case.record.exists()) == ([], False)
+
+
+def test_sigterm_ends_the_tool_and_puts_gc_back(case: Case) -> None:
+    stop = Stop()
+    case.tool.install("dumpling", out=["up"], sleep=30)
+    threading.Timer(1.0, stop.request).start()
+    here = case.world(stop=stop)
+    with pytest.raises(InterruptedError_) as caught:
+        export.run(here.context)
+    assert caught.value.problem().retryable
+    assert case.database.history == ["72h", "10m0s"]
+
+
+def test_a_repeated_run_removes_its_own_leftovers_and_starts_anew(case: Case) -> None:
+    case.tool.install("dumpling", files=FILES | {"shop.o.000000002.sql": "half"}, kill_itself=signal.SIGKILL)
+    case.fails()
+    assert (case.folder / "shop.o.000000002.sql").exists()
+    case.tool.install("dumpling", out=[SUCCESS], files=FILES)
+    result, here = case.run()
+    assert result.details["objectCount"] == 4
+    assert here.report.result["leftoversRemoved"] == 5
+    assert not (case.folder / "shop.o.000000002.sql").exists()
+
+
+def test_a_repeated_run_of_a_finished_export_dumps_nothing_again(case: Case) -> None:
+    case.tool.install("dumpling", out=[SUCCESS], files=FILES)
+    first, _ = case.run()
+    again, _ = case.run()
+    assert (again.commit_ts, again.backup_size) == (first.commit_ts, first.backup_size)
+    assert len(case.tool.called("dumpling")) == 1
+
+
+def test_data_without_a_record_is_never_touched(case: Case) -> None:
+    case.folder.mkdir(parents=True)
+    (case.folder / "precious").write_text("mine")
+    case.tool.install("dumpling", out=[SUCCESS], files=FILES)
+    for _ in range(2):
+        assert case.fails()[0] == "BackupPathInUse"
+    assert (case.folder / "precious").read_text() == "mine"
+    assert case.tool.called("dumpling") == []
+
+
+def test_a_folder_of_another_backup_is_refused(case: Case) -> None:
+    case.tool.install("dumpling", out=[SUCCESS], files=FILES)
+    case.run()
+    other = world(
+        case.tmp_path,
+        case.spec,
+        env={**case.tool.env, "BACKUP_PATH": f"local://{case.folder}"},
+        uid="another-uid",
+    )
+    with pytest.raises(ClaimedError):
+        export.run(other.context)
+    assert len(case.tool.called("dumpling")) == 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ({"from": {"host": "db"}}, "s3, gcs, azblob, local"),
+        ({"from": {}, "s3": {"bucket": "b"}}, "spec.from.host"),
+        ({"from": {"host": "db", "port": "many"}, "s3": {"bucket": "b"}}, "spec.from.port"),
+        ({"from": {"host": "db"}, "s3": {"bucket": ""}}, "s3.bucket"),
+        ({"from": {"host": "db"}, "s3": {"provider": "aws", "prefix": "x"}}, "s3.bucket"),
+        ({"from": {"host": "db"}, "s3": {"bucket": "b", "prefix": "../x"}}, "s3.prefix"),
+    ],
+)
+def test_a_spec_that_cannot_work_names_the_field(case: Case, spec: dict[str, Any], told: str) -> None:
+    case.tool.install("dumpling")
+    case.spec = spec
+    here = case.world()
+    with pytest.raises(ManagerError) as caught:
+        export.run(here.context)
+    assert caught.value.exit_code == 2
+    assert told in caught.value.message + caught.value.hint
+
+
+@pytest.mark.parametrize("path", ["local:///elsewhere/x", "nonsense", "local://{volume}"])
+def test_a_path_from_the_job_that_cannot_be_is_refused(case: Case, path: str) -> None:
+    case.tool.install("dumpling")
+    assert case.fails(env={"BACKUP_PATH": path.format(volume=case.tmp_path / "volume")})[0] == "InvalidSpec"

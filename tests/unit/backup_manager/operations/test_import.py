@@ -1,0 +1,247 @@
+"""Import with a lightning that does what a test says, from folders and archives."""
+
+import io
+import os
+import signal
+import tarfile
+import threading
+import tomllib
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backup_manager.errors import InterruptedError_, ManagerError
+from backup_manager.operations import import_data
+from backup_manager.operations.steps import Result
+from backup_manager.signals import Stop
+from backup_manager.tools.lightning import CANCELED, SUCCESS
+from crds import names
+from tests.support.fake_tool import FakeTool
+from tests.support.manager import FakeDatabase, World, local_storage, world
+from tests.unit.backup_manager.operations.test_export import FILES
+
+FOLDER = "cr-1a2b3c4d"
+
+
+class Case:
+    """One import from a local volume."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.tmp_path = tmp_path
+        self.tool = FakeTool(folder=tmp_path / "bin")
+        self.database = FakeDatabase()
+        self.annotations: dict[str, str] = {}
+        self.spec: dict[str, Any] = {"to": {"host": "db"}, "local": local_storage(tmp_path, f"backups/{FOLDER}")}
+        self.volume = tmp_path / "volume" / "backups"
+
+    def dump(self, files: dict[str, str] | None = None) -> None:
+        folder = self.volume / FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in (FILES if files is None else files).items():
+            (folder / name).write_text(text)
+
+    def pack(self, entries: dict[str, bytes], name: str = "backup-2024-01-02T03:04:05Z.tgz") -> str:
+        self.volume.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(self.volume / name, "w:gz") as packed:
+            for path, data in entries.items():
+                info = tarfile.TarInfo(path)
+                info.size = len(data)
+                packed.addfile(info, io.BytesIO(data))
+        return f"local://{self.volume}/{name}"
+
+    def world(self, *, path: str = "", stop: Stop | None = None) -> World:
+        env = {**self.tool.env, "BACKUP_MANAGER_PASSWORD": "hunter22"}
+        return world(
+            self.tmp_path,
+            self.spec,
+            kind="Restore",
+            env=env,
+            flags={"backupPath": path} if path else {},
+            annotations=self.annotations,
+            stop=stop,
+        )
+
+    def run(self, **options: Any) -> tuple[Result, World]:
+        here = self.world(**options)
+        return import_data.run(here.context), here
+
+    def fails(self, **options: Any) -> ManagerError:
+        here = self.world(**options)
+        with pytest.raises(ManagerError) as caught:
+            import_data.run(here.context)
+        assert caught.value.hint
+        assert "hunter22" not in caught.value.message + "".join(here.lines)
+        return caught.value
+
+
+@pytest.fixture
+def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
+    case = Case(tmp_path)
+    monkeypatch.setattr(import_data, "connect", lambda _context, _access: case.database)
+    return case
+
+
+def test_a_good_import(case: Case) -> None:
+    case.dump()
+    case.tool.install("tidb-lightning", out=[SUCCESS])
+    result, here = case.run()
+    assert result.commit_ts == "470656142251917312"
+    assert dict(result.details) == {"tables": 1, "rows": 0, "backend": "tidb"}
+    call = case.tool.called("tidb-lightning")[0]
+    assert "hunter22" not in "".join(call["argv"]) + "".join(here.lines)
+    assert [p.step for p in here.report.progress] == ["Prepare", "Look", "Check", "Load"]
+    config = here.context.scratch / "lightning.toml"
+    assert config.stat().st_mode & 0o777 == 0o600
+    assert tomllib.loads(config.read_text())["tidb"]["password"] == "hunter22"
+
+
+@pytest.mark.parametrize(
+    ("tool", "reason"),
+    [
+        ({"out": [CANCELED]}, "LoaderBackupDataFailed"),
+        ({"err": ["failed to start HTTP server: listen tcp :8289: bind: address already in use"]}, "LoaderBackupDataFailed"),
+        ({"err": ["tidb lightning encountered error: Error 1062 (23000): Duplicate entry '1'"], "code": 1}, "TargetNotEmpty"),
+        ({"out": [SUCCESS], "code": 1}, "LoaderBackupDataFailed"),
+        ({"kill_itself": signal.SIGKILL}, "ToolKilled"),
+    ],
+    ids=["canceled", "busy port", "duplicate", "mark but no exit 0", "killed"],
+)
+def test_success_needs_exit_0_and_the_mark(case: Case, tool: dict[str, Any], reason: str) -> None:
+    case.dump()
+    case.tool.install("tidb-lightning", **tool)
+    assert case.fails().problem().reason == reason
+
+
+def test_sigterm_is_a_failure_although_lightning_ends_with_0(case: Case) -> None:
+    case.dump()
+    stop = Stop()
+    case.tool.install("tidb-lightning", out=["up"], sleep=30, term_says=CANCELED, term_code=0)
+    threading.Timer(1.0, stop.request).start()
+    assert isinstance(case.fails(stop=stop), InterruptedError_)
+
+
+def test_tables_that_hold_rows_are_refused_and_named(case: Case) -> None:
+    case.dump()
+    case.tool.install("tidb-lightning", out=[SUCCESS])
+    case.database.filled = [("Shop", "O"), ("other", "t")]
+    error = case.fails()
+    assert error.problem().reason == "TargetNotEmpty"
+    assert "Shop.O" in error.message
+    assert "other" not in error.message
+    assert names.ALLOW_NON_EMPTY_ANNOTATION in error.hint
+    assert case.tool.called("tidb-lightning") == []
+
+
+def test_the_annotation_allows_it(case: Case) -> None:
+    case.dump()
+    case.tool.install("tidb-lightning", out=[SUCCESS])
+    case.database.filled = [("shop", "o")]
+    case.annotations = {names.ALLOW_NON_EMPTY_ANNOTATION: "true"}
+    case.run()
+
+
+def test_tables_that_the_filter_leaves_out_do_not_matter(case: Case) -> None:
+    case.dump(FILES | {"shop.log.000000000.sql": "x"})
+    case.tool.install("tidb-lightning", out=[SUCCESS])
+    case.database.filled = [("shop", "log")]
+    case.spec["tableFilter"] = ["*.*", "!shop.log"]
+    case.run()
+
+
+def test_a_folder_without_a_dump_names_the_ones_inside(case: Case) -> None:
+    case.dump()
+    case.tool.install("tidb-lightning")
+    case.spec["local"]["prefix"] = "backups"
+    error = case.fails()
+    assert error.problem().reason == "SourceNotFound"
+    assert FOLDER in error.hint
+
+
+def test_a_dump_of_nothing_is_refused(case: Case) -> None:
+    case.dump({"metadata": FILES["metadata"]})
+    case.tool.install("tidb-lightning")
+    assert case.fails().problem().reason == "SourceEmpty"
+
+
+ROOT = "backup-2024-01-02T03:04:05Z"
+ENTRIES = {f"{ROOT}/{name}": text.encode() for name, text in FILES.items()}
+
+
+@pytest.mark.parametrize("name", [f"{ROOT}.tgz", "renamed.tgz"])
+def test_an_archive_of_tidb_operator(case: Case, name: str) -> None:
+    case.tool.install("tidb-lightning", out=[SUCCESS])
+    result, here = case.run(path=case.pack(ENTRIES, name))
+    assert result.commit_ts == "470656142251917312"
+    config = tomllib.loads((here.context.scratch / "lightning.toml").read_text())
+    folder = Path(config["mydumper"]["data-source-dir"])
+    assert sorted(os.listdir(folder)) == sorted(FILES)
+    assert [p.step for p in here.report.progress] == ["Prepare", "Unpack", "Check", "Load"]
+
+
+def test_a_missing_archive_is_told_as_such(case: Case) -> None:
+    case.tool.install("tidb-lightning")
+    case.volume.mkdir(parents=True)
+    assert case.fails(path=f"local://{case.volume}/none.tgz").problem().reason == "SourceNotFound"
+
+
+def test_an_archive_that_climbs_out_is_refused(case: Case) -> None:
+    case.tool.install("tidb-lightning", out=[SUCCESS])
+    assert case.fails(path=case.pack({"../evil": b"evil", **ENTRIES})).problem().reason == "UnarchiveBackupDataFailed"
+    assert list(case.tmp_path.rglob("evil")) == []
+
+
+def test_absolute_names_in_an_archive_stay_inside(case: Case) -> None:
+    case.tool.install("tidb-lightning", out=[SUCCESS])
+    _, here = case.run(path=case.pack({f"{case.tmp_path}/evil": b"evil", **ENTRIES}))
+    assert not (case.tmp_path / "evil").exists()
+    assert all(here.context.scratch in found.parents for found in case.tmp_path.rglob("evil"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "no gzip", "no dump"])
+def test_a_damaged_archive(case: Case, damage: str) -> None:
+    case.tool.install("tidb-lightning")
+    path = case.pack({"root/readme": b"x"} if damage == "no dump" else ENTRIES | {f"{ROOT}/big": os.urandom(100_000)})
+    file = Path(path.removeprefix("local://"))
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:50_000])
+    elif damage == "no gzip":
+        file.write_bytes(b"plain text" * 1000)
+    assert case.fails(path=path).problem().reason == "UnarchiveBackupDataFailed"
+
+
+def test_a_volume_that_is_too_small_is_told_before_unpacking(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: usage(100, 90, 10))
+    case.tool.install("tidb-lightning")
+    error = case.fails(path=case.pack(ENTRIES))
+    assert error.problem().reason == "DiskFull"
+    assert "additionalVolumes" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("flag", "storage", "folder", "name"),
+    [
+        ("s3://b/p/x", {}, "s3://b/p/x", ""),
+        ("s3://b/p/x.tgz", {}, "s3://b/p", "x.tgz"),
+        ("", {"path": "s3://b/p/x.tgz"}, "s3://b/p", "x.tgz"),
+        ("", {"path": "b/p/x"}, "s3://b/p/x", ""),
+        ("", {"bucket": "b", "prefix": "p"}, "s3://b/p", ""),
+    ],
+)
+def test_where_the_data_is(tmp_path: Path, flag: str, storage: dict[str, str], folder: str, name: str) -> None:
+    here = world(tmp_path, {"s3": {"provider": "aws", **storage}}, flags={"backupPath": flag} if flag else {})
+    source = import_data._source(here.context)
+    assert (source.folder.url, source.archive) == (folder, name)
+
+
+@pytest.mark.parametrize(
+    "annotations",
+    [{names.LIGHTNING_BACKEND_ANNOTATION: "fast"}, {names.LIGHTNING_BACKEND_ANNOTATION: "local"}],
+)
+def test_a_backend_that_cannot_be(case: Case, annotations: dict[str, str]) -> None:
+    case.dump()
+    case.tool.install("tidb-lightning")
+    case.annotations = annotations
+    assert case.fails().exit_code == 2

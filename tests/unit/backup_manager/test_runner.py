@@ -1,0 +1,203 @@
+"""One run: exactly one outcome, one exit code, no traceback, nothing left behind."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backup_manager import reporters, runner
+from backup_manager.cli import COMMANDS
+from backup_manager.custom_resource import choose
+from backup_manager.errors import PartialError, TransientError, UnreachableError, UsageError
+from backup_manager.operations.steps import Context, Result, Step, run_steps
+from backup_manager.signals import Stop
+from crds.report import Report
+from tests.support.manager import world
+
+CR = """apiVersion: pingcap.com/v1alpha1
+kind: Backup
+metadata: {name: one, namespace: ns}
+spec: {from: {host: db}, azblob: {sasToken: "sas-hunter22"}}
+---
+apiVersion: pingcap.com/v1alpha1
+kind: Restore
+metadata: {name: two}
+spec: {}
+"""
+
+
+class Bench:
+    """Runs an operation of the test through the runner."""
+
+    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.file, self.out = tmp_path / "cr.yaml", tmp_path / "reports"
+        self.file.write_text(CR)
+        self.stderr = io.StringIO()
+        self.monkeypatch = monkeypatch
+        self.env = {"BACKUP_MANAGER_PASSWORD": "pw-hunter22", runner.ENV_SCRATCH: str(tmp_path)}
+
+    def run(self, operation: Callable[[Context], Result], *, command: str = "export", **flags: str) -> int:
+        self.monkeypatch.setattr(runner, "_operation", lambda _module: operation)
+        given = {"from-file": str(self.file), "report": str(self.out), **flags}
+        return runner.Run(verb=COMMANDS[command], flags=given, env=self.env, stderr=self.stderr).execute()
+
+    @property
+    def report(self) -> Report:
+        report = Report.parse(self.out.read_text().splitlines()[-1])
+        assert report is not None
+        return report
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(tmp_path, monkeypatch)
+
+
+def test_success_is_complete_and_0(bench: Bench) -> None:
+    assert bench.run(lambda _c: Result(commit_ts="5", backup_size=7, details={"objectCount": 1})) == 0
+    report = bench.report
+    assert (report.phase, report.commit_ts, report.backup_size, report.result) == ("Complete", "5", 7, {"objectCount": 1})
+    assert report.time_completed is not None
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(UsageError("u"), 2), (UnreachableError("x"), 3), (TransientError("t"), 1), (PartialError("p"), 5)],
+)
+def test_every_kind_of_error_has_its_exit_code(bench: Bench, error: Exception, code: int) -> None:
+    def operation(_context: Context) -> Result:
+        raise error
+
+    assert bench.run(operation) == code
+    assert bench.report.phase == "Failed"
+    assert bench.report.error is not None
+    assert bench.report.error.message == str(error)
+
+
+def test_a_defect_is_one_line_for_the_user_and_masked_details_in_the_log(bench: Bench) -> None:
+    def operation(_context: Context) -> Result:
+        raise KeyError("pw-hunter22 and sas-hunter22")
+
+    assert bench.run(operation) == 1
+    report = bench.report
+    assert report.error is not None
+    assert (report.error.reason, "KeyError" in report.error.message) == ("InternalError", True)
+    assert "Traceback" not in report.to_json()
+    assert "Traceback" in bench.stderr.getvalue()
+    assert "hunter22" not in bench.stderr.getvalue() + report.to_json()
+
+
+def test_an_outcome_that_cannot_be_stored_is_a_failure(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def store(_self: Any, report: Report) -> None:
+        raise UnreachableError("API server down")
+
+    monkeypatch.setattr(reporters.LinesReporter, "store", store)
+    assert bench.run(lambda _c: Result()) == 3
+    assert "could not be stored" in bench.stderr.getvalue()
+
+
+def test_the_temporary_folder_is_private_and_removed(bench: Bench) -> None:
+    seen: list[Path] = []
+
+    def operation(context: Context) -> Result:
+        seen.append(context.scratch)
+        assert context.scratch.stat().st_mode & 0o777 == 0o700
+        (context.scratch / "secret").write_text("x")
+        raise UsageError("u")
+
+    bench.run(operation)
+    assert not seen[0].exists()
+
+
+def test_no_room_for_temporary_files_is_told(bench: Bench) -> None:
+    bench.env[runner.ENV_SCRATCH] = "/nonexistent"
+    assert bench.run(lambda _c: Result()) == 1
+    assert bench.report.error is not None
+    assert bench.report.error.reason == "NoScratchSpace"
+
+
+@pytest.mark.parametrize(("command", "name"), [("export", "one"), ("import", "two")])
+def test_a_file_of_several_documents(bench: Bench, command: str, name: str) -> None:
+    seen: list[Context] = []
+
+    def operation(context: Context) -> Result:
+        seen.append(context)
+        return Result()
+
+    assert bench.run(operation, command=command, namespace="mine") == 0
+    assert seen[0].resource.name == name
+    assert seen[0].resource.namespace == ("ns" if name == "one" else "mine")
+    assert len(seen[0].resource.uid) == 32
+    assert seen[0].kubernetes is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("kind: [", "no YAML"),
+        ("", "holds no Backup"),
+        ("just text", "holds no Backup"),
+        ("kind: Restore\nmetadata: {name: x}\nspec: {}\n", "Restore/x"),
+        ("kind: Backup\nmetadata: {}\nspec: {}\n", "metadata.name"),
+        ("kind: Backup\nmetadata: {name: x}\n", "spec is missing"),
+    ],
+)
+def test_files_that_cannot_be_used(bench: Bench, text: str, told: str) -> None:
+    bench.file.write_text(text)
+    assert bench.run(lambda _c: Result()) == 2
+    assert bench.report.error is not None
+    assert told in bench.report.error.message
+
+
+def test_a_file_that_is_not_there(bench: Bench) -> None:
+    bench.file.unlink()
+    assert bench.run(lambda _c: Result()) == 2
+
+
+def test_several_of_a_kind_need_a_name() -> None:
+    documents = [{"kind": "Backup", "metadata": {"name": n}, "spec": {}} for n in ("a", "b")]
+    with pytest.raises(UsageError) as caught:
+        choose(documents, kinds=("Backup",))
+    assert "Backup/a, Backup/b" in caught.value.message
+    assert choose(documents, kinds=("Backup",), name="b").name == "b"
+
+
+def test_outside_of_a_cluster_without_a_file_it_says_what_to_do(tmp_path: Path) -> None:
+    stderr = io.StringIO()
+    flags = {"namespace": "ns", "backupName": "x", "report": str(tmp_path / "r")}
+    assert runner.Run(verb=COMMANDS["export"], flags=flags, env={}, stderr=stderr).execute() == 1
+    report = json.loads((tmp_path / "r").read_text().splitlines()[-1])
+    assert report["error"]["reason"] == "GetBackupCRFailed"
+    assert "--from-file" in report["error"]["hint"]
+
+
+def test_steps_are_told_in_order_and_stop_between_two(tmp_path: Path) -> None:
+    stop = Stop()
+    here = world(tmp_path, {}, stop=stop)
+    done: list[str] = []
+
+    def ordinary(_context: Context, state: list[str]) -> None:
+        state.append("done")
+
+    def stopping(_context: Context, _state: list[str]) -> None:
+        stop.request()
+
+    steps = (Step(name="One", work=ordinary), Step(name="Two", work=stopping), Step(name="Three", work=ordinary))
+    with pytest.raises(TransientError):
+        run_steps(here.context, steps, done)
+    assert done == ["done"]
+    assert [(p.step, p.progress) for p in here.report.progress] == [("One", 100), ("Two", 100)]
+
+
+def test_work_that_ended_is_not_thrown_away_by_a_late_stop(tmp_path: Path) -> None:
+    stop = Stop()
+    here = world(tmp_path, {}, stop=stop)
+
+    def last(_context: Context, _state: None) -> None:
+        stop.request()
+
+    run_steps(here.context, (Step(name="Last", work=last),), None)
+    assert here.report.progress[-1].progress == 100
