@@ -1,0 +1,1 @@
+"""One module a command: read, call, return an answer."""

@@ -1,0 +1,158 @@
+"""BackupSchedules with all that belongs to them, read as the hook reads them; and specs changed on the command line."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any
+
+import yaml
+
+from app.domain import cron, schedule, slots
+from app.domain.config import Config
+from app.domain.cron import Timetable
+from app.domain.observed import Observed, metadata
+from app.domain.retention import Coming, Verdict, plan
+from app.domain.schedule_log import Log
+from app.domain.schedule_spec import Schedule, ScheduleError
+from app.domain.scheduled import Children
+from app.domain.slots import Slots
+from app.domain.times import moment
+from backup_manager.errors import NotFoundError, UsageError
+from cli.documents import Object, Source, key_of, shown
+from cli.requests import observe, request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """One schedule as the hook sees it at *now*."""
+
+    observed: Observed
+    schedule: Schedule
+    children: Children
+    log: Log | None
+    created: datetime
+    now: datetime
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """``namespace/name``."""
+        return f"{self.observed.namespace}/{self.observed.name}"
+
+    def verdicts(self) -> list[Verdict]:
+        """What retention says: the very function that the hook asks."""
+        return plan(self.children.items, self.schedule.policy, self.now, coming=self._coming())
+
+    def _coming(self) -> Coming | None:
+        """The time of the n-th run from now; nobody knows it of a paused schedule."""
+        if self.schedule.pause:
+            return None
+        times: list[datetime] = []
+        following = cron.upcoming(self.schedule.timetable, self.now)
+
+        def coming(count: int) -> datetime | None:
+            if count < 1:
+                return None
+            times.extend(islice(following, count - len(times)))
+            return times[count - 1]
+
+        return coming
+
+    def due(self) -> Slots:
+        """Which run is due now."""
+        return slots.evaluate(
+            self.schedule,
+            self.children,
+            self.observed.status,
+            created=self.created,
+            now=self.now,
+            patience=timedelta(seconds=self.config.start_deadline),
+        )
+
+    @property
+    def timetable(self) -> Timetable:
+        """When it runs."""
+        return self.schedule.timetable
+
+
+def survey(parent: Object, objects: Sequence[Object], config: Config, now: datetime) -> Subject:
+    """*parent* among *objects*. Raises UsageError when its spec cannot work."""
+    observed = observe(request(parent, objects, config))
+    # As the hook: a CR that was never in a cluster begins now.
+    created = moment(metadata(parent).get("creationTimestamp")) or now.replace(microsecond=0)
+    try:
+        found, children, log = schedule.survey(observed, created, config)
+    except ScheduleError as error:
+        hint = "Nothing is made and nothing deleted while it is Invalid; correct the spec."
+        raise UsageError(f"{shown(parent)}: {error}", hint=hint) from None
+    return Subject(observed=observed, schedule=found, children=children, log=log, created=created, now=now, config=config)
+
+
+def choose(source: Source, name: str, *, everywhere: bool = False) -> list[Object]:
+    """The schedule *name* (``NAME`` or ``NAMESPACE/NAME``), or all there are. Raises NotFoundError when there is none."""
+    found = source.list("BackupSchedule", everywhere=everywhere or "/" in name)
+    if not name and not found:
+        raise NotFoundError(
+            f"no BackupSchedule in {source.namespace}", hint="Look elsewhere with -n NAMESPACE, or give -f FILE."
+        )
+    if not name:
+        return found
+    namespace, _, short = name.rpartition("/")
+    chosen = [item for item in found if key_of(item)[2] == short and (not namespace or key_of(item)[1] == namespace)]
+    if not chosen:
+        there = ", ".join(key_of(item)[2] for item in found) or "none"
+        raise NotFoundError(f"no BackupSchedule {name!r} in {source.namespace}", hint=f"There are: {there}.")
+    return chosen
+
+
+def family(source: Source, *, everywhere: bool = False) -> list[Object]:
+    """What schedules may own."""
+    return [*source.list("Backup", everywhere=everywhere), *source.list("CompactBackup", everywhere=everywhere)]
+
+
+def changed(parent: Object, assignments: Sequence[str]) -> Object:
+    """*parent* with ``retention.keepDaily=7`` and the like set in its spec; ``null`` removes. Raises UsageError."""
+    spec = copy.deepcopy(dict(parent.get("spec") or {}))
+    for assignment in assignments:
+        path, value = _assignment(assignment)
+        place: Any = spec
+        for part in path[:-1]:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise UsageError(f"--set {assignment}: {part} is no object", hint="Write it like --set retention.keepDaily=7.")
+        if value is None:
+            place.pop(path[-1], None)
+        else:
+            place[path[-1]] = value
+    if spec.get("retention") == {}:
+        del spec["retention"]
+    return {**parent, "spec": spec}
+
+
+def _assignment(text: str) -> tuple[list[str], Any]:
+    name, separator, value = text.partition("=")
+    path = name.removeprefix("spec.").split(".")
+    if not separator or not all(path):
+        raise UsageError(f"--set {text!r} is no assignment", hint="Write it like --set retention.keepDaily=7.")
+    try:
+        return path, yaml.safe_load(value)
+    except yaml.YAMLError:
+        return path, value
+
+
+def cluster_of(parent: Object) -> str:
+    """The TiDB cluster that the schedule's Backups work on: the one br names, else the one behind the database's address.
+
+    TiDB Operator calls a cluster's service ``<cluster>-tidb``; any other address stands for itself.
+    """
+    template = (parent.get("spec") or {}).get("backupTemplate") or {}
+    br, access = template.get("br") or {}, template.get("from") or {}
+    namespace = key_of(parent)[1]
+    if br.get("cluster"):
+        return f"{br.get('clusterNamespace') or namespace}/{br['cluster']}"
+    host, _, rest = str(access.get("host") or "").partition(".")
+    if host.endswith("-tidb"):
+        return f"{rest.partition('.')[0] or namespace}/{host.removesuffix('-tidb')}"
+    return f"{access['host']}:{access.get('port') or 4000}" if host else ""
