@@ -9,6 +9,7 @@ import (
 	"log"
 	"net/http"
 	"strings"
+	"sync/atomic"
 
 	"github.com/aws/aws-sdk-go/aws/awserr"
 	brpb "github.com/pingcap/kvproto/pkg/brpb"
@@ -29,6 +30,8 @@ type Server struct {
 	Store  *store.Store
 	Faults *faults.Box
 	Calls  *calls.Log
+
+	locksLeft atomic.Uint64
 }
 
 // refusalRepeats makes br give up: it forgives one store ten unknown errors a round, and asks again for ever below that.
@@ -171,16 +174,18 @@ func (r *run) leaveLock(ctx context.Context, region store.Region, part store.Spa
 	if !ok {
 		return nil
 	}
+	start := r.req.EndVersion - r.locksLeft.Add(1) // every lock is a transaction of its own
 	prewrite, err := r.Store.KvPrewrite(ctx, &kvrpcpb.PrewriteRequest{
 		Context:     region.Context(),
-		Mutations:   []*kvrpcpb.Mutation{{Op: kvrpcpb.Op_Put, Key: pairs[0].Key, Value: []byte("never committed")}},
-		PrimaryLock: pairs[0].Key, StartVersion: r.req.EndVersion - 1, LockTtl: ttl, TxnSize: 1,
+		Mutations:   []*kvrpcpb.Mutation{{Op: kvrpcpb.Op_Put, Key: pairs[0].Key, Value: pairs[0].Value}},
+		PrimaryLock: pairs[0].Key, StartVersion: start, LockTtl: ttl, TxnSize: 1,
 	})
 	if err != nil {
 		return err
 	}
 	if prewrite.RegionError != nil || len(prewrite.Errors) > 0 {
-		log.Printf("fault: the lock on %x could not be left: %v %v", pairs[0].Key, prewrite.RegionError, prewrite.Errors)
+		log.Printf("fault: no lock on %x, trying elsewhere: %v %v", pairs[0].Key, prewrite.RegionError, prewrite.Errors)
+		r.Faults.ReturnLock()
 		return nil
 	}
 	r.Calls.Add("fault lock")

@@ -246,6 +246,26 @@ func TestLockFaultIsARealLock(t *testing.T) {
 	}
 }
 
+func TestEveryLockIsItsOwnTransaction(t *testing.T) {
+	b := newBench(t)
+	for _, key := range []string{"ta", "tm", "tz"} {
+		storetest.Put(t, b.Store, key, []byte(key))
+	}
+	storetest.Split(t, b.Store, "tm")
+	storetest.Split(t, b.Store, "tz")
+	if err := b.Faults.Set(faults.Plan{Locks: 2, LockTTLMS: 5}); err != nil {
+		t.Fatal(err)
+	}
+	got := b.run(b.request("t", "u"))
+	first, second := got[0].GetError().GetKvError().GetLocked(), got[1].GetError().GetKvError().GetLocked()
+	if first == nil || second == nil || first.LockVersion == second.LockVersion {
+		t.Errorf("%v, %v", first, second)
+	}
+	if got[2].Error != nil || b.Calls.Counts()["fault lock"] != 2 {
+		t.Errorf("%v, %v", got[2], b.Calls.Counts())
+	}
+}
+
 func TestLostPairIsNotInTheChecksumEither(t *testing.T) {
 	b := newBench(t)
 	storetest.Put(t, b.Store, "ta", []byte("1"))

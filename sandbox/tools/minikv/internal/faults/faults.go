@@ -89,6 +89,13 @@ func (b *Box) TakeLock() (ttl uint64, ok bool) {
 	return b.Plan().LockTTLMS, b.take(func(p *Plan) *int { return &p.Locks })
 }
 
+// ReturnLock gives a lock back that could not be left where it was meant to be.
+func (b *Box) ReturnLock() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.plan.Locks++
+}
+
 // ServeHTTP answers GET with the plan and takes a whole new one by PUT.
 func (b *Box) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.Method {
