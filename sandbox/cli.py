@@ -3,6 +3,7 @@
 import shlex
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from sandbox.api import Object, name_of
+from crds import names
+from sandbox.api import Object, name_of, uid_of
 from sandbox.cluster import ALL_PARTS, Cluster, fill
 from sandbox.errors import SandboxError
 from sandbox.layout import DEFAULT_NAME, Layout, all_layouts
@@ -54,15 +56,11 @@ def up(name: str, tidbs: tuple[str, ...], left_out: tuple[str, ...]) -> None:
     """Start everything and print where it answers; it stays up until 'down'."""
     started = time.monotonic()
     cluster = Cluster(name, tidbs=tidbs, parts=ALL_PARTS - set(left_out), owned=False, say=lambda line: _out.print(f"  {line}"))
-    with _out.status("starting ...") if _out.is_terminal else _nothing():
+    with _out.status("starting ...") if _out.is_terminal else nullcontext():
         cluster.start()
     _out.print(f"up after {time.monotonic() - started:.1f} s\n")
     _out.print(_endpoints(cluster))
     _out.print(f'\nexport KUBECONFIG={cluster.kubeconfig}   (all of it: eval "$(python -m sandbox env{_named(name)})")')
-
-
-def _nothing() -> click.Context:
-    return click.Context(main)
 
 
 def _named(name: str) -> str:
@@ -117,7 +115,7 @@ def _follow(cluster: Cluster, applied: Object, timeout: float) -> str:
     while time.monotonic() < deadline:
         status = ((cluster.get(kind, name, namespace) or {}).get("status")) or {}
         phase, progress = status.get("phase") or status.get("state") or "", status.get("progress") or ""
-        line = f"  {kind} {name}: {phase or 'waiting for the hooks'} {progress}".rstrip()
+        line = f"  {kind} {name}: {phase or 'waiting for the hooks'} {progress}".rstrip() + _blocked(cluster, applied)
         if line != shown:
             _out.print(line, markup=False)
             shown = line
@@ -128,6 +126,18 @@ def _follow(cluster: Cluster, applied: Object, timeout: float) -> str:
             return str(phase)
         time.sleep(0.2)
     raise SandboxError(f"{kind} {name} did not end in {timeout:g} s; last seen: {shown.strip()}")
+
+
+def _blocked(cluster: Cluster, cr: Object) -> str:
+    """Why a container of the CR does not start, if so."""
+    label = f"{names.OWNER_UID_LABEL}={uid_of(cr)}"
+    for pod in cluster.pods(cr["metadata"]["namespace"], labels=label):
+        pod_status = pod.get("status") or {}
+        for container in (*(pod_status.get("initContainerStatuses") or ()), *(pod_status.get("containerStatuses") or ())):
+            waiting = container["state"].get("waiting") or {}
+            if waiting.get("message"):
+                return f" (Pod {name_of(pod)}: {waiting['reason']}: {waiting['message']})"
+    return ""
 
 
 @main.command()

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -236,10 +236,3 @@ class PodRunner:
                 if error.status in {404, 409}:
                     return
                 _log.warning("%s: status not stored: %s", self.name, error)
-
-
-def stop_all(runners: Sequence[PodRunner], finished: Callable[[], None]) -> None:
-    """SIGKILL every container; the agent is going away."""
-    for runner in runners:
-        runner.kill()
-    finished()

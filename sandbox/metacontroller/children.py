@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
-from sandbox.api import Api, ApiError, Object, Resource, deleting, metadata_of, name_of, namespace_of, uid_of
+from sandbox.api import Api, ApiError, Object, Resource, deleting, name_of, namespace_of, uid_of
 from sandbox.metacontroller import apply
 from sandbox.metacontroller.ownership import owner_reference
 from sandbox.metacontroller.webhook import HookError
@@ -134,8 +134,3 @@ class Manager:
         except ApiError as error:
             if error.status not in {404, 409}:
                 raise
-
-
-def check_uid(obj: Object, live: Object) -> bool:
-    """Whether *live* is the same object as *obj*, not a namesake."""
-    return bool(metadata_of(obj).get("uid") == metadata_of(live).get("uid"))

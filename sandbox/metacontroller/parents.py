@@ -4,9 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from sandbox.api import Api, ApiError, Object, Resource, metadata_of, name_of, namespace_of
+from sandbox.api import Api, ApiError, Object, Resource, metadata_of, name_of, namespace_of, uid_of
 from sandbox.metacontroller import apply
-from sandbox.metacontroller.children import check_uid
 
 _TRIES: Final = (0.0, 0.01, 0.05, 0.25)
 _FOREIGN_FINALIZERS: Final = {"foregroundDeletion", "orphan"}
@@ -71,7 +70,7 @@ class ParentWriter:
         for wait in _TRIES:
             time.sleep(wait)
             live = self._api.find(self._resource, namespace_of(parent), name_of(parent))
-            if live is None or not check_uid(parent, live):
+            if live is None or uid_of(live) != uid_of(parent):
                 raise GoneError
             if not change(live):
                 return live

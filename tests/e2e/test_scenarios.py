@@ -1,9 +1,13 @@
 """What happens to Backups when the world around them does not hold still: real API server, hooks, dumpling, TiDB and S3."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +17,7 @@ import pytest
 
 from sandbox import Cluster
 from sandbox.api import JOBS, NAMESPACES, Object
+from sandbox.components import METACONTROLLER_BIN
 from tests.support.gate import Gate, gate
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -34,6 +39,14 @@ spec:
     secretName: "@SECRET@"
     prefix: "@PREFIX@"
 """
+
+
+def filled(name: str, *, endpoint: str, secret: str, prefix: str) -> str:
+    """The Backup as YAML."""
+    text = BACKUP
+    for key, value in {"@NAME@": name, "@ENDPOINT@": endpoint, "@SECRET@": secret, "@PREFIX@": prefix}.items():
+        text = text.replace(key, value)
+    return text
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 90.0) -> Any:
@@ -65,11 +78,7 @@ class World:
 
     def back_up(self, name: str = "it", *, endpoint: str = "${S3_ENDPOINT}", secret: str = "s3-secret") -> None:
         """Apply a Backup."""
-        filled = {"@NAME@": name, "@ENDPOINT@": endpoint, "@SECRET@": secret, "@PREFIX@": self.namespace}
-        text = BACKUP
-        for key, value in filled.items():
-            text = text.replace(key, value)
-        self.cluster.apply(text, namespace=self.namespace)
+        self.cluster.apply(filled(name, endpoint=endpoint, secret=secret, prefix=self.namespace), namespace=self.namespace)
 
     def backup(self, name: str = "it") -> Object | None:
         return self.cluster.get("Backup", name, self.namespace)
@@ -274,3 +283,43 @@ def test_a_backup_waits_for_its_secret(world: World) -> None:
     world.cluster.apply(json.dumps(manifest), namespace=world.namespace)
     world.reaches("Complete")
     assert len(world.jobs()) == 1
+
+
+@pytest.mark.skipif(METACONTROLLER_BIN in os.environ, reason="the real one has no such knob")
+def test_late_caches_change_nothing(world: World) -> None:
+    """Parents and Jobs reach the hook late, each by its own delay; still one Job runs, and its end is seen."""
+    world.cluster.lag_caches(backups=2.0, jobs=1.0)
+    try:
+        seen: set[str] = set()
+        world.back_up()
+
+        def complete() -> bool:
+            seen.update(world.jobs().values())
+            return bool(world.status().get("phase") == "Complete")
+
+        until(complete, "the Backup is complete")
+        world.delete()
+        world.gone()
+    finally:
+        world.cluster.lag_caches()
+    assert len(seen) == 1
+    assert world.objects() == []
+    world.neighbours_stand()
+
+
+def test_run_follows_a_file_to_its_end(world: World, tmp_path: Path) -> None:
+    def run(text: str, *more: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "cr.yaml").write_text(text)
+        argv = [sys.executable, "-m", "sandbox", "run", str(tmp_path / "cr.yaml"), "-n", world.namespace]
+        argv += ["--name", world.cluster.layout.name, *more]
+        return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
+
+    good = filled("good", endpoint="${S3_ENDPOINT}", secret="s3-secret", prefix=world.namespace)
+    done = run(good)
+    assert done.returncode == 0, done.stderr
+    assert "Backup good: Complete" in done.stdout
+    other = good.replace('name: "good"', "name: other").replace("secretName: tidb-secret", "secretName: s3-secret")
+    blocked = run(other, "--timeout", "15")
+    assert blocked.returncode == 1
+    assert "couldn't find key password in Secret" in blocked.stderr
+    assert "Traceback" not in blocked.stderr
