@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any, Final
 
 import orjson
-import structlog
 from fastapi import FastAPI, Request, Response
 
 from app import logs, openapi
@@ -31,7 +30,6 @@ KINDS: Final[Sequence[Kind[Any]]] = (backup.KIND, restore.KIND, backupschedule.K
 _JSON: Final = "application/json"
 _IN_THREAD: Final = 512 * 1024
 """Bodies from this size on are handled in a thread, so that a big schedule does not hold up health checks and small CRs."""
-_LOG: Final = structlog.get_logger("hooks")
 
 Handle = Callable[[bytes | bytearray], bytes]
 """A request body to a response body; raises RequestError."""
@@ -74,8 +72,8 @@ class Service:
     config: Config
     metrics: Metrics
     clock: Callable[[], datetime]
-    quiet: bool = False
-    """No log lines: for examples."""
+    log: Any = None
+    """None for examples, of which no line is written."""
 
     def customize(self, kind: Kind[Any], body: bytes | bytearray) -> bytes:
         """Which related objects a CR needs."""
@@ -106,7 +104,7 @@ class Service:
             self.metrics.dropped(drop.kind, drop.rule)
         # Metacontroller writes observedGeneration itself.
         same = {**observed.status, "observedGeneration": None} == {**status, "observedGeneration": None}
-        if self.quiet or (same and not composed.created and not decision.drop and not composed.finalized):
+        if self.log is None or (same and not composed.created and not decision.drop and not composed.finalized):
             return
         facts: dict[str, Any] = {"cr": f"{kind.path}/{observed.namespace}/{observed.name}"}
         if phase := status.get("phase") or status.get("state"):
@@ -117,7 +115,7 @@ class Service:
             facts["drop"] = [f"{drop.name} ({drop.rule})" for drop in decision.drop]
         if decision.warnings:
             facts["warnings"] = list(decision.warnings)
-        _LOG.info("let go" if composed.finalized else "finalize" if observed.finalizing else "sync", **facts)
+        self.log.info("let go" if composed.finalized else "finalize" if observed.finalizing else "sync", **facts)
 
 
 async def _respond(request: Request, handle: Handle, limit: int, log: Any) -> Response:
@@ -138,9 +136,9 @@ async def _respond(request: Request, handle: Handle, limit: int, log: Any) -> Re
         return Response(error_body(text), status_code=500, media_type=_JSON)
 
 
-def _add_hook(app: FastAPI, hook: tuple[str, str], handle: Handle, *, limit: int, metrics: Metrics) -> None:
+def _add_hook(app: FastAPI, hook: tuple[str, str], handle: Handle, *, limit: int, metrics: Metrics, log: Any) -> None:
     path, operation = hook
-    log = _LOG.bind(path=f"/{path}/{operation}")
+    log = log.bind(path=f"/{path}/{operation}")
 
     async def endpoint(request: Request) -> Response:
         began = time.perf_counter()
@@ -171,15 +169,15 @@ def _handlers(service: Service) -> dict[tuple[str, str], Handle]:
 def create_app(settings: Settings | None = None, *, clock: Callable[[], datetime] = _utc_now) -> FastAPI:
     """The application under *settings* (else those of the environment); *clock* tells the present, for tests."""
     settings = settings or Settings()
-    logs.configure(settings.log_level, settings.log_format)
+    log = logs.configure(settings.log_level, settings.log_format)
     metrics, config = Metrics(series_ttl=settings.series_ttl, now=clock), settings.config()
     app = FastAPI(**openapi.APPLICATION)
-    for hook, handle in _handlers(Service(config=config, metrics=metrics, clock=clock)).items():
+    for hook, handle in _handlers(Service(config=config, metrics=metrics, clock=clock, log=log)).items():
         limit = settings.max_schedule_body if hook[0] == backupschedule.KIND.path else settings.max_body
-        _add_hook(app, hook, handle, limit=limit, metrics=metrics)
+        _add_hook(app, hook, handle, limit=limit, metrics=metrics, log=log)
     _add_status_routes(app, metrics)
     # The examples are answered by a service of their own, so that they leave no metrics.
-    unseen = Service(config=config, metrics=Metrics(series_ttl=settings.series_ttl), clock=lambda: openapi.NOW, quiet=True)
+    unseen = Service(config=config, metrics=Metrics(series_ttl=settings.series_ttl), clock=lambda: openapi.NOW)
     openapi.describe_answers(app, _handlers(unseen))
     return app
 
