@@ -1,0 +1,309 @@
+"""Export and import on real parts: TiDB, dumpling, tidb-lightning and an S3 server, through the command line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from backup_manager import gc_life_time
+from crds.report import Report
+from tests.support import servers
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+PASSWORD = "s3cret-pw'\"\\"
+TABLES = ("shop.orders", "shop.we.ird t", "shop.empty", "app.kinds")
+SCHEMA = (
+    "create database shop",
+    "create database app",
+    "create database `test_left_out`",
+    "create table shop.orders (id int primary key, v varchar(64), n decimal(20,6), key (v))",
+    "insert into shop.orders with recursive n(i) as (select 1 union all select i+1 from n where i < 900) "
+    "select i, concat('row ', i, ' äö€'), i / 7 from n",
+    "create table shop.`we.ird t` (`a b` int, c blob)",
+    "insert into shop.`we.ird t` values (1, x'00ff27225c0a'), (2, null)",
+    "create table shop.empty (id int primary key)",
+    "create table app.kinds (id bigint auto_random primary key, j json, d datetime(6), t timestamp null, "
+    "e enum('x','y'), b bit(9))",
+    "insert into app.kinds (j, d, t, e, b) values ('{\"a\": [1, null]}', '2026-01-02 03:04:05.678901', null, 'y', 257)",
+    f"create user 'bk'@'%' identified by '{PASSWORD.replace(chr(92), chr(92) * 2).replace(chr(39), chr(39) * 2)}'",
+    "grant all on *.* to 'bk'@'%'",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """The servers, and the command line against them."""
+
+    source: servers.Tidb
+    target: servers.Tidb
+    s3: servers.S3
+    folder: Path
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {"PATH": servers.tool_path(), "BACKUP_MANAGER_PASSWORD": PASSWORD, "HOME": str(self.folder), **self.s3.env}
+
+    def storage(self, prefix: str, bucket: str = "backups") -> dict[str, Any]:
+        return {"provider": "seaweedfs", "endpoint": self.s3.endpoint, "bucket": bucket, "prefix": prefix}
+
+    def backup(self, prefix: str, **spec: Any) -> dict[str, Any]:
+        source = {"host": self.source.host, "port": self.source.port, "user": "bk", "secretName": "x"}
+        return {
+            "apiVersion": "pingcap.com/v1alpha1",
+            "kind": "Backup",
+            "metadata": {"name": "b", "namespace": "ns", "uid": f"{abs(hash(prefix)):032x}"},
+            "spec": {"from": source, "tableFilter": ["shop.*", "app.*"], "s3": self.storage(prefix)} | spec,
+        }
+
+    def restore(self, path: str, **spec: Any) -> dict[str, Any]:
+        target = {"host": self.target.host, "port": self.target.port, "user": "root", "secretName": "x"}
+        return {
+            "apiVersion": "pingcap.com/v1alpha1",
+            "kind": "Restore",
+            "metadata": {"name": "r", "namespace": "ns"},
+            "spec": {"to": target, "s3": self.storage("") | {"path": path}} | spec,
+        }
+
+    def start(self, verb: str, cr: dict[str, Any], *words: str, **env: str) -> "subprocess.Popen[str]":
+        argv = [sys.executable, "-m", "backup_manager.cli", verb, "--from-file=-", "--report=stdout", *words]
+        process = subprocess.Popen(
+            argv,
+            env=self.env | env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=servers.ROOT,
+        )
+        assert process.stdin is not None
+        process.stdin.write(yaml.safe_dump(cr))
+        process.stdin.close()
+        process.stdin = None
+        return process
+
+    def run(self, verb: str, cr: dict[str, Any], *words: str, **env: str) -> tuple[int, Report]:
+        """Exit code and last report; no secret and no traceback may have been written anywhere."""
+        return self.end(self.start(verb, cr, *words, **env))
+
+    def end(self, process: "subprocess.Popen[str]", seconds: float = 120) -> tuple[int, Report]:
+        out, err = process.communicate(timeout=seconds)
+        assert "Traceback" not in out + err, err
+        for secret in (PASSWORD, self.s3.secret_key):
+            assert secret not in out + err
+        report = Report.parse(out.splitlines()[-1])
+        assert report is not None, out
+        return process.returncode, report
+
+    def fails(self, verb: str, cr: dict[str, Any], *words: str, **env: str) -> str:
+        code, report = self.run(verb, cr, *words, **env)
+        assert code != 0
+        assert report.error is not None
+        assert report.error.hint
+        assert len(report.error.message.splitlines()) <= 2
+        return report.error.reason
+
+    def empty_target(self) -> None:
+        for name in ("shop", "app"):
+            self.target.execute(f"drop database if exists {name}")
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    folder = tmp_path_factory.mktemp("stage")
+    with (
+        servers.tidb(folder / "source") as source,
+        servers.tidb(folder / "target") as target,
+        servers.seaweed(folder / "s3") as s3,
+    ):
+        source.execute(*SCHEMA)
+        s3.client().create_bucket(Bucket="backups")
+        yield Stage(source=source, target=target, s3=s3, folder=folder)
+
+
+@pytest.fixture(scope="module")
+def exported(stage: Stage) -> Report:
+    """A good export, shared by the tests that import it."""
+    code, report = stage.run("export", stage.backup("shared"))
+    assert (code, report.phase) == (0, "Complete")
+    return report
+
+
+def path_of(report: Report) -> str:
+    assert report.backup_path is not None
+    return report.backup_path
+
+
+def test_round_trip(stage: Stage, exported: Report) -> None:
+    stage.empty_target()
+    keys = stage.s3.keys("backups", path_of(exported).removeprefix("s3://backups/") + "/")
+    assert exported.result["objectCount"] == len(keys)
+    assert exported.commit_ts is not None
+    assert int(exported.commit_ts) > 4 * 10**17
+    assert "test_left_out" in exported.result["schemasLeftOut"]
+    code, report = stage.run("import", stage.restore(path_of(exported)), BACKUP_MANAGER_PASSWORD="")
+    assert (code, report.phase, report.commit_ts) == (0, "Complete", exported.commit_ts)
+    for table in TABLES:
+        assert stage.source.checksum(table) == stage.target.checksum(table), table
+    assert stage.source.checksum("shop.orders")[0] == 900
+
+
+def test_a_second_import_is_refused_and_harms_nothing(stage: Stage, exported: Report) -> None:
+    stage.empty_target()
+    cr = stage.restore(path_of(exported))
+    assert stage.run("import", cr, BACKUP_MANAGER_PASSWORD="")[0] == 0
+    before = [stage.target.checksum(table) for table in TABLES]
+    assert stage.fails("import", cr, BACKUP_MANAGER_PASSWORD="") == "TargetNotEmpty"
+    assert [stage.target.checksum(table) for table in TABLES] == before
+
+
+def test_the_gc_life_time_is_raised_meanwhile_and_put_back(stage: Stage, exported: Report) -> None:
+    assert exported.result["gcLifeTimeBefore"] == "10m0s"
+    assert stage.source.variable(gc_life_time.VARIABLE) == "10m0s"
+    assert stage.source.variable(gc_life_time.MARKER) is None
+
+
+def test_an_archive_of_tidb_operator(stage: Stage, exported: Report, tmp_path: Path) -> None:
+    stage.empty_target()
+    prefix = path_of(exported).removeprefix("s3://backups/") + "/"
+    root = tmp_path / "backup-2024-01-02T03:04:05Z"
+    root.mkdir()
+    client = stage.s3.client()
+    for key in stage.s3.keys("backups", prefix):
+        client.download_file("backups", key, str(root / key.removeprefix(prefix)))
+    with tarfile.open(tmp_path / "x.tgz", "w:gz") as packed:
+        packed.add(root, arcname=root.name)
+    client.upload_file(str(tmp_path / "x.tgz"), "backups", f"archives/{root.name}.tgz")
+    cr = stage.restore(f"s3://backups/archives/{root.name}.tgz")
+    code, report = stage.run("import", cr, BACKUP_MANAGER_PASSWORD="")
+    assert (code, report.phase) == (0, "Complete"), report
+    for table in TABLES:
+        assert stage.source.checksum(table) == stage.target.checksum(table), table
+
+
+def test_a_local_volume(stage: Stage, tmp_path: Path) -> None:
+    stage.empty_target()
+    local = {"prefix": "p", "volume": {"name": "v"}, "volumeMount": {"name": "v", "mountPath": str(tmp_path)}}
+    code, report = stage.run("export", stage.backup("local", s3=None, local=local))
+    assert (code, report.phase) == (0, "Complete"), report
+    assert path_of(report).startswith(f"local://{tmp_path}/p/b-")
+    cr = stage.restore("", s3=None, local=local)
+    code, report = stage.run("import", cr, f"--backupPath={path_of(report)}", BACKUP_MANAGER_PASSWORD="")
+    assert (code, report.phase) == (0, "Complete"), report
+    assert stage.source.checksum("app.kinds") == stage.target.checksum("app.kinds")
+
+
+def test_the_example_runs_as_a_main_job(stage: Stage) -> None:
+    cr = yaml.safe_load((servers.ROOT / "examples" / "backup-export-s3.yaml").read_text())
+    cr["spec"]["from"] |= {"host": stage.source.host, "port": stage.source.port, "user": "bk"}
+    cr["spec"]["s3"]["endpoint"] = stage.s3.endpoint
+    code, report = stage.run("export", cr)
+    assert (code, report.phase) == (0, "Complete"), report
+    assert path_of(report).startswith("s3://backups/exports/export-s3-")
+
+
+def slow(stage: Stage, prefix: str) -> dict[str, Any]:
+    """An export of 900 rows that takes at least 45 seconds."""
+    options = ["--threads=1", "--where=sleep(0.05)=0"]
+    return stage.backup(prefix, tableFilter=["shop.orders"], dumpling={"options": options})
+
+
+def wait_for_dump(process: "subprocess.Popen[str]") -> None:
+    """Read the log until dumpling is at work."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "begin to run Dump" in line:
+            return
+    raise AssertionError("the dump never began")
+
+
+def test_sigterm_in_the_middle_of_an_export(stage: Stage) -> None:
+    process = stage.start("export", slow(stage, "stopped"))
+    wait_for_dump(process)
+    assert stage.source.variable(gc_life_time.VARIABLE) == "72h"
+    started = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    code, report = stage.end(process, 30)
+    assert time.monotonic() - started < 15
+    assert code == 1
+    assert report.error is not None
+    assert (report.error.reason, report.error.retryable) == ("Interrupted", True)
+    assert stage.source.variable(gc_life_time.VARIABLE) == "10m0s"
+
+
+def test_a_killed_export_is_repeated_in_a_clean_folder_and_gc_comes_back(stage: Stage) -> None:
+    process = stage.start("export", slow(stage, "killed"))
+    wait_for_dump(process)
+    time.sleep(1)
+    process.kill()
+    process.communicate()
+    assert stage.source.variable(gc_life_time.VARIABLE) == "72h"
+    assert stage.source.variable(gc_life_time.MARKER) == "10m0s"
+    code, report = stage.run("export", stage.backup("killed"))
+    assert (code, report.phase) == (0, "Complete"), report
+    assert stage.source.variable(gc_life_time.VARIABLE) == "10m0s"
+    assert stage.source.variable(gc_life_time.MARKER) is None
+    record = json.loads(
+        stage.s3.client().get_object(Bucket="backups", Key=path_of(report)[13:] + ".record.json")["Body"].read()
+    )
+    assert (record["attempts"], record["state"]) == (2, "Complete")
+
+
+def test_nothing_matched(stage: Stage) -> None:
+    assert stage.fails("export", stage.backup("nothing", tableFilter=["no_such.*"])) == "NothingDumped"
+
+
+@pytest.mark.parametrize("verb", ["export", "import"])
+def test_a_wrong_password(stage: Stage, exported: Report, verb: str) -> None:
+    cr = stage.backup("wrong-password") if verb == "export" else stage.restore(path_of(exported))
+    assert stage.fails(verb, cr, BACKUP_MANAGER_PASSWORD="wrong-one") == "DatabaseAccessDenied"
+
+
+@pytest.mark.parametrize("verb", ["export", "import"])
+def test_a_database_that_is_not_there(stage: Stage, exported: Report, verb: str) -> None:
+    cr = stage.backup("no-database") if verb == "export" else stage.restore(path_of(exported))
+    cr["spec"]["from" if verb == "export" else "to"]["port"] = servers.free_port()
+    code, report = stage.run(verb, cr, BACKUP_MANAGER_DB_WAIT="0s")
+    assert code == 3
+    assert report.error is not None
+    assert (report.error.reason, report.error.retryable) == ("DatabaseUnreachable", True)
+
+
+@pytest.mark.parametrize("verb", ["export", "import"])
+def test_a_missing_bucket(stage: Stage, verb: str) -> None:
+    spec = {"s3": stage.storage("p", bucket="no-such-bucket")}
+    cr = stage.backup("no-bucket", **spec) if verb == "export" else stage.restore("", **spec)
+    assert stage.fails(verb, cr, **({"BACKUP_MANAGER_PASSWORD": ""} if verb == "import" else {})) == "BucketNotFound"
+
+
+def test_wrong_keys_of_the_storage(stage: Stage) -> None:
+    reason = stage.fails("export", stage.backup("wrong-keys"), AWS_SECRET_ACCESS_KEY="not-the-secret")
+    assert reason == "InvalidCredentials"
+
+
+def test_a_storage_that_is_not_there(stage: Stage) -> None:
+    s3 = stage.storage("p") | {"endpoint": f"http://127.0.0.1:{servers.free_port()}"}
+    code, report = stage.run("export", stage.backup("no-storage", s3=s3))
+    assert code == 3
+    assert report.error is not None
+    assert report.error.retryable
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small volume needs root")
+def test_a_full_disk(stage: Stage, tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], check=True)
+    try:
+        local = {"prefix": "p", "volume": {"name": "v"}, "volumeMount": {"name": "v", "mountPath": str(tmp_path)}}
+        assert stage.fails("export", stage.backup("full", s3=None, local=local)) == "DiskFull"
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
