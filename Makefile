@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/.tools/bin:$(CURDIR)/.venv/bin:$(PATH)
 export PYTHONWARNINGS :=
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help venv tools demo check format test unit integration e2e crds bench images clean
+.PHONY: help venv tools demo check format test gotest unit integration e2e crds bench images clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,7 +41,10 @@ check: venv ## format, lint, types, import contracts, unit tests (under a minute
 format: venv ## let ruff format and sort
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
 
-test: check integration e2e ## every test
+test: check gotest integration e2e ## every test
+
+gotest: tools ## the Go tests of minikv
+	@cd sandbox/tools/minikv && CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false -mod=readonly" $$($(CURDIR)/$(BIN)/python ../build.py --print-go) test ./...
 
 unit: venv ## unit, golden and property tests alone
 	@$(BIN)/pytest -q tests/unit tests/golden tests/property

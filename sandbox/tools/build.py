@@ -194,7 +194,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Build the sandbox's servers and tools into the user's cache.")
     parser.add_argument("modules", nargs="*", metavar="MODULE", help="only these (default: all)")
     parser.add_argument("--force", action="store_true", help="build again even when cached")
+    parser.add_argument("--print-go", action="store_true", help="print the path of the Go command that is used, and end")
     options = parser.parse_args(argv)
+    if options.print_go:
+        sys.stdout.write(find_go() + "\n")
+        return 0
     wanted = [m for m in MODULES if not options.modules or m.name in options.modules]
     try:
         go = find_go()
