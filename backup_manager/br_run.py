@@ -25,6 +25,13 @@ class BrRun:
     reason: str
 
 
+def cluster(context: "Context") -> br.Cluster:
+    """The cluster that the CR and the command line name. Raises UsageError."""
+    flags, resource = context.flags, context.resource
+    where = str(flags.get("pd-addr") or "")
+    return br.Cluster.of(resource.spec["br"], resource.namespace, tls=bool(flags.get("cluster-tls")), pd_addr=where)
+
+
 def find(context: "Context") -> str:
     """The br binary. Raises ToolError."""
     return process.find_tool(br.NAME, names.BR_BIN_DIR, context.env)

@@ -1,4 +1,4 @@
-"""The five calls to the API server that a manager needs, on urllib3 alone.
+"""The few calls to the API server that a manager needs, on urllib3 alone.
 
 The ``kubernetes`` package costs more time and memory to import than the whole start of a manager may take. The token file is
 read again at every call, since Kubernetes rotates it.
@@ -149,6 +149,16 @@ class KubernetesApi:
         items: list[dict[str, Any]] = self._call("GET", f"/api/v1/namespaces/{quote(namespace)}/pods?{query}")["items"]
         return items
 
+    def lease(self, namespace: str, name: str) -> dict[str, Any]:
+        """A Lease."""
+        return self._call("GET", _lease_path(namespace, name))
+
+    def put_lease(self, namespace: str, name: str, lease: Mapping[str, Any], *, create: bool) -> dict[str, Any]:
+        """Write a Lease as a whole. Raises ConflictError when it exists already, or is not at *lease*'s resourceVersion."""
+        if create:
+            return self._call("POST", _lease_path(namespace, ""), dict(lease))
+        return self._call("PUT", _lease_path(namespace, name), dict(lease))
+
     def _call(self, method: str, path: str, body: Any = None, *, content_type: str = "application/json") -> dict[str, Any]:
         headers = {"Accept": "application/json", "User-Agent": "backup-manager"}
         if token := self._token():
@@ -178,6 +188,11 @@ class KubernetesApi:
 
 def _job_path(namespace: str, name: str) -> str:
     return f"/apis/batch/v1/namespaces/{quote(namespace)}/jobs/{quote(name)}"
+
+
+def _lease_path(namespace: str, name: str) -> str:
+    group = f"/apis/coordination.k8s.io/v1/namespaces/{quote(namespace)}/leases"
+    return f"{group}/{quote(name)}" if name else group
 
 
 def _refusal(status: int, what: str, body: bytes) -> ManagerError:

@@ -137,6 +137,15 @@ def prune_job(restore: str) -> str:
     return fit(f"restore-{restore}-prune")
 
 
+def cluster_lease(namespace: str, cluster: str) -> str:
+    """Lease that keeps BR tasks on one TiDB cluster apart. A namespace has no dot, so two clusters never share a name.
+
+    >>> cluster_lease("tidb", "basic")
+    'tidb-br.tidb.basic'
+    """
+    return fit(f"tidb-br.{namespace}.{cluster}", 253)
+
+
 def slot_backup(schedule: str, slot: datetime) -> str:
     """Name of the Backup that *schedule* makes for the cron *slot* (aware; written in UTC).
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from backup_manager import br_run, gc_life_time
+from backup_manager import br_run, gc_life_time, lease
 from backup_manager.database import Access, Database, connect
 from backup_manager.errors import NotFoundError, PermanentError, UsageError
 from backup_manager.operations.steps import Context, Result, Step, run_steps
@@ -60,7 +60,7 @@ def run(context: Context) -> Result:
     storage = open_storage(spec, location=location, env=context.env)
     state = Backup(
         binary=br_run.find(context),
-        cluster=br.Cluster.of(spec["br"], context.resource.namespace, tls=bool(context.flags.get("cluster-tls"))),
+        cluster=br_run.cluster(context),
         storage=storage,
         folder=Folder(context, storage, operation=f"{mode} backup"),
         target=for_br(spec, location, env=context.env, scratch=context.scratch),
@@ -77,7 +77,7 @@ def _snapshot(context: Context, state: Backup) -> Result:
     if earlier := state.folder.finished():
         context.log("an earlier attempt of this backup was complete; br is not run again")
         return Result(commit_ts=earlier.commit_ts, backup_size=earlier.size)
-    with state.folder.told():
+    with state.folder.told(), lease.held(context, state.cluster.namespace, state.cluster.name):
         return run_steps(context, SNAPSHOT_STEPS, state).result
 
 

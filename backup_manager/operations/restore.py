@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from backup_manager import br_run, gc_life_time
+from backup_manager import br_run, gc_life_time, lease
 from backup_manager.database import Access, Database, connect
 from backup_manager.errors import NotFoundError, PermanentError, UsageError
 from backup_manager.operations.steps import Context, Result, Step, run_steps
@@ -40,9 +40,10 @@ def run(context: Context) -> Result:
         raise UsageError("volume-snapshot is not offered", hint="It is deprecated upstream; use restoreMode snapshot or pitr.")
     location = _location(spec)
     target = for_br(spec, location, env=context.env, scratch=context.scratch)
-    cluster = br.Cluster.of(spec["br"], context.resource.namespace, tls=bool(context.flags.get("cluster-tls")))
+    cluster = br_run.cluster(context)
     if context.flags.get("abort"):
-        return _abort(context, [br_run.find(context), *br.abort(spec, cluster, target.br_arguments)], target)
+        with lease.held(context, cluster.namespace, cluster.name):
+            return _abort(context, [br_run.find(context), *br.abort(spec, cluster, target.br_arguments)], target)
     command = _point(context, cluster, target) if mode == "pitr" else br.restore(spec, cluster, target.br_arguments)
     state = Restore(
         argv=[br_run.find(context), *command],
@@ -50,7 +51,8 @@ def run(context: Context) -> Result:
         storage=open_storage(spec, location=location, env=context.env),
     )
     context.journal.note(source=location.url)
-    run_steps(context, POINT_STEPS if mode == "pitr" else SNAPSHOT_STEPS, state)
+    with lease.held(context, cluster.namespace, cluster.name):
+        run_steps(context, POINT_STEPS if mode == "pitr" else SNAPSHOT_STEPS, state)
     return Result(commit_ts=_restored_to(context, state.heard)) if mode == "pitr" else state.result
 
 

@@ -34,6 +34,8 @@ class LogCommand(StrEnum):
     PAUSE = "log-pause"
     RESUME = "log-resume"
     TRUNCATE = "log-truncate"
+    STATUS = "log-status"
+    METADATA = "log-metadata"
 
     @property
     def verb(self) -> str:
@@ -43,25 +45,35 @@ class LogCommand(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """The TiDB cluster that br works on."""
+    """The TiDB cluster that br works on. *pd* is ``host:port``, several with a comma; *namespace* and *name* identify it."""
 
     pd: str
     tls: bool = False
+    namespace: str = ""
+    name: str = ""
+    pd_in_options: bool = False
 
     @classmethod
-    def of(cls, br: Mapping[str, Any], namespace: str, *, tls: bool) -> "Cluster":
-        """From ``spec.br``; its namespace is the CR's unless it names one. Raises UsageError."""
+    def of(cls, br: Mapping[str, Any], namespace: str, *, tls: bool, pd_addr: str = "") -> "Cluster":
+        """From ``spec.br``; its namespace is the CR's unless it names one. Raises UsageError.
+
+        Where its PD is: ``--pd`` in the user's options (a cluster outside of Kubernetes), else *pd_addr* (TiDB Operator v2 says
+        it), else TiDB Operator v1's service. br would add up several ``--pd``, so only one is ever given.
+        """
         cluster = str(br.get("cluster") or "")
         if not cluster:
             raise UsageError("spec.br.cluster is empty", hint="Name the TidbCluster to back up or restore.")
-        return cls(pd=f"{cluster}-pd.{br.get('clusterNamespace') or namespace}:{PD_PORT}", tls=tls)
+        where = str(br.get("clusterNamespace") or namespace)
+        own = _option(br, "--pd", "-u")
+        pd = own or pd_addr or f"{cluster}-pd.{where}:{PD_PORT}"
+        return cls(pd=pd, tls=tls, namespace=where, name=cluster, pd_in_options=bool(own))
 
     @property
     def flags(self) -> list[str]:
-        """``--pd`` and the TLS files."""
+        """``--pd``, unless the user's options have it, and the TLS files."""
         folder = names.CLUSTER_TLS_DIR
         tls = [f"--ca={folder}/ca.crt", f"--cert={folder}/tls.crt", f"--key={folder}/tls.key"] if self.tls else []
-        return [f"--pd={self.pd}", *tls]
+        return [*([] if self.pd_in_options else [f"--pd={self.pd}"]), *tls]
 
 
 def backup(spec: Mapping[str, Any], cluster: Cluster, storage: Sequence[str]) -> list[str]:
@@ -118,6 +130,10 @@ def log(
             head = [f"--task-name={task}", *([f"--start-ts={start_ts}"] if start_ts not in {"", "0"} else [])]
         case LogCommand.TRUNCATE:
             head = [f"--until={until}"]
+        case LogCommand.METADATA:
+            head = []
+        case LogCommand.STATUS:
+            head = ["--json", f"--task-name={task}"]
         case _:
             head = [f"--task-name={task}"]
     selection = _filters(spec) if command is LogCommand.START else []
@@ -203,6 +219,16 @@ def _selection(spec: Mapping[str, Any], kind: str) -> list[str]:
     if missing:
         raise UsageError(f"backupType {kind} needs spec.br.{missing[0]}", hint=f"Set spec.br.{missing[0]}.")
     return [f"--{name}={br[name]}" for name in wanted]
+
+
+def _option(br: Mapping[str, Any], *flags: str) -> str:
+    """The value of the last one of *flags* in the user's options, in either form of Go; empty without one."""
+    options, found = [str(option) for option in br.get("options") or ()], ""
+    for index, option in enumerate(options):
+        name, equals, value = option.partition("=")
+        if name in flags:
+            found = value if equals else next(iter(options[index + 1 : index + 2]), "")
+    return found
 
 
 def _options(spec: Mapping[str, Any]) -> list[str]:
