@@ -4,24 +4,28 @@ Object stores cannot append and some forbid rewriting, so each event is an objec
 free. Every entry carries the digest of the one before it and of the record that it tells of: who removes or edits an entry in
 the middle breaks the chain, who edits a record contradicts it, and who cuts the end off leaves records that nobody wrote.
 Cutting the end *and* those records, or forging the whole chain, shows only against a digest kept elsewhere:
-``tidb-backup history verify`` prints it, and takes one back with ``--expect``.
+``tidb-backup history verify -o json`` tells it, and ``--against`` that file checks that the chain still goes on from there.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from posixpath import dirname
-from typing import Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
-from backup_manager.errors import NotFoundError, PreconditionError, StorageError
+from backup_manager.errors import ManagerError, NotFoundError, PreconditionError, StorageError
 from backup_manager.storage.base import Storage
 from crds.paths import Location
 from crds.report import Time
+
+if TYPE_CHECKING:
+    from backup_manager.operations.steps import Context
 
 FOLDER: Final = ".history"
 RESTORED: Final = "Restored"
@@ -95,13 +99,30 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """A chain as it was read: the entries that can be read, what is wrong, and number and digest of the last one."""
+    """A chain as it was read: the entries that can be read, what is wrong, and the digest of each stored entry by number."""
 
     folder: Location
     entries: Sequence[Entry]
     findings: Sequence[Finding]
-    length: int
-    head: str
+    digests: Mapping[int, str]
+
+    @property
+    def length(self) -> int:
+        """Number of the last entry."""
+        return max(self.digests, default=0)
+
+    @property
+    def head(self) -> str:
+        """Digest of the last entry."""
+        return self.digests.get(self.length, "")
+
+    def still_has(self, length: int, head: str) -> Finding | None:
+        """Whether the chain goes on from where it was seen before, at entry *length* with the digest *head*."""
+        if not length or self.digests.get(length) == head:
+            return None
+        if length in self.digests:
+            return Finding(kind=Kind.EDITED, seq=length, message=f"entry {length} is another one than was seen before")
+        return Finding(kind=Kind.CUT, seq=length, message=f"entry {length} was seen before and is gone")
 
 
 def folder_of(path: Location) -> Location:
@@ -164,22 +185,8 @@ def _key(number: int) -> str:
     return f"{number:0{_DIGITS}d}.json"
 
 
-def find(storage: Storage) -> list[Chain]:
-    """The chains of the storage's folder and of all folders in it. Lists all of it."""
-    folders = set()
-    for info in storage.list():
-        head, separator, _ = f"/{info.key}".partition(f"/{FOLDER}/")
-        if separator:
-            folders.add(head.strip("/"))
-    return [Chain(storage, _inside(storage.location, folder)) for folder in sorted(folders)]
-
-
-def _inside(location: Location, folder: str) -> Location:
-    return location.child(folder) if folder else location
-
-
 def _checked(folder: Location, stored: Mapping[str, bytes]) -> Account:
-    entries, findings = [], []
+    entries, findings, digests = [], [], {}
     expected, before = 1, ""
     for key in sorted(stored):
         stem = key.removesuffix(".json")
@@ -197,7 +204,8 @@ def _checked(folder: Location, stored: Mapping[str, bytes]) -> Account:
             if number == expected and entry.previous != before:
                 findings.append(_broken(number))
         expected, before = number + 1, digest(stored[key])
-    return Account(folder=folder, entries=entries, findings=findings, length=expected - 1, head=before)
+        digests[number] = before
+    return Account(folder=folder, entries=entries, findings=findings, digests=digests)
 
 
 def _entry(data: bytes, number: int) -> Entry | None:
@@ -238,3 +246,32 @@ def against_records(account: Account, records: Iterable[tuple[str, str]]) -> lis
         text = f"the record of {path} is gone; entry {told[path].seq} ({told[path].event}) was the last to tell of it"
         findings.append(Finding(kind=Kind.RECORD, seq=told[path].seq, message=text))
     return findings
+
+
+@contextmanager
+def restoring(context: "Context", storage: Storage, operation: str) -> Iterator[None]:
+    """Tell the history beside the data that it was restored, or that this failed. Whoever may only read leaves no entry."""
+    try:
+        yield
+    except ManagerError as error:
+        _tell_restore(context, storage, operation, RESTORE_FAILED, error.problem().reason)
+        raise
+    _tell_restore(context, storage, operation, RESTORED, "")
+
+
+def _tell_restore(context: "Context", storage: Storage, operation: str, event: str, reason: str) -> None:
+    resource = context.resource
+    try:
+        Chain.beside(storage).append(
+            now=context.now,
+            event=event,
+            path=storage.location.url,
+            kind=resource.kind,
+            namespace=resource.namespace,
+            name=resource.name,
+            uid=resource.uid,
+            operation=operation,
+            reason=reason,
+        )
+    except ManagerError as error:
+        context.log(f"the history beside {storage.location.url} was not told: {error.message}")

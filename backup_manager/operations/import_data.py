@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, cast
 
-from backup_manager import archive
+from backup_manager import archive, history
 from backup_manager.database import Access, Database, connect
 from backup_manager.errors import NotFoundError, PermanentError, UsageError
 from backup_manager.operations.steps import Context, Result, Step, run_steps
@@ -67,7 +67,8 @@ def run(context: Context) -> Result:
     )
     context.journal.note(source=f"{source.folder.url.rstrip('/')}/{source.archive}" if source.archive else source.folder.url)
     steps = (PREPARE, UNPACK, CHECK, LOAD) if source.archive else (PREPARE, LOOK, CHECK, LOAD)
-    run_steps(context, steps, state)
+    with history.restoring(context, state.storage, "import"):
+        run_steps(context, steps, state)
     return Result(
         commit_ts=state.commit_ts,
         backup_size=state.size,

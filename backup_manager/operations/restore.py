@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from backup_manager import br_run, gc_life_time, lease
+from backup_manager import br_run, gc_life_time, history, lease
 from backup_manager.database import Access, Database, connect
 from backup_manager.errors import NotFoundError, PermanentError, UsageError
 from backup_manager.operations.steps import Context, Result, Step, run_steps
@@ -52,7 +52,8 @@ def run(context: Context) -> Result:
     )
     context.journal.note(source=location.url)
     with lease.held(context, cluster.namespace, cluster.name):
-        run_steps(context, POINT_STEPS if mode == "pitr" else SNAPSHOT_STEPS, state)
+        with history.restoring(context, state.storage, f"{mode} restore"):
+            run_steps(context, POINT_STEPS if mode == "pitr" else SNAPSHOT_STEPS, state)
     return Result(commit_ts=_restored_to(context, state.heard)) if mode == "pitr" else state.result
 
 

@@ -4,13 +4,17 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from backup_manager import history
-from backup_manager.errors import AccessDeniedError, ClaimedError
+from backup_manager.custom_resource import Resource
+from backup_manager.errors import AccessDeniedError, ClaimedError, NotFoundError
 from backup_manager.history import Account, Chain, Kind, against_records
+from backup_manager.operations.steps import Context
 from backup_manager.records import Cleaned, Owner, Record, Records, State
+from backup_manager.reporter import Journal, NullReporter
 from backup_manager.storage.base import ObjectInfo
 from backup_manager.storage.memory import Bucket, MemoryStorage
 from crds.paths import Location, Provider
@@ -203,13 +207,40 @@ def test_a_claim_that_is_given_back_leaves_no_entry() -> None:
     assert account(bucket).length == 0
 
 
-def test_the_chains_of_a_bucket_are_found() -> None:
+def test_a_chain_goes_on_from_where_it_was_seen() -> None:
     bucket = Bucket()
-    records(bucket, "shop/a/run").claim(OWNER, operation="export", spec={})
-    records(bucket, "shop/b/c/run").claim(OWNER, operation="export", spec={})
-    root = MemoryStorage(Location(provider=Provider.S3, bucket="b", prefix=""), bucket)
-    assert [chain.folder.url for chain in history.find(root)] == ["s3://b/shop/a", "s3://b/shop/b/c"]
-    assert [chain.folder.url for chain in history.find(storage(bucket, "shop/a"))] == ["s3://b/shop/a"]
+    live(bucket)
+    seen = account(bucket)
+    records(bucket, "shop/third").claim(Owner(name="third", uid="uid-3"), operation="export", spec={})
+    later = account(bucket)
+    assert later.still_has(seen.length, seen.head) is None
+    assert later.still_has(0, "") is None
+    assert (later.still_has(6, "0" * 64) or seen.findings[0]).kind is Kind.EDITED
+    del bucket.objects["shop/.history/00000007.json"]
+    assert (account(bucket).still_has(later.length, later.head) or seen.findings[0]).kind is Kind.CUT
+
+
+def test_restores_are_told_beside_the_data() -> None:
+    bucket = Bucket()
+    live(bucket)
+    resource = Resource(kind="Restore", namespace="db", name="back", uid="uid-r", spec={})
+    lines: list[str] = []
+    context = Context(
+        resource=resource, journal=Journal(NullReporter()), scratch=Path("/nowhere"), now=lambda: NOW, log=lines.append
+    )
+    with history.restoring(context, storage(bucket), "import"):
+        pass
+    with pytest.raises(NotFoundError), history.restoring(context, storage(bucket), "import"):
+        raise NotFoundError("no data", reason="SourceNotFound")
+    told = account(bucket).entries[-2:]
+    assert [(entry.event, entry.kind, entry.name, entry.reason) for entry in told] == [
+        ("Restored", "Restore", "back", ""),
+        ("RestoreFailed", "Restore", "back", "SourceNotFound"),
+    ]
+    assert against_records(account(bucket), stored(bucket)) == []
+    with history.restoring(context, _NoHistory(storage(bucket).location, bucket), "import"):
+        pass
+    assert lines == ["the history beside s3://b/shop/nightly-1 was not told: no"]
 
 
 def test_times_are_the_clocks() -> None:
