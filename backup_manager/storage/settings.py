@@ -102,6 +102,7 @@ class GcsSettings:
     endpoint: str = ""
     key_json: str = field(default="", repr=False)
     key_file: str = ""
+    ca_bundle: str = ""
 
     @classmethod
     def of(cls, storage: Mapping[str, Any], env: Mapping[str, str]) -> Self:
@@ -117,6 +118,7 @@ class GcsSettings:
             endpoint=_endpoint(env.get("STORAGE_EMULATOR_HOST", ""), name="STORAGE_EMULATOR_HOST", default_scheme="http"),
             key_json=env.get("GCS_SERVICE_ACCOUNT_JSON_KEY", "").strip(),
             key_file=env.get("GOOGLE_APPLICATION_CREDENTIALS", "").strip(),
+            ca_bundle=env.get("REQUESTS_CA_BUNDLE") or env.get("SSL_CERT_FILE") or "",
         )
 
 
@@ -133,6 +135,7 @@ class AzureSettings:
     access_tier: str = ""
     endpoint: str = ""
     account_in_spec: bool = False
+    ca_bundle: str = ""
 
     @property
     def application(self) -> bool:
@@ -167,4 +170,5 @@ class AzureSettings:
             client_secret=env.get("AZURE_CLIENT_SECRET", "").strip(),
             access_tier=str(storage.get("accessTier") or env.get("AZURE_ACCESS_TIER") or "").strip(),
             endpoint=_endpoint(env.get("AZURE_STORAGE_ENDPOINT", ""), name="AZURE_STORAGE_ENDPOINT"),
+            ca_bundle=env.get("REQUESTS_CA_BUNDLE") or env.get("SSL_CERT_FILE") or "",
         )

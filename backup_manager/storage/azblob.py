@@ -1,0 +1,337 @@
+"""Azure Blob Storage, by Microsoft's client.
+
+Deletion of the current version of a blob makes it an older version; the cleaner's next pass finds and deletes that. Folders of
+an account with hierarchical namespace are blobs too, and go once they are empty.
+"""
+
+import io
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, BinaryIO, Final, cast
+
+from azure.core import MatchConditions
+from azure.core.exceptions import (
+    AzureError,
+    ClientAuthenticationError,
+    HttpResponseError,
+    ServiceRequestError,
+    ServiceResponseError,
+)
+from azure.storage.blob import ContainerClient
+
+from backup_manager.errors import (
+    AccessDeniedError,
+    ManagerError,
+    NotFoundError,
+    PreconditionError,
+    StorageError,
+    ThrottledError,
+    TransientError,
+    UnreachableError,
+)
+from backup_manager.storage.base import DeleteFailure, ObjectInfo, StoreState, Target, Upload
+from backup_manager.storage.settings import AzureSettings
+from crds.paths import Location
+
+BATCH: Final = 256
+"""What one batch request takes."""
+_PAGE: Final = 1000
+_LOOKUPS: Final = 200
+_RETRIES: Final[dict[str, Any]] = {"retry_total": 5, "retry_backoff_factor": 0.3, "connection_timeout": 10, "read_timeout": 60}
+_LOCKED: Final = frozenset({"BlobImmutableDueToPolicy", "BlobImmutableDueToLegalHold", "ImmutabilityPolicyNotMet"})
+_AGAIN: Final = frozenset({"ServerBusy", "OperationTimedOut", "InternalError", "DirectoryIsNotEmpty", "AccountIsDisabled"})
+_GONE: Final = frozenset({"BlobNotFound", "ResourceNotFound"})
+_PRECONDITION: Final = frozenset({"ConditionNotMet", "BlobAlreadyExists", "TargetConditionNotMet"})
+_BAD_LOGIN: Final = frozenset({"AuthenticationFailed", "InvalidAuthenticationInfo", "NoAuthenticationInformation"})
+
+
+class AzblobStorage:
+    """One folder of a container."""
+
+    def __init__(self, location: Location, container: ContainerClient, settings: AzureSettings) -> None:
+        self.location = location
+        self.batch_size = BATCH
+        self.notes: list[str] = []
+        self._container = container
+        self._settings = settings
+        self._base = f"{location.prefix}/" if location.prefix else ""
+        self._state: StoreState | None = None
+        self._lookups = _LOOKUPS
+        self._latest_lock: datetime | None = None
+        self._mutex = threading.Lock()
+
+    @classmethod
+    def connect(cls, location: Location, settings: AzureSettings) -> "AzblobStorage":
+        """With a SAS token, an AAD application or the account's key, in this order. Raises AccessDeniedError."""
+        endpoint = settings.endpoint or f"https://{settings.account}.blob.core.windows.net"
+        options = dict(_RETRIES) | ({"connection_verify": settings.ca_bundle} if settings.ca_bundle else {})
+        container = ContainerClient(endpoint, location.bucket, credential=_credential(settings), **options)
+        return cls(location, container, settings)
+
+    def at(self, location: Location) -> "AzblobStorage":
+        """The same account, another folder."""
+        if location.bucket == self.location.bucket:
+            return AzblobStorage(location, self._container, self._settings)
+        return AzblobStorage.connect(location, self._settings)
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Every current blob under *prefix*."""
+        with self._errors("list"):
+            for blob in self._container.list_blobs(name_starts_with=self._base + prefix, results_per_page=_PAGE):
+                yield ObjectInfo(
+                    key=blob.name[len(self._base) :], size=blob.size or 0, etag=_mark(blob), modified=blob.last_modified
+                )
+
+    def stat(self, key: str) -> ObjectInfo:
+        """Size and content mark."""
+        with self._errors(key):
+            blob = self._blob(key).get_blob_properties()
+        return ObjectInfo(key=key, size=blob.size or 0, etag=_mark(blob), modified=blob.last_modified)
+
+    def read(self, key: str) -> bytes:
+        """The whole blob."""
+        return self.fetch(key)[0]
+
+    def fetch(self, key: str) -> tuple[bytes, str]:
+        """The whole blob and its etag."""
+        with self._errors(key):
+            download = self._blob(key).download_blob()
+            return download.readall(), str(download.properties.etag)
+
+    def open(self, key: str) -> AbstractContextManager[BinaryIO]:
+        """A stream that reads in chunks."""
+        with self._errors(key):
+            download = self._blob(key).download_blob()
+        return cast("AbstractContextManager[BinaryIO]", io.BufferedReader(_Body(download, self)))
+
+    def write(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
+        """Store under the condition."""
+        condition: dict[str, Any] = {"overwrite": not if_absent}
+        if if_match is not None:
+            condition |= {"etag": if_match, "match_condition": MatchConditions.IfNotModified}
+        with self._errors(key):
+            blob = self._blob(key)
+            try:
+                answer = blob.upload_blob(data, **condition)
+            except HttpResponseError as error:
+                lost_answer = error.status_code in {409, 412} and self._written(key) == data
+                if not lost_answer:
+                    raise
+                return str(blob.get_blob_properties().etag)
+            return str(answer["etag"])
+
+    def _written(self, key: str) -> bytes | None:
+        try:
+            return self.read(key)
+        except ManagerError:
+            return None
+
+    def delete(self, keys: Sequence[str]) -> Sequence[DeleteFailure]:
+        """Delete current blobs, in batches."""
+        targets = [Target(key) for key in keys]
+        return [f for start in range(0, len(keys), BATCH) for f in self.delete_batch(targets[start : start + BATCH])]
+
+    def targets(self, prefix: str = "") -> Iterator[Sequence[Target]]:
+        """Every blob, older version and unfinished blob. A snapshot goes with its blob."""
+        include = ["uncommittedblobs"] if self.state().versioned is False else ["versions", "uncommittedblobs"]
+        with self._errors("list"):
+            listing = self._container.list_blobs(name_starts_with=self._base + prefix, include=include, results_per_page=_PAGE)
+            for page in listing.by_page():
+                yield [
+                    Target(blob.name[len(self._base) :], None if blob.is_current_version else blob.version_id, blob.size or 0)
+                    for blob in page
+                ]
+
+    def delete_batch(self, batch: Sequence[Target]) -> Sequence[DeleteFailure]:
+        """One batch request; each answer is looked at."""
+        if self.batch_size == 1:
+            return [failure for target in batch if (failure := self._delete_one(target))]
+        entries = [self._entry(target) for target in batch]
+        with self._errors("delete"):
+            answers = list(self._container.delete_blobs(*entries, raise_on_any_failure=False, retry_total=0))
+        failures = []
+        for target, answer in zip(batch, answers, strict=True):
+            status = int(answer.status_code)
+            code = str(answer.headers.get("x-ms-error-code") or f"Http{status}")
+            if status >= 300 and (failure := self._failure(target, status, code, str(answer.reason or ""))):
+                failures.append(failure)
+        return failures
+
+    def _entry(self, target: Target) -> dict[str, Any]:
+        entry: dict[str, Any] = {"name": self._base + target.key}
+        return entry | ({"version_id": target.version} if target.version else {"delete_snapshots": "include"})
+
+    def _delete_one(self, target: Target) -> DeleteFailure | None:
+        entry = self._entry(target)
+        try:
+            with self._errors(target.key):
+                self._container.delete_blob(entry.pop("name"), **entry, retry_total=0)
+        except NotFoundError as error:
+            if error.problem().reason == "BucketNotFound":
+                raise
+        except StorageError as error:
+            code = error.message.rpartition(": ")[2].partition(" ")[0]
+            return self._failure(target, 409, code, error.message)
+        return None
+
+    def _failure(self, target: Target, status: int, code: str, message: str) -> DeleteFailure | None:
+        if code in _GONE or (status == 404 and code.startswith("Http")):
+            return None
+        locked = code in _LOCKED
+        return DeleteFailure(
+            key=target.key,
+            version=target.version,
+            code=code,
+            message=message[:200],
+            retryable=code in _AGAIN or status in {429, 500, 502, 503, 504},
+            locked=locked,
+            locked_until=self._locked_until(target) if locked else None,
+        )
+
+    def _locked_until(self, target: Target) -> datetime | None:
+        with self._mutex:
+            self._lookups -= 1
+            if self._lookups < 0:
+                return self._latest_lock
+        try:
+            blob = self._container.get_blob_client(self._base + target.key, version_id=target.version)
+            until = blob.get_blob_properties().immutability_policy.expiry_time
+        except AzureError:
+            return None
+        if until:
+            with self._mutex:
+                self._latest_lock = max(until, self._latest_lock or until)
+        return until
+
+    def uploads(self) -> Iterator[Upload]:
+        """Unfinished blobs are among :meth:`targets`."""
+        return iter(())
+
+    def abort(self, upload: Upload) -> None:
+        """Nothing to abort."""
+
+    def tidy(self) -> None:
+        """Nothing to do."""
+
+    def state(self) -> StoreState:
+        """Whether the container is there, its lock and its clock. Azure says nothing about versioning to a data user."""
+        if self._state is None:
+            with self._errors("container"):
+                properties = self._container.get_container_properties(raw_response_hook=self._hear)
+            self._state = StoreState(
+                versioned=None if properties.immutable_storage_with_versioning_enabled is None else True,
+                lock=bool(properties.has_immutability_policy or properties.has_legal_hold),
+                default_lock="immutability policy" if properties.has_immutability_policy else "",
+                clock_skew=self._skew,
+            )
+        return self._state
+
+    _skew: float | None = None
+
+    def _hear(self, answer: Any) -> None:
+        try:
+            theirs = parsedate_to_datetime(answer.http_response.headers["Date"])
+        except (KeyError, ValueError, TypeError):
+            return
+        self._skew = (theirs - datetime.now(UTC)).total_seconds()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._container.close()
+
+    def _blob(self, key: str) -> Any:
+        return self._container.get_blob_client(self._base + key)
+
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except AzureError as error:
+            raise translated(error, f"{self.location.url}: {what}", self.location.bucket) from None
+
+
+class _Body(io.RawIOBase):
+    """A download as a stream."""
+
+    def __init__(self, download: Any, storage: AzblobStorage) -> None:
+        self._download, self._storage = download, storage
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        with self._storage._errors("read"):
+            data: bytes = self._download.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _mark(blob: Any) -> str:
+    """The content's MD5 where the writer gave one, else the etag, which changes with every write."""
+    md5 = blob.content_settings.content_md5 if blob.content_settings else None
+    return f"md5:{bytes(md5).hex()}" if md5 else str(blob.etag or "").strip('"')
+
+
+def _credential(settings: AzureSettings) -> Any:
+    if settings.sas_token:
+        return settings.sas_token
+    if settings.application:
+        from azure.identity import ClientSecretCredential  # noqa: PLC0415  (slow, and only for this way in)
+
+        return ClientSecretCredential(settings.tenant_id, settings.client_id, settings.client_secret)
+    if settings.account_key:
+        return {"account_name": settings.account, "account_key": settings.account_key}
+    raise settings.missing()
+
+
+def translated(error: AzureError, what: str, container: str) -> ManagerError:
+    """Microsoft's error as one of ours. Only its code is repeated: its text may hold parts of the request."""
+    if isinstance(error, ServiceRequestError | ServiceResponseError):
+        return _connection(error, what)
+    code = str(getattr(error, "error_code", None) or "")
+    status = int(getattr(error, "status_code", None) or 0)
+    message = f"{what}: {code or status or type(error).__name__}"
+    if isinstance(error, ClientAuthenticationError) or code in _BAD_LOGIN or status == 401:
+        return AccessDeniedError(
+            message,
+            reason="InvalidCredentials",
+            hint="Check the account's key, the application or the SAS token (its dates and permissions too).",
+        )
+    if status == 403:
+        hint = f"Allow it on container {container}: role Storage Blob Data Contributor, or SAS permissions racwdl."
+        return AccessDeniedError(message, hint=hint)
+    return _answer(code, status, message, container)
+
+
+def _answer(code: str, status: int, message: str, container: str) -> ManagerError:
+    if code in {"ContainerNotFound", "ContainerBeingDeleted"}:
+        return NotFoundError(
+            f"container {container} does not exist", reason="BucketNotFound", hint="Create it, or correct azblob.container."
+        )
+    if code in _PRECONDITION:
+        return PreconditionError(message)
+    if status == 404 or code in _GONE:
+        return NotFoundError(message)
+    if status in {429, 503} or code == "ServerBusy":
+        return ThrottledError(message)
+    if status >= 500:
+        return TransientError(message, reason="StorageUnavailable")
+    return StorageError(message)
+
+
+def _connection(error: AzureError, what: str) -> ManagerError:
+    text = str(error)
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return StorageError(
+            f"{what}: the certificate is not trusted",
+            reason="UntrustedCertificate",
+            hint="Mount the authority's PEM file and name it in SSL_CERT_FILE (spec.env).",
+        )
+    return UnreachableError(
+        f"{what}: cannot be reached ({type(error).__name__})",
+        reason="StorageUnreachable",
+        hint="Check the account's name, network policies and the cluster's DNS.",
+    )
