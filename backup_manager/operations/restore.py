@@ -51,9 +51,8 @@ def run(context: Context) -> Result:
         storage=open_storage(spec, location=location, env=context.env),
     )
     context.journal.note(source=location.url)
-    with lease.held(context, cluster.namespace, cluster.name):
-        with history.restoring(context, state.storage, f"{mode} restore"):
-            run_steps(context, POINT_STEPS if mode == "pitr" else SNAPSHOT_STEPS, state)
+    with lease.held(context, cluster.namespace, cluster.name), history.restoring(context, state.storage, f"{mode} restore"):
+        run_steps(context, POINT_STEPS if mode == "pitr" else SNAPSHOT_STEPS, state)
     return Result(commit_ts=_restored_to(context, state.heard)) if mode == "pitr" else state.result
 
 
