@@ -1,4 +1,5 @@
-"""A CompositeController at work: the order of one pass is that of ``metacontroller.md`` 3.1."""
+"""A CompositeController at work. The order of one pass is Metacontroller's own: finalizer, claims, related objects, hook,
+resync, ``finalized``, labels, children (deletes first), and the status last, also when children could not be written."""
 
 from functools import partial
 from typing import Final
@@ -141,9 +142,8 @@ class CompositeController(Controller):
         errors: list[Exception] = []
         if not deleting(parent) or self._writer.may_finalize(parent):
             errors = Manager(self.api, parent, self._methods).manage(observed, desired)
-        # The status is written even when children could not be.
-        self._writer.write_status(parent, answer.status)
-        if errors:
+        # A status write that ends in a conflict or finds nobody takes the children's errors with it, as in the real one.
+        if self._writer.write_status(parent, answer.status) and errors:
             raise SyncErrors(errors)
 
     def _labelled(self, parent: Object, child: Object) -> Object:

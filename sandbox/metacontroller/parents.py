@@ -48,8 +48,9 @@ class ParentWriter:
 
         return self._write(parent, change, "")
 
-    def write_status(self, parent: Object, status: Object | None) -> None:
-        """Replace the whole status on a fresh copy, unless it is equal; the last conflict and a gone parent are ignored."""
+    def write_status(self, parent: Object, status: Object | None) -> bool:
+        """Replace the whole status on a fresh copy, unless it is equal. False when the last try met a conflict, or the
+        parent is gone: both are ignored."""
         wanted = {**(status or {}), "observedGeneration": metadata_of(parent).get("generation")}
 
         def change(live: Object) -> bool:
@@ -61,10 +62,12 @@ class ParentWriter:
         try:
             self._write(parent, change, "status")
         except GoneError:
-            return
+            return False
         except ApiError as error:
             if error.status != 409:
                 raise
+            return False
+        return True
 
     def _write(self, parent: Object, change: Callable[[Object], bool], subresource: str) -> Object:
         for wait in _TRIES:

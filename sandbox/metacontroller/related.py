@@ -42,9 +42,10 @@ class Related:
     def stop(self) -> None:
         """Stop listening to related kinds."""
         with self._lock:
-            for informer in self._watched:
-                informer.remove_handler(self._on_event)
-            self._watched.clear()
+            watched, self._watched = self._watched, []
+        # Outside the lock: an informer that is just calling us holds its own and wants ours.
+        for informer in watched:
+            informer.remove_handler(self._on_event)
 
     def rules(self, parent: Object) -> list[RelatedRule]:
         """The rules for *parent*, from the cache or from the hook."""

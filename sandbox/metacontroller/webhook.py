@@ -1,4 +1,4 @@
-"""Calling a hook: POST, what each answer means, and strict decoding (``metacontroller.md`` 2.4 is the table).
+"""Calling a hook: POST, what each answer means, and strict decoding.
 
 Only 200 counts. 429 is a wish to come back later, everything else an error whose body ends up in a Kubernetes Event.
 """
