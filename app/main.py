@@ -6,8 +6,10 @@ request) or 500 (us), in one line of JSON, because that line ends up in a Kubern
 """
 
 import asyncio
+import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -31,8 +33,12 @@ _JSON: Final = "application/json"
 _IN_THREAD: Final = 512 * 1024
 """Bodies from this size on are handled in a thread, so that a big schedule does not hold up health checks and small CRs."""
 
-Handle = Callable[[bytes | bytearray], bytes]
-"""A request body to a response body; raises RequestError."""
+GC_THRESHOLD: Final = (50_000, 20, 100)
+"""A decoded request is a tree without cycles, and a big one has a million nodes: Python's default thresholds would walk over it
+dozens of times, which takes twice as long as decoding it."""
+
+Handle = Callable[[dict[str, Any]], bytes]
+"""A decoded request to the body of its answer; raises RequestError."""
 
 
 def _utc_now() -> datetime:
@@ -75,24 +81,24 @@ class Service:
     log: Any = None
     """None for examples, of which no line is written."""
 
-    def customize(self, kind: Kind[Any], body: bytes | bytearray) -> bytes:
+    def customize(self, kind: Kind[Any], document: dict[str, Any]) -> bytes:
         """Which related objects a CR needs."""
-        cr = wire.parent(wire.decode(body), kind.path)
+        cr = wire.parent(document, kind.path)
         rules = answer.plain(kind.related(cr, self.config))
         return orjson.dumps({"relatedResources": rules}, option=orjson.OPT_SORT_KEYS)
 
-    def decide(self, kind: Kind[Any], body: bytes | bytearray, *, finalize: bool) -> bytes:
+    def decide(self, kind: Kind[Any], document: dict[str, Any], *, finalize: bool) -> bytes:
         """Children and status of a CR."""
-        observed = wire.observed(wire.decode(body), kind.path, finalize=finalize)
+        observed = wire.observed(document, kind.path, finalize=finalize)
         decision = kind.decide(observed, self.clock(), self.config)
         composed = answer.compose(kind, observed, decision, self.config)
         self._note(kind, observed, decision, composed)
         return answer.encode(composed)
 
-    def namespace(self, body: bytes | bytearray) -> bytes:
+    def namespace(self, document: dict[str, Any]) -> bytes:
         """The account that Jobs run as, in a Namespace that asked for it."""
         try:
-            return namespace.sync(wire.decode(body), self.config)
+            return namespace.sync(document, self.config)
         except namespace.NamespaceRequestError as error:
             raise RequestError(422, str(error)) from None
 
@@ -118,12 +124,19 @@ class Service:
         self.log.info("let go" if composed.finalized else "finalize" if observed.finalizing else "sync", **facts)
 
 
+async def _answer(request: Request, handle: Handle, limit: int) -> bytes:
+    body = await read_body(request, limit)
+    if len(body) < _IN_THREAD:
+        return handle(wire.decode(body))
+    document = await asyncio.to_thread(wire.decode, body)
+    del body  # it need not wait in memory for the decision
+    return await asyncio.to_thread(handle, document)
+
+
 async def _respond(request: Request, handle: Handle, limit: int, log: Any) -> Response:
-    """Run *handle* on the body; every failure becomes one line that may stand in an Event."""
+    """Answer *request*; every failure becomes one line that may stand in an Event."""
     try:
-        body = await read_body(request, limit)
-        content = handle(body) if len(body) < _IN_THREAD else await asyncio.to_thread(handle, body)
-        return Response(content, media_type=_JSON)
+        return Response(await _answer(request, handle, limit), media_type=_JSON)
     except RequestError as error:
         log.warning("refused", status=error.status, reason=error.message)
         return Response(error_body(error.message), status_code=error.status, media_type=_JSON)
@@ -166,12 +179,24 @@ def _handlers(service: Service) -> dict[tuple[str, str], Handle]:
     return handlers
 
 
+@asynccontextmanager
+async def _serving(_app: FastAPI) -> AsyncIterator[None]:
+    """Set the garbage collector to long-lived code and short-lived trees, while the application is served."""
+    thresholds = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLD)
+    yield
+    gc.set_threshold(*thresholds)
+    gc.unfreeze()
+
+
 def create_app(settings: Settings | None = None, *, clock: Callable[[], datetime] = _utc_now) -> FastAPI:
     """The application under *settings* (else those of the environment); *clock* tells the present, for tests."""
     settings = settings or Settings()
     log = logs.configure(settings.log_level, settings.log_format)
     metrics, config = Metrics(series_ttl=settings.series_ttl, now=clock), settings.config()
-    app = FastAPI(**openapi.APPLICATION)
+    app = FastAPI(**openapi.APPLICATION, lifespan=_serving)
     for hook, handle in _handlers(Service(config=config, metrics=metrics, clock=clock, log=log)).items():
         limit = settings.max_schedule_body if hook[0] == backupschedule.KIND.path else settings.max_body
         _add_hook(app, hook, handle, limit=limit, metrics=metrics, log=log)

@@ -143,7 +143,7 @@ def route(path: str, operation: str) -> dict[str, Any]:
     }
 
 
-def describe_answers(app: FastAPI, answers: Mapping[tuple[str, str], Callable[[bytes], bytes]]) -> None:
+def describe_answers(app: FastAPI, answers: Mapping[tuple[str, str], Callable[[dict[str, Any]], bytes]]) -> None:
     """Give the document of *app* an example answer for each (path, operation) of *answers*, made when it is asked for."""
     plain = app.openapi
 
@@ -151,7 +151,7 @@ def describe_answers(app: FastAPI, answers: Mapping[tuple[str, str], Callable[[b
         if app.openapi_schema is None:
             document = plain()
             for (path, operation), handle in answers.items():
-                answer = orjson.loads(handle(orjson.dumps(example(path, operation))))
+                answer = orjson.loads(handle(example(path, operation)))
                 responses = document["paths"][f"/{path}/{operation}"]["post"]["responses"]
                 responses["200"]["content"] = {"application/json": {"schema": _OBJECT, "example": answer}}
         return app.openapi_schema or plain()

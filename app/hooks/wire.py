@@ -10,6 +10,7 @@ from typing import Any, Final
 import orjson
 
 from app.domain.observed import Object, Observed
+from app.hooks import pieces
 
 KINDS: Final[Mapping[str, str]] = {
     "backup": "Backup",
@@ -29,12 +30,12 @@ class RequestError(Exception):
         self.message = message
 
 
-def decode(body: bytes | bytearray | memoryview) -> dict[str, Any]:
+def decode(body: bytes | bytearray) -> dict[str, Any]:
     """The JSON object in *body*. Raises RequestError."""
     if not body:
         raise RequestError(400, "the request body is empty; POST a JSON object as Metacontroller does")
     try:
-        document = orjson.loads(body)
+        document = pieces.decode(body)
     except orjson.JSONDecodeError as error:
         raise RequestError(
             400, f"the request body is not JSON: {error.msg}, line {error.lineno} column {error.colno}"
