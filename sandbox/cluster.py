@@ -129,10 +129,10 @@ class Cluster(Access):
         # The data goes anyway: nobody needs a long goodbye.
         stop([record for record in records if record.name != "etcd"], grace=2.0)
         stop(records, grace=2.0)
-        if not keep:
+        if keep:
+            self.layout.keep_logs()
+        else:
             self.layout.remove()
-        elif self.layout.exists():
-            (self.layout.folder / "state.json").rename(self.layout.folder / "state.stopped.json")
 
     def start_component(self, name: str) -> None:
         """Start one component and wait until it is ready; a running one is left alone."""

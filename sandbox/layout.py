@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -141,6 +142,16 @@ class Layout:
         """Every container process that the node agent left on record."""
         found = (Recorded.load(path) for path in self.pods.glob("*/*/*.process.json"))
         return [record for record in found if record]
+
+    def keep_logs(self) -> None:
+        """Delete everything but the logs of components and Pods; passwords and keys go too."""
+        for path in sorted(self.folder.rglob("*"), reverse=True):
+            if path.is_dir() and not path.is_symlink():
+                with suppress(OSError):  # it still holds logs
+                    path.rmdir()
+            elif path.suffix != ".log" or path.is_relative_to(self.folder / "data"):
+                path.unlink(missing_ok=True)
+        self.__dict__.pop("state", None)
 
     def remove(self) -> None:
         """Delete the folder."""

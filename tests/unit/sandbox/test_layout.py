@@ -32,6 +32,19 @@ def test_state_round_trip_and_secrecy() -> None:
         _ = layout.state
 
 
+def test_only_logs_are_kept() -> None:
+    layout = Layout("one")
+    layout.create(State.fresh(tidbs=(), owned=False))
+    for name in ("logs/etcd.log", "pods/n/p_1/main.log", "pods/n/p_1/volumes/s/password", "data/tidb/slow.log", "kubeconfig"):
+        (layout.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (layout.folder / name).touch()
+    layout.keep_logs()
+    kept = [path.relative_to(layout.folder) for path in layout.folder.rglob("*") if path.is_file()]
+    assert sorted(map(str, kept)) == ["logs/etcd.log", "pods/n/p_1/main.log"]
+    assert not layout.exists()
+    assert all_layouts() == []
+
+
 def test_an_owner_that_is_gone_abandons_it() -> None:
     state = State.fresh(tidbs=(), owned=True)
     assert not state.abandoned
