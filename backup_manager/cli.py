@@ -5,6 +5,7 @@ explicitly empty value is refused, as upstream does.
 """
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -176,6 +177,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
+    gc.disable()  # a start makes no garbage: looking for some costs a seventh of it; the run switches it on again
     parser = _parser()
     flags: dict[str, Any] = vars(parser.parse_args(argv))
     chosen = flags.pop("command")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 POLL_SECONDS: Final = 5.0
 ENV_WAIT: Final = "BACKUP_MANAGER_DB_WAIT"
 """How long to wait for the database, as a Go duration."""
+ENV_KMS: Final = f"KMS_ENCRYPTED_{names.ENV_PASSWORD}"
 DEFAULT_WAIT: Final = timedelta(minutes=30)
 DEFAULT_PORT: Final = 4000
 DEFAULT_USER: Final = "root"
@@ -84,8 +85,10 @@ class TlsFiles:
     def context(self) -> ssl.SSLContext:
         """For a Python client: chain and host name are verified unless *verify* is off. Raises PermanentError."""
         try:
-            context = ssl.create_default_context(cafile=str(self.ca) if self.verify else None)
-            if not self.verify:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            if self.verify:
+                context.load_verify_locations(self.ca)
+            else:
                 context.check_hostname = False
                 context.verify_mode = ssl.CERT_NONE
             context.load_cert_chain(self.cert, self.key)
@@ -123,6 +126,10 @@ class Access:
             port = int(spec.get("port") or DEFAULT_PORT)
         except (TypeError, ValueError):
             raise UsageError(f"spec.{name}.port {spec.get('port')!r} is no number", hint="Write it like 4000.") from None
+        if ENV_KMS in env and names.ENV_PASSWORD not in env:
+            raise UsageError(
+                "useKMS is not offered: the password arrived encrypted", hint="Use a Secret that holds it in plain."
+            )
         tls = (
             TlsFiles(folder=Path(names.CLIENT_TLS_DIR), verify=not flags.get("skipClientCA"))
             if flags.get("client-tls")
@@ -175,6 +182,7 @@ class Database:
                 read_timeout=seconds,
                 write_timeout=seconds,
                 ssl=self._ssl,
+                ssl_disabled=self._ssl is None,
             )
         except (pymysql.Error, OSError, RuntimeError) as error:
             raise _translated(error, self.access) from None

@@ -4,6 +4,7 @@ Nothing but :mod:`backup_manager.errors` is expected from an operation. Anything
 ``InternalError`` in one line, and its details go, masked, to stderr alone.
 """
 
+import gc
 import shutil
 import sys
 import tempfile
@@ -105,8 +106,11 @@ class Run:
         self.mask = Masker(secrets_of(self.env, resource.spec))
         journal.masker = self.mask
         self.log(f"{self.verb.module}: {resource.kind} {resource.namespace}/{resource.name}")
+        operation = _operation(self.verb.module)
+        gc.freeze()
+        gc.enable()
         with self._scratch() as scratch:
-            return _operation(self.verb.module)(
+            return operation(
                 Context(
                     resource=resource,
                     journal=journal,
@@ -194,7 +198,7 @@ def _documents(source: str) -> list[Any]:
 
     try:
         text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
-        return list(yaml.safe_load_all(text))
+        return list(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{source} cannot be read: {error}", hint="Give the path of a YAML file with the CR.") from None
     except yaml.YAMLError as error:

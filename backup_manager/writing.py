@@ -25,17 +25,21 @@ class Folder:
         self._operation = operation
         self._owner = Owner.of(context.resource)
         self._records = Records(storage, now=context.now)
+        self._before: Record | None = None
+        self._asked = False
 
     def finished(self) -> Record | None:
         """The record of an earlier attempt of this CR that ended well and could not report it."""
-        record = self._records.load()
+        record = self._before = self._records.load()
+        self._asked = True
         ours = record is not None and record.owner.uid == self._owner.uid and record.state is State.COMPLETE
         return record if ours else None
 
     def claim(self, *, resumable: bool = False) -> bool:
         """Take the folder; True when an earlier attempt's data was left in it (only when *resumable*, else it is removed)."""
-        before = self._records.load()
-        known = before is not None and before.live
+        if not self._asked:
+            self.finished()
+        known = self._before is not None and self._before.live
         found = next(iter(self.storage.list()), None)
         if found is not None and not known:
             raise StorageError(

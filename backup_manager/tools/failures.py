@@ -18,16 +18,19 @@ MESSAGE_LIMIT: Final = 400
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """One failure that we know. *pattern* is searched in the tool's error text."""
+    """One failure that we know. *pattern* is searched in the tool's error text, whatever the case of its letters.
 
-    pattern: re.Pattern[str]
+    It is compiled when a tool has failed, not at the start of every run.
+    """
+
+    pattern: str
     reason: str
     hint: str
     retryable: bool = False
 
 
 def _known(pattern: str, reason: str, hint: str, *, retryable: bool = False) -> Known:
-    return Known(pattern=re.compile(pattern, re.IGNORECASE), reason=reason, hint=hint, retryable=retryable)
+    return Known(pattern=pattern, reason=reason, hint=hint, retryable=retryable)
 
 
 KNOWN: Final = (
@@ -177,7 +180,7 @@ def failure(tool: str, ended: Ended, *, reason: str, mask: Masker, hint: str = "
             retryable=True,
             hint="Look at the Pod's last state; raise spec.resources.limits.memory, or use fewer threads.",
         )
-    known = next((item for item in KNOWN if item.pattern.search(text)), None)
+    known = next((item for item in KNOWN if re.search(item.pattern, text, re.IGNORECASE)), None)
     message = f"{tool} {ended.how}: {text}" if text else f"{tool} {ended.how}"
     if known:
         return ToolError(message, reason=known.reason, hint=known.hint, retryable=known.retryable)
