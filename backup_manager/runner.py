@@ -198,6 +198,7 @@ def _documents(source: str) -> list[Any]:
 
     try:
         text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+        # The same safe loader, written in C where the wheel brings it: ten times as fast.
         return list(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{source} cannot be read: {error}", hint="Give the path of a YAML file with the CR.") from None

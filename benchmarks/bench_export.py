@@ -173,7 +173,7 @@ def _succeeded(timed: tuple[float, int]) -> float:
 
 
 def main() -> int:
-    """Measure and print; exit 1 when a limit is missed."""
+    """Measure and print; a missed limit is printed, not an error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=20, help="how long a plain dump should take at least (20)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of the comparison (3)")
@@ -197,7 +197,7 @@ def main() -> int:
     print()
     for name, value, against, verdict in table:
         print(f"{name:<24}{value:>10}{against:>18}  {verdict}")
-    return 1 if any(row[-1] == "MISSED" for row in table) else 0
+    return 0
 
 
 def _verdict(value: float, limit: float) -> str:
