@@ -41,6 +41,7 @@ _SHORT: Final[Mapping[str, str]] = {
     "explain-command": "the plain br, dumpling or lightning line",
 }
 INTERRUPTED: Final = 130
+ENV_DEBUG: Final = "TIDB_BACKUP_CLI_DEBUG"
 
 
 class _Commands(click.Group):
@@ -68,6 +69,7 @@ class _Commands(click.Group):
         """Run the command."""
         from backup_manager.errors import ManagerError  # noqa: PLC0415  (help answers without it)
         from cli.output import Output  # noqa: PLC0415
+        from crds.report import Problem  # noqa: PLC0415
 
         try:
             return super().invoke(ctx)
@@ -76,10 +78,19 @@ class _Commands(click.Group):
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
+        except (click.exceptions.Exit, click.Abort, click.ClickException):
+            raise
         except BrokenPipeError:
             # Whoever read us (head, less) has seen enough.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(0)
+        except Exception as error:
+            if os.environ.get(ENV_DEBUG):
+                raise
+            # A trace helps nobody at night, and may quote what it should not.
+            hint = f"This is a defect; please report it with what {ENV_DEBUG}=1 adds."
+            Output().error(Problem(reason="InternalError", message=f"internal error: {type(error).__name__}", hint=hint))
+            ctx.exit(1)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

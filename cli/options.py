@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, update_wrapper
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -12,6 +12,9 @@ from backup_manager.errors import UsageError
 from cli.documents import Files, Source, read_files
 from cli.output import Answer, Format, Output
 from crds import durations
+
+if TYPE_CHECKING:
+    from cli.cluster import Cluster
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 TABULAR: Final = (Format.TABLE, Format.JSON, Format.YAML, Format.CSV)
@@ -32,9 +35,14 @@ class Place:
 
     @cached_property
     def source(self) -> Source:
-        """Files, or a cluster. The client is imported only for the latter."""
+        """Files, or the cluster."""
         if self.files:
             return Files(read_files(self.files), namespace=self.namespace, logs=self._log_text)
+        return self.cluster
+
+    @cached_property
+    def cluster(self) -> "Cluster":
+        """The cluster of the kubeconfig. The client is imported only now."""
         from cli.cluster import Cluster  # noqa: PLC0415
 
         return Cluster(kubeconfig=self.kubeconfig, context=self.context, namespace=self.namespace)
@@ -97,7 +105,9 @@ def answers(formats: tuple[Format, ...] = TABULAR) -> Callable[[Command], Comman
 
     def decorate(command: Command) -> Command:
         def with_output(*args: Any, form: str, **options: Any) -> None:
-            result: Answer = command(*args, **options)
+            result: Answer | None = command(*args, **options)
+            if result is None:  # a group, whose subcommand answers
+                return
             Output(Format(form)).write(result)
             click.get_current_context().exit(result.exit_code)
 

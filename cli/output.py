@@ -11,12 +11,14 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
 
 import orjson
 import yaml
 
+from cli.words import when
 from crds.report import Problem
 
 if TYPE_CHECKING:
@@ -199,17 +201,22 @@ def to_yaml(data: Any) -> str:
 def _cell(value: object) -> str:
     if value is None or value == "":
         return "-"
-    return " ".join(str(value).split())
+    return " ".join((when(value) if isinstance(value, datetime) else str(value)).split())
 
 
 def _csv(table: Table) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(name.lower().replace(" ", "_") for name in table.columns)
-    writer.writerows([_formula_safe("" if value is None else str(value)) for value in row] for row in table.rows)
+    writer.writerows([_plain(value) for value in row] for row in table.rows)
     return buffer.getvalue()
 
 
-def _formula_safe(text: str) -> str:
-    """A spreadsheet would run a cell that begins like a formula; names and messages are others' words."""
-    return f"'{text}" if text[:1] in {"=", "+", "-", "@"} and not text[1:2].isdigit() else text
+def _plain(value: object) -> str | int:
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%dT%H:%M:%SZ")
+    if isinstance(value, int):
+        return int(value)
+    text = "" if value is None else str(value)
+    # A spreadsheet would run a cell that begins like a formula; names and messages are others' words.
+    return f"'{text}" if text[:1] in {"=", "+", "-", "@"} else text

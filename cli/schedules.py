@@ -55,7 +55,7 @@ class Subject:
         def coming(count: int) -> datetime | None:
             if count < 1:
                 return None
-            times.extend(islice(following, count - len(times)))
+            times.extend(islice(following, max(0, count - len(times))))
             return times[count - 1]
 
         return coming
@@ -88,6 +88,21 @@ def survey(parent: Object, objects: Sequence[Object], config: Config, now: datet
         hint = "Nothing is made and nothing deleted while it is Invalid; correct the spec."
         raise UsageError(f"{shown(parent)}: {error}", hint=hint) from None
     return Subject(observed=observed, schedule=found, children=children, log=log, created=created, now=now, config=config)
+
+
+def survey_all(
+    parents: Sequence[Object], objects: Sequence[Object], config: Config, now: datetime, *, lenient: bool = False
+) -> tuple[list[Subject], list[str]]:
+    """Every one of *parents* that can work, and what is wrong with the others. One alone raises UsageError instead."""
+    subjects, problems = [], []
+    for parent in parents:
+        try:
+            subjects.append(survey(parent, objects, config, now))
+        except UsageError as error:
+            if len(parents) == 1 and not lenient:
+                raise
+            problems.append(error.message)
+    return subjects, problems
 
 
 def choose(source: Source, name: str, *, everywhere: bool = False) -> list[Object]:

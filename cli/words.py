@@ -1,20 +1,20 @@
-"""Times, ages and sizes as people read them."""
+"""Times, ages and sizes as people read them. In a table a value stays what it is until it is written."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 from crds import sizes
 
 
-def when(time: datetime | None) -> str | None:
+def when(time: datetime) -> str:
     """A time in UTC, to the second.
 
     >>> from datetime import UTC
     >>> when(datetime(2026, 1, 31, 2, 0, tzinfo=UTC))
     '2026-01-31 02:00:00Z'
     """
-    return f"{time:%Y-%m-%d %H:%M:%S}Z" if time else None
+    return f"{time:%Y-%m-%d %H:%M:%S}Z"
 
 
 def local(time: datetime) -> str:
@@ -43,6 +43,19 @@ def age(span: timedelta) -> str:
     if hours >= 24:
         parts = parts[:1]
     return sign + "".join(parts[:2]) if parts else "0s"
+
+
+class Bytes(int):
+    """A size in a table: readable for people, the number itself in CSV."""
+
+    @classmethod
+    def of(cls, value: int | None) -> Self | None:
+        """*value*, if there is one."""
+        return None if value is None else cls(value)
+
+    def __str__(self) -> str:
+        """As statuses show it."""
+        return sizes.readable(int(self))
 
 
 def size(value: int | None) -> str | None:

@@ -1,5 +1,6 @@
 """``next``: the coming runs, on the schedule's clock and in UTC."""
 
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -9,8 +10,8 @@ from cli.coming import Run, coming, duration, zone_of
 from cli.options import Place, answers, now_option, places
 from cli.output import Answer, Table
 from cli.requests import configuration
-from cli.schedules import choose, cluster_of, family, survey
-from cli.words import age, local, when
+from cli.schedules import Subject, choose, cluster_of, family, survey_all
+from cli.words import age, local
 
 
 @click.command("next")
@@ -35,30 +36,33 @@ def next_(*, schedule: str, number: int, place: Place, now: datetime) -> Answer:
     config, source = configuration(), place.source
     everywhere = place.everywhere or "/" in schedule
     objects = family(source, everywhere=everywhere)
-    subjects = [survey(parent, objects, config, now) for parent in choose(source, schedule, everywhere=place.everywhere)]
-    chosen = {subject.name for subject in subjects}
-    others = [parent for parent in source.list("BackupSchedule", everywhere=everywhere)]
-    neighbours = [survey(parent, objects, config, now) for parent in others]
+    subjects, problems = survey_all(choose(source, schedule, everywhere=place.everywhere), objects, config, now)
+    neighbours, _ = survey_all(source.list("BackupSchedule", everywhere=everywhere), objects, config, now, lenient=True)
     runs = coming(subjects, number, neighbours=neighbours)
     table = Table(
         columns=("IN", "SCHEDULE", "UTC", "LOCAL", "ZONE", "NOTE"), rows=[_row(run) for run in runs], empty="no run is coming"
     )
-    notes = [
-        f"{subject.name} is paused: no run comes until spec.pause is unset" for subject in subjects if subject.schedule.pause
-    ]
-    notes += [
-        f"{subject.name}: no complete run yet, so how long one lasts is unknown (taken for 1m)"
-        for subject in subjects
-        if len(neighbours) > 1 and duration(subject) is None and not subject.schedule.pause and subject.name in chosen
-    ]
-    return Answer(data=[_data(run) for run in runs], parts=[table], notes=notes)
+    return Answer(
+        data=[_data(run) for run in runs],
+        parts=[table],
+        notes=[*problems, *_notes(subjects, alone=len(neighbours) < 2)],
+        exit_code=5 if problems else 0,
+    )
+
+
+def _notes(subjects: Sequence[Subject], *, alone: bool) -> Iterator[str]:
+    for subject in subjects:
+        if subject.schedule.pause:
+            yield f"{subject.name} is paused: no run comes until spec.pause is unset"
+        elif not alone and duration(subject) is None:
+            yield f"{subject.name}: no complete run yet, so how long one lasts is unknown (taken for 1m)"
 
 
 def _row(run: Run) -> tuple[object, ...]:
     wait = age(run.time - run.subject.now) if run.time and run.time > run.subject.now else "now" if run.time else "skipped"
     notes = "; ".join(run.notes)
     shown = local(run.wall) if run.time else f"{run.wall:%a %Y-%m-%d %H:%M}"
-    return wait, run.subject.name, when(run.time), shown, zone_of(run.subject).key, notes
+    return wait, run.subject.name, run.time, shown, zone_of(run.subject).key, notes
 
 
 def _data(run: Run) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from app.domain.retention import Item, Rule, State, Verdict
 from cli.options import Place, answers, now_option, places
 from cli.output import Answer, Table
 from cli.requests import configuration
-from cli.schedules import Subject, changed, choose, family, survey
-from cli.words import age, count, size, size_of, when
+from cli.schedules import Subject, changed, choose, family, survey, survey_all
+from cli.words import Bytes, age, count, size, size_of
 
 _KEEP: Final = "keep"
 _STAYS: Final = "stays"
@@ -44,11 +44,12 @@ def plan(*, schedule: str, changes: tuple[str, ...], show_all: bool, place: Plac
     objects = family(place.source, everywhere=place.everywhere or "/" in schedule)
     parts: list[str | Table] = []
     data: list[dict[str, Any]] = []
-    notes: list[str] = []
-    for parent in chosen:
-        current = _Plan(survey(parent, objects, config, now))
+    subjects, problems = survey_all(chosen, objects, config, now)
+    notes = list(problems)
+    for subject in subjects:
+        current = _Plan(subject)
         if changes:
-            wanted = _Plan(survey(changed(parent, changes), objects, config, now))
+            wanted = _Plan(survey(changed(subject.observed.parent, changes), objects, config, now))
             data.append(_difference_data(current, wanted))
             parts.append(_difference(current, wanted, show_all=show_all))
             current = wanted
@@ -57,7 +58,7 @@ def plan(*, schedule: str, changes: tuple[str, ...], show_all: bool, place: Plac
             parts.append(_table(current))
         parts.append(_summary(current))
         notes += _notes(current)
-    return Answer(data=data, parts=parts, notes=notes)
+    return Answer(data=data, parts=parts, notes=notes, exit_code=5 if problems else 0)
 
 
 class _Plan:
@@ -136,8 +137,8 @@ def _table(plan: _Plan) -> Table:
             row["state"],
             row["verdict"],
             row["rule"],
-            when(row.get("until")),
-            size(row.get("size")),
+            row.get("until"),
+            Bytes.of(row.get("size")),
             row.get("data"),
         )
         for row in plan.rows
@@ -168,8 +169,8 @@ def _difference(before: _Plan, after: _Plan, *, show_all: bool) -> Table:
             row["ruleBefore"],
             row["verdict"],
             row["rule"],
-            when(row.get("until")),
-            size(row.get("size")),
+            row.get("until"),
+            Bytes.of(row.get("size")),
         )
         for row in _compared(before, after)
         if show_all or row["before"] != row["verdict"]

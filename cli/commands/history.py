@@ -1,0 +1,178 @@
+"""``history``: every backup and restore, also of CRs and clusters that are gone; and whether somebody touched the account."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+
+from backup_manager.errors import NotFoundError, UsageError
+from backup_manager.history import Account, Finding, Kind, against_records
+from cli.chronicle import Chronicle, outcome, remark, since
+from cli.documents import Object
+from cli.options import Moment, Place, answers, places
+from cli.output import Answer, Table
+from cli.storages import Shelf, read_all, spots, spots_of
+from cli.words import Bytes, age, count
+
+_storage_option = click.option(
+    "--storage", "urls", multiple=True, metavar="URL", help="read the records under s3://bucket/prefix; else those of the CRs"
+)
+_offline_option = click.option("--offline", is_flag=True, help="ask no cluster: only --storage (and -f) counts")
+
+
+@click.group(invoke_without_command=True)
+@_storage_option
+@_offline_option
+@click.option("--no-records", is_flag=True, help="read no storage: only what CRs tell")
+@click.option("--since", "start", type=Moment(), metavar="TIME", help="from then on: 30d, 2026-01-31")
+@places(everywhere=True)
+@answers()
+@click.pass_context
+def history(
+    ctx: click.Context, /, *, urls: tuple[str, ...], offline: bool, no_records: bool, start: datetime | None, place: Place
+) -> Answer | None:
+    """List every Backup and Restore: those of the cluster, and those whose CR or cluster is gone.
+
+    Storages are read with the credentials of this environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, S3_ENDPOINT,
+    AZURE_STORAGE_KEY, GOOGLE_APPLICATION_CREDENTIALS. The whole prefix is listed, so name the narrowest one. Exit code 5: a
+    storage could not be read.
+
+    \b
+    Examples:
+      tidb-backup history -n shop --since 30d
+      tidb-backup history --storage s3://tidb-backups/shop --offline -o csv
+      tidb-backup history verify --storage s3://tidb-backups/shop --offline
+    """
+    if ctx.invoked_subcommand:
+        return None
+    crs = _crs(place, offline, urls)
+    shelf = Shelf() if no_records else _shelf(crs, urls)
+    chronicle = Chronicle()
+    chronicle.add_shelf(shelf)
+    chronicle.add_crs([cr for cr in crs if cr["kind"] in {"Backup", "Restore"}], datetime.now(UTC))
+    events = list(since(chronicle.events(), start))
+    rows = [
+        (
+            event.time,
+            event.kind,
+            f"{event.namespace}/{event.name}",
+            outcome(event),
+            Bytes.of(event.size),
+            age(event.took) if event.took is not None else None,
+            event.path,
+            remark(event),
+        )
+        for event in events
+    ]
+    columns = ("TIME", "KIND", "NAME", "OUTCOME", "SIZE", "TOOK", "PATH", "NOTE")
+    return Answer(
+        data=[event.data for event in events],
+        parts=[Table(columns=columns, rows=rows, empty="no backup and no restore")],
+        notes=shelf.problems,
+        exit_code=5 if shelf.problems else 0,
+    )
+
+
+@history.command()
+@_storage_option
+@_offline_option
+@click.option("--against", default="", metavar="FILE", help="output of an earlier 'history verify -o json', kept elsewhere")
+@places(everywhere=True)
+@answers()
+def verify(*, urls: tuple[str, ...], offline: bool, against: str, place: Place) -> Answer:
+    """Find entries that were cut out or edited, and records that contradict the history.
+
+    Every entry carries the digest of the one before it and of the record it tells of. A history that was cut at its end
+    together with its records, or forged as a whole, shows only against an earlier answer kept out of reach of those who can
+    write to the bucket: -o json tells the last digest of each folder, --against FILE takes it back.
+    Exit code 4: something is wrong.
+
+    \b
+    Examples:
+      tidb-backup history verify --storage s3://tidb-backups/shop --offline -o json > seen.json
+      tidb-backup history verify --storage s3://tidb-backups/shop --offline --against seen.json
+    """
+    earlier = _earlier(against) if against else {}
+    shelf = _shelf(_crs(place, offline, urls), urls)
+    if not shelf.accounts and not shelf.filed and not earlier:
+        raise NotFoundError("no history there", hint="Name the prefix that the backups lie under with --storage.")
+    judged = [(account, _findings(account, shelf, earlier)) for account in _with_missing(shelf, earlier)]
+    rows = [
+        (
+            account.folder.url,
+            account.length,
+            "broken" if findings else "ok",
+            account.head[:16],
+            "; ".join(f.message for f in findings),
+        )
+        for account, findings in judged
+    ]
+    broken = any(findings for _, findings in judged)
+    total = f"{count(sum(account.length for account, _ in judged), 'event')} in {count(len(judged), 'folder')}"
+    return Answer(
+        data=[_data(account, findings) for account, findings in judged],
+        parts=[Table(columns=("FOLDER", "EVENTS", "STATE", "LAST DIGEST", "FOUND"), rows=rows), total],
+        notes=shelf.problems,
+        exit_code=4 if broken else 5 if shelf.problems else 0,
+    )
+
+
+def _crs(place: Place, offline: bool, urls: Sequence[str]) -> list[Object]:
+    if offline and not place.offline:
+        if not urls:
+            raise UsageError("--offline leaves nothing to look at", hint="Name a storage: --storage s3://bucket/prefix.")
+        return []
+    kinds = ("Backup", "Restore", "BackupSchedule")
+    return [cr for kind in kinds for cr in place.source.list(kind, everywhere=place.everywhere)]
+
+
+def _shelf(crs: Sequence[Object], urls: Sequence[str]) -> Shelf:
+    return read_all(spots(urls) if urls else spots_of(crs))
+
+
+def _earlier(path: str) -> dict[str, tuple[int, str]]:
+    """What an earlier verification saw: folder to number and digest of its last entry. Raises UsageError."""
+    try:
+        seen = orjson.loads(Path(path).read_bytes())
+        return {str(item["folder"]): (int(item["entries"]), str(item["head"])) for item in seen}
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", hint="Give the file of an earlier answer.") from None
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        raise UsageError(
+            f"{path} is no answer of 'history verify -o json'", hint="Give the file of an earlier answer."
+        ) from None
+
+
+def _with_missing(shelf: Shelf, earlier: Mapping[str, tuple[int, str]]) -> list[Account]:
+    """The histories found, and an empty one for each folder that had one, or has records, and has none now."""
+    accounts = {account.folder.url: account for account in shelf.accounts}
+    for filed in shelf.filed:
+        empty = Account(folder=filed.folder, entries=(), findings=(), digests={})
+        accounts.setdefault(filed.folder.url, empty)
+    for place in spots(sorted(earlier)):
+        accounts.setdefault(place.location.url, Account(folder=place.location, entries=(), findings=(), digests={}))
+    return [accounts[url] for url in sorted(accounts)]
+
+
+def _findings(account: Account, shelf: Shelf, earlier: Mapping[str, tuple[int, str]]) -> list[Finding]:
+    url = account.folder.url
+    records = [(filed.record.backup_path, filed.digest) for filed in shelf.filed if filed.folder.url == url]
+    found = [*account.findings, *against_records(account, records)]
+    if url in earlier and (lost := account.still_has(*earlier[url])):
+        found.append(lost)
+    return found
+
+
+def _data(account: Account, findings: Sequence[Finding]) -> dict[str, Any]:
+    told = [{"kind": str(finding.kind), "entry": finding.seq, "message": finding.message} for finding in findings]
+    return {
+        "folder": account.folder.url,
+        "entries": account.length,
+        "head": account.head,
+        "ok": not findings,
+        "cut": any(finding.kind is Kind.CUT for finding in findings),
+        "findings": told,
+    }

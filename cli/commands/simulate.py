@@ -1,0 +1,159 @@
+"""``simulate``: the coming months of a schedule, decided by the hook's own code under a movable clock."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import click
+
+from backup_manager.errors import UsageError
+from cli.documents import Files, key_of, read_files
+from cli.options import Moment, answers
+from cli.output import Answer, Table
+from cli.requests import configuration
+from cli.schedules import choose
+from cli.simulation import Assumption, Day, Story, World
+from cli.words import Bytes, age, count, size, when
+from crds import durations, sizes
+
+_DAILY: Final = 14
+"""So many days are shown one by one; more of them by the week."""
+
+
+class Size(click.ParamType[int]):
+    """``10GiB``, ``500Gi``, ``12GB``."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read it, with or without the B."""
+        if isinstance(value, int):
+            return value
+        text = str(value).strip()
+        try:
+            found = sizes.whole_bytes(text.removesuffix("B").replace("kB", "k"))
+        except ValueError:
+            self.fail(f"{text!r} is no size; write it like 10GiB or 500MB", param, ctx)
+        if found < 0:
+            self.fail(f"{text!r} is negative", param, ctx)
+        return found
+
+
+class Span(click.ParamType[timedelta]):
+    """``30m``, ``2h``, ``1d``."""
+
+    name = "DURATION"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        """Read it."""
+        if isinstance(value, timedelta):
+            return value
+        try:
+            return durations.parse_span(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--days", type=click.IntRange(1, 3660), default=90, show_default=True, help="how many days pass")
+@click.option("--size", "each", type=Size(), default=0, metavar="SIZE", help="of every Backup, like 10GiB")
+@click.option("--duration", type=Span(), default="30m", show_default=True, metavar="SPAN", help="how long every run lasts")
+@click.option("--start", type=Moment(), metavar="TIME", help="when it begins; now when left out")
+@click.option("--schedule", default="", metavar="NAME", help="which one, when the files hold several")
+@answers()
+def simulate(
+    *, files: tuple[str, ...], days: int, each: int, duration: timedelta, start: datetime | None, schedule: str
+) -> Answer:
+    """Show the coming months of a schedule: what runs, what is kept when, how much that is at most.
+
+    The hook itself decides, under a clock that is moved; every run succeeds. Backups of the schedule that the files hold are
+    there from the start. STORAGE also counts what cleanPolicy Retain leaves behind.
+
+    \b
+    Examples:
+      tidb-backup simulate examples/schedule.yaml --days 90 --size 10GiB
+      kubectl get bk,bks -o yaml | tidb-backup simulate - --schedule nightly --days 365 --size 1TiB -o json
+    """
+    source = Files(read_files(files))
+    parents = choose(source, schedule)
+    if len(parents) > 1:
+        there = ", ".join(key_of(parent)[2] for parent in parents)
+        raise UsageError(f"the files hold several schedules: {there}", hint="Choose one with --schedule.")
+    assume = Assumption(size=each, duration=duration)
+    world = World(parents[0], source.objects, configuration(), start or datetime.now(UTC), assume)
+    story = world.run(days)
+    name = "/".join(key_of(parents[0])[1:])
+    notes = [] if each else ["give --size to see how much that is"]
+    return Answer(data=_data(name, story), parts=[_summary(name, story), _timeline(story), _left(story)], notes=notes)
+
+
+def _summary(name: str, story: Story) -> str:
+    span = (story.end - story.start).days
+    gone = [run for run in story.runs if run.deleted]
+    lines = [
+        f"BackupSchedule {name}, {count(span, 'day')} from {when(story.start)}: {count(len(story.runs), 'Backup')}, "
+        f"{len(gone)} deleted, {len(story.runs) - len(gone)} left"
+    ]
+    if story.compactions:
+        lines[0] += f", {count(story.compactions, 'compaction')}"
+    if story.most and story.largest:
+        lines.append(f"at most {count(story.most.kept, 'Backup')} at once, first on {when(story.most.time)}")
+        if story.largest.stored:
+            lines.append(f"at most {size(story.largest.stored)} in the storage, first on {when(story.largest.time)}")
+    return "\n".join(lines)
+
+
+def _timeline(story: Story) -> Table:
+    step = 1 if len(story.days) <= _DAILY else 7
+    shown = [day for index, day in enumerate(story.days, start=1) if index % step == 0 or index == len(story.days)]
+    rows = [(day.time, day.made, day.gone, day.kept, Bytes(day.size), Bytes(day.stored)) for day in shown]
+    return Table(columns=("UNTIL", "MADE", "DELETED", "KEPT", "SIZE", "STORAGE"), rows=rows)
+
+
+def _left(story: Story) -> Table:
+    created = {run.name: run.created for run in story.runs}
+    rows = [
+        (verdict.name, age(story.end - created[verdict.name]), str(verdict.rule), verdict.until)
+        for verdict in story.verdicts
+        if verdict.keep
+    ]
+    return Table(title="Left at the end", columns=("NAME", "AGE", "KEPT BY", "UNTIL"), rows=rows, empty="nothing is left")
+
+
+def _day(day: Day | None) -> Mapping[str, Any] | None:
+    if day is None:
+        return None
+    return {
+        "time": day.time,
+        "made": day.made,
+        "deleted": day.gone,
+        "kept": day.kept,
+        "bytes": day.size,
+        "storedBytes": day.stored,
+    }
+
+
+def _data(name: str, story: Story) -> dict[str, Any]:
+    rules = {verdict.name: str(verdict.rule) for verdict in story.verdicts if verdict.keep}
+    runs = [
+        {
+            "name": run.name,
+            "created": run.created,
+            "completed": run.completed,
+            "deleted": run.deleted,
+            "rule": run.rule or rules.get(run.name),
+            "bytes": run.size,
+        }
+        for run in story.runs
+    ]
+    return {
+        "schedule": name,
+        "start": story.start,
+        "end": story.end,
+        "peakCount": _day(story.most),
+        "peakBytes": _day(story.largest),
+        "compactions": story.compactions,
+        "days": [_day(day) for day in story.days],
+        "runs": runs,
+    }
