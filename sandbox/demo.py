@@ -139,7 +139,7 @@ class Demo:
         started = time.monotonic()
         self._applied(self._restore_yaml("flights"), "Restore flights")
         self._follow("Restore", "flights")
-        size = self._size()
+        size = int((self._get("Backup", "flights") or {})["status"]["backupSize"])
         with _connect(self.cluster.tidb("target")) as target:
             fingerprint = flights.fingerprint(target)
         self._done("Restore flights (lightning from S3)", started, size=size)
@@ -259,9 +259,6 @@ class Demo:
     def _keys(self, prefix: str) -> list[str]:
         return [str(item["Key"]) for item in self._objects(prefix)]
 
-    def _size(self) -> int:
-        return sum(int(item["Size"]) for item in self._objects(f"{PREFIX}/flights-"))
-
     def _objects(self, prefix: str) -> list[dict[str, Any]]:
         pages = _s3(self.cluster.bucket).get_paginator("list_objects_v2")
         return [
@@ -279,7 +276,7 @@ class Demo:
 
 def _connect(database: Database) -> "pymysql.Connection[pymysql.cursors.Cursor]":
     return pymysql.connect(
-        host=database.host, port=database.port, user=database.user, password=database.password, autocommit=False
+        host=database.host, port=database.port, user=database.user, password=database.password, local_infile=True
     )
 
 
@@ -296,6 +293,8 @@ def _s3(bucket: Bucket) -> Any:
 def main(make: Callable[[Callable[[str], None]], Cluster] | None = None) -> int:
     """Run the demo; exit 0 only when everything came out as promised."""
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=150)  # the tables are to be read in a log file too
     started = time.monotonic()
 
     def say(text: str) -> None:
