@@ -12,7 +12,7 @@ from typing import Any, Final
 from backup_manager.errors import UsageError
 from backup_manager.tools.brlog import Operation, Progress, fields, operation, progress
 from backup_manager.tools.process import Stream
-from crds import names
+from crds import names, tso
 
 NAME: Final = "br"
 PD_PORT: Final = 2379
@@ -79,7 +79,7 @@ class Cluster:
 def backup(spec: Mapping[str, Any], cluster: Cluster, storage: Sequence[str]) -> list[str]:
     """``br backup ...`` for a snapshot."""
     kind = _kind(spec)
-    at = spec.get("commitTs")
+    at = _tso(spec.get("commitTs"), "spec.commitTs")
     head = ["backup", kind, *([f"--backupts={at}"] if at else [])]
     numbers = _numbers(spec, {"concurrency": "concurrency", "rateLimit": "ratelimit", "timeAgo": "timeago"} | _COMMON)
     return [*head, *cluster.flags, *_global(spec), *storage, *_selection(spec, kind), *numbers, *_options(spec)]
@@ -100,7 +100,8 @@ def restore_point(
     replication_phase: int = 0,
 ) -> list[str]:
     """``br restore point ...``; *full_backup* is the storage URL of the base snapshot. The mode's flags come last."""
-    start = spec.get("logRestoreStartTs")
+    start = _tso(spec.get("logRestoreStartTs"), "spec.logRestoreStartTs")
+    until = _tso(restored_ts, "spec.pitrRestoredTs") or "0"
     if not full_backup and not start:
         raise UsageError(
             "a restore to a point in time has no start",
@@ -108,7 +109,7 @@ def restore_point(
         )
     base = f"--full-backup-storage={full_backup}" if full_backup else f"--start-ts={start}"
     phase = [f"--restore-phase={replication_phase}", *_REPLICATION] if replication_phase else []
-    return ["restore", "point", *_restore_tail(spec, cluster, storage, "full"), f"--restored-ts={restored_ts}", base, *phase]
+    return ["restore", "point", *_restore_tail(spec, cluster, storage, "full"), f"--restored-ts={until}", base, *phase]
 
 
 def log(
@@ -122,12 +123,13 @@ def log(
     until: str = "",
 ) -> list[str]:
     """``br log ...``. Raises UsageError when a truncate has no *until*."""
-    if command is LogCommand.TRUNCATE and until in {"", "0"}:
+    start, until = _tso(start_ts, "spec.commitTs"), _tso(until, "spec.logTruncateUntil")
+    if command is LogCommand.TRUNCATE and not until:
         raise UsageError("log-truncate needs --truncate-until", hint="Set spec.logTruncateUntil.")
     known = dict(_COMMON) | {"rateLimit": "ratelimit"}
     match command:
         case LogCommand.START:
-            head = [f"--task-name={task}", *([f"--start-ts={start_ts}"] if start_ts not in {"", "0"} else [])]
+            head = [f"--task-name={task}", *([f"--start-ts={start}"] if start else [])]
         case LogCommand.TRUNCATE:
             head = [f"--until={until}"]
         case LogCommand.METADATA:
@@ -173,6 +175,16 @@ class Heard:
 
 
 _COMMON: Final = {"checksum": "checksum", "checkRequirements": "check-requirements"}
+
+
+def _tso(text: Any, field_name: str) -> str:
+    """A time of the CR as the TSO that it means; empty for none and for 0. br reads some forms in its local zone, others not
+    at all. Raises UsageError."""
+    try:
+        value = tso.parse(str(text)) if text else 0
+    except tso.TimestampError as error:
+        raise UsageError(f"{field_name}: {error}", hint="Write a TSO, or a time like 2006-01-02T15:04:05+08:00.") from None
+    return str(value) if value else ""
 
 
 def _kind(spec: Mapping[str, Any]) -> str:

@@ -74,7 +74,7 @@ def test_a_snapshot_backup_as_upstream_orders_it() -> None:
     assert br.backup(spec, Cluster(pd="p:2379", tls=True), STORAGE) == [
         "backup",
         "table",
-        "--backupts=2024-01-02 03:04:05",
+        "--backupts=446736536698880000",
         "--pd=p:2379",
         "--ca=/var/lib/cluster-client-tls/ca.crt",
         "--cert=/var/lib/cluster-client-tls/tls.crt",
