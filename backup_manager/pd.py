@@ -1,6 +1,6 @@
 """What PD knows of a log backup: the keys that br, TiKV and TiDB leave in its etcd, read over etcd's JSON gateway.
 
-``br log status --json`` tells neither whether a task is paused nor why, costs a process each minute, and needs the tool's image;
+``br log status --json`` does not tell whether a task is paused or why, costs a process each minute, and needs the tool's image;
 these few keys are what it reads itself. All reads of one look are one transaction, so they belong together.
 
 =============================================  ==============================================================
@@ -81,7 +81,7 @@ class Pd:
             (f"{_PREFIX}/pause/{name}", False),
             # The slash matters: without it a task `a` would see the keys of `ab`.
             (f"{_PREFIX}/checkpoint/{name}/", True),
-            (f"{_PREFIX}/storage-checkpoint/{name}", False),
+            (f"{_PREFIX}/storage-checkpoint/{name}/", True),
             (f"{_PREFIX}/last-error/{name}/", True),
         )
         if not info:
@@ -197,12 +197,7 @@ def _error(message: bytes) -> str:
         found = dict(walk(message))
     except ValueError:
         return ""
-    texts = [
-        bytes(part).decode("utf-8", "replace") for part in (found.get(_ERROR_CODE), found.get(_ERROR_MESSAGE)) if _is(part)
-    ]
+    parts = (found.get(_ERROR_CODE), found.get(_ERROR_MESSAGE))
+    texts = [bytes(part).decode("utf-8", "replace") for part in parts if isinstance(part, memoryview) and part]
     store = found.get(_ERROR_STORE)
     return f"{f'store {store}: ' if isinstance(store, int) else ''}{' '.join(texts)}"[:_MESSAGE_LIMIT] if texts else ""
-
-
-def _is(part: Any) -> bool:
-    return isinstance(part, memoryview) and bool(part)

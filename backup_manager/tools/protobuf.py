@@ -10,8 +10,8 @@ def walk(data: bytes | memoryview) -> Iterator[tuple[int, int | memoryview]]:
 
     Raises ValueError on what is no message.
 
-    >>> [(number, bytes(value) if not isinstance(value, int) else value) for number, value in walk(bytes.fromhex("08960112026162"))]
-    [(1, 150), (2, b'ab')]
+    >>> [(number, value if isinstance(value, int) else bytes(value)) for number, value in walk(bytes.fromhex("089601120161"))]
+    [(1, 150), (2, b'a')]
     """
     view, position = memoryview(data), 0
     while position < len(view):
