@@ -159,14 +159,8 @@ def _add_hook(app: FastAPI, hook: tuple[str, str], handle: Handle, *, limit: int
         metrics.answered(path, operation, response.status_code, time.perf_counter() - began)
         return response
 
-    app.add_api_route(
-        f"/{path}/{operation}",
-        endpoint,
-        methods=["POST"],
-        response_class=Response,
-        name=f"{path}_{operation}",
-        **openapi.route(path, operation),
-    )
+    # A plain Starlette route: FastAPI has no parameters to find in a request that is read raw.
+    app.add_route(f"/{path}/{operation}", endpoint, methods=["POST"])
 
 
 def _handlers(service: Service) -> dict[tuple[str, str], Handle]:
@@ -203,7 +197,7 @@ def create_app(settings: Settings | None = None, *, clock: Callable[[], datetime
     _add_status_routes(app, metrics)
     # The examples are answered by a service of their own, so that they leave no metrics.
     unseen = Service(config=config, metrics=Metrics(series_ttl=settings.series_ttl), clock=lambda: openapi.NOW)
-    openapi.describe_answers(app, _handlers(unseen))
+    openapi.describe(app, _handlers(unseen))
     return app
 
 

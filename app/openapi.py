@@ -85,11 +85,11 @@ _ERROR: Final = {
         }
     }
 }
-_RESPONSES: Final[Mapping[int | str, Mapping[str, Any]]] = {
-    400: {"description": "The body is empty or no JSON.", **_ERROR},
-    413: {"description": "The body is longer than the limit.", **_ERROR},
-    422: {"description": "The body is JSON, but no such request.", **_ERROR},
-    500: {"description": "No answer could be made; nothing is touched.", **_ERROR},
+_RESPONSES: Final[Mapping[str, Mapping[str, Any]]] = {
+    "400": {"description": "The body is empty or no JSON.", **_ERROR},
+    "413": {"description": "The body is longer than the limit.", **_ERROR},
+    "422": {"description": "The body is JSON, but no such request.", **_ERROR},
+    "500": {"description": "No answer could be made; nothing is touched.", **_ERROR},
 }
 
 
@@ -130,30 +130,32 @@ def _request_schema(path: str, operation: str) -> dict[str, Any]:
     return {"type": "object", "required": required, "properties": properties}
 
 
-def route(path: str, operation: str) -> dict[str, Any]:
-    """What FastAPI is told about ``POST /<path>/<operation>``."""
+def _operation(path: str, operation: str, answer: Any) -> dict[str, Any]:
+    """What the document says about ``POST /<path>/<operation>``."""
     kind = KINDS.get(path, "Namespace")
     content = {"schema": _request_schema(path, operation), "example": example(path, operation)}
+    answered = {"application/json": {"schema": _OBJECT, "example": answer}}
     return {
+        "operationId": f"{path}_{operation}",
         "summary": _WHAT[operation].format(kind=kind),
         "description": _WHY[operation],
         "tags": [kind],
-        "responses": {**_RESPONSES, 200: {"description": "Obeyed by Metacontroller."}},
-        "openapi_extra": {"requestBody": {"required": True, "content": {"application/json": content}}},
+        "requestBody": {"required": True, "content": {"application/json": content}},
+        "responses": {"200": {"description": "Obeyed by Metacontroller.", "content": answered}, **_RESPONSES},
     }
 
 
-def describe_answers(app: FastAPI, answers: Mapping[tuple[str, str], Callable[[dict[str, Any]], bytes]]) -> None:
-    """Give the document of *app* an example answer for each (path, operation) of *answers*, made when it is asked for."""
+def describe(app: FastAPI, answers: Mapping[tuple[str, str], Callable[[dict[str, Any]], bytes]]) -> None:
+    """Put the hooks into the document of *app*, each with the answer that its handler in *answers* gives to the example. Made
+    when somebody asks for it."""
     plain = app.openapi
 
     def described() -> dict[str, Any]:
         if app.openapi_schema is None:
-            document = plain()
+            paths = plain()["paths"]
             for (path, operation), handle in answers.items():
                 answer = orjson.loads(handle(example(path, operation)))
-                responses = document["paths"][f"/{path}/{operation}"]["post"]["responses"]
-                responses["200"]["content"] = {"application/json": {"schema": _OBJECT, "example": answer}}
+                paths[f"/{path}/{operation}"] = {"post": _operation(path, operation, answer)}
         return app.openapi_schema or plain()
 
     app.openapi = described  # type: ignore[method-assign]
