@@ -18,7 +18,7 @@ Env = list[dict[str, Any]]
 
 _LOG_TO_TERM: Final = "\x01"
 """What Go's ``string(rune(1))`` gives: the operator means "1" and writes this; br looks only whether it is set."""
-_USES_BR: Final = frozenset({Purpose.BACKUP, Purpose.LOG, Purpose.RESTORE, Purpose.PRUNE})
+_USES_BR: Final = frozenset({Purpose.BACKUP, Purpose.LOG, Purpose.WATCH, Purpose.RESTORE, Purpose.PRUNE})
 _NO_PASSWORD: Final = frozenset({Purpose.CLEAN, Purpose.COMPACT})
 _GIVEN_PATH: Final = frozenset({Purpose.EXPORT, Purpose.CLEAN})
 """br takes its place from the CR's storage."""

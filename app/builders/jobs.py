@@ -13,6 +13,7 @@ from crds.paths import PathError, Provider, location_of, provider_of
 
 _PROVIDERS_WITH_PATH: Final = {Provider.S3: "s3", Provider.GCS: "gcs", Provider.AZBLOB: "azure"}
 _COMPACT_RETRIES: Final = 6
+_FOR_EVER: Final = 2**31 - 1
 
 
 def build(observed: Observed, intent: JobIntent, config: Config) -> dict[str, Any]:
@@ -39,6 +40,8 @@ def build(observed: Observed, intent: JobIntent, config: Config) -> dict[str, An
 
 def _repetition(spec: Mapping[str, Any], intent: JobIntent) -> dict[str, Any]:
     """How often Kubernetes itself repeats a Pod: never, except where the CR has a field for it."""
+    if intent.purpose is Purpose.WATCH:
+        return {"backoffLimit": _FOR_EVER}
     if intent.purpose is Purpose.RESTORE:
         return {"backoffLimit": int(spec.get("backoffLimit") or 0)}
     if intent.purpose is not Purpose.COMPACT:
@@ -96,6 +99,10 @@ def _log(observed: Observed, intent: JobIntent, tls: Tls) -> list[str]:
     return [*args, *_given(commit_ts=start, truncate_until=intent.truncate_until), *_tls_flags(tls, intent)]
 
 
+def _watch(observed: Observed, intent: JobIntent, tls: Tls) -> list[str]:
+    return [intent.command, *_who(observed, "backupName"), *_version(intent), *_tls_flags(tls, intent)]
+
+
 def _clean(observed: Observed, _intent: JobIntent, _tls: Tls) -> list[str]:
     return ["clean", *_who(observed, "backupName")]
 
@@ -142,6 +149,7 @@ _ARGS: Final[Mapping[Purpose, Callable[[Observed, JobIntent, Tls], list[str]]]] 
     Purpose.EXPORT: _export,
     Purpose.BACKUP: _backup,
     Purpose.LOG: _log,
+    Purpose.WATCH: _watch,
     Purpose.CLEAN: _clean,
     Purpose.IMPORT: _import,
     Purpose.RESTORE: _restore,

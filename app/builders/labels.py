@@ -44,6 +44,7 @@ COMPONENTS: Final = {
     Purpose.EXPORT: Component.BACKUP,
     Purpose.BACKUP: Component.BACKUP,
     Purpose.LOG: Component.BACKUP,
+    Purpose.WATCH: Component.BACKUP,
     Purpose.CLEAN: Component.CLEAN,
     Purpose.IMPORT: Component.RESTORE,
     Purpose.RESTORE: Component.RESTORE,

@@ -16,6 +16,8 @@ from crds.versions import split_image
 USER: Final = 65532
 GRACE_SECONDS: Final = 60
 """Time after SIGTERM to stop the tool, to put the GC life time back and to report."""
+WATCH_RESOURCES: Final = {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}}
+"""Of a Pod that only asks PD once a minute, as long as its log backup runs: the CR's own are those of real work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +71,7 @@ def pod_template(observed: Observed, intent: JobIntent, args: list[str], config:
     mounted = volumes_of(spec, intent, {tool.directory: tool.volume for tool, _ in tools})
     security = pod_security(spec.get("podSecurityContext") or {})
     restricted = container_security(security)
-    resources = spec.get("resources")
+    resources = WATCH_RESOURCES if intent.purpose is Purpose.WATCH else spec.get("resources")
     main = {
         "name": _CONTAINERS.get(intent.purpose, "backup"),
         "image": config.manager_image,
@@ -86,7 +88,7 @@ def pod_template(observed: Observed, intent: JobIntent, args: list[str], config:
         "securityContext": security,
         "initContainers": [_init_container(tool, image, resources, restricted) for tool, image in tools],
         "containers": [_given(main)],
-        "restartPolicy": "OnFailure" if intent.purpose is Purpose.COMPACT and spec.get("mode") != "sharded" else "Never",
+        "restartPolicy": _restart_policy(spec, intent),
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "tolerations": spec.get("tolerations"),
         "affinity": spec.get("affinity"),
@@ -96,6 +98,12 @@ def pod_template(observed: Observed, intent: JobIntent, args: list[str], config:
     }
     meta = {"labels": labels(observed, intent), "annotations": annotations(observed, intent)}
     return {"metadata": _given(meta), "spec": _given(pod)}
+
+
+def _restart_policy(spec: Mapping[str, Any], intent: JobIntent) -> str:
+    """Who repeats a failed container: the Pod itself only where nothing has to be decided in between."""
+    in_place = intent.purpose is Purpose.WATCH or (intent.purpose is Purpose.COMPACT and spec.get("mode") != "sharded")
+    return "OnFailure" if in_place else "Never"
 
 
 def _given(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ observed                                    answer
 annotation ``force-delete: "true"``         let go; the data is left, and said so
 its namespace ends                          let go: no Job can be made there any more; data kept, said so
 a log backup that was started               its running commands go, then ``stop-<backup>``, a few times
+it cannot be stopped, its data is to go     ``CleanFailed``: the data is kept, and waits for a human
 policy ``Retain``; ``OnFailure``, not failed let go, data kept
 a Job that may still write                  it goes; wait until it has gone
 no path known                               let go: nothing was written
@@ -25,7 +26,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from app.domain import cluster as clusters
-from app.domain import log_backup, progress
+from app.domain import log_backup, log_watch, progress
 from app.domain.config import DAY, Config
 from app.domain.decision import Decision, Drop
 from app.domain.jobs import JOB, Job, JobIntent, Purpose, observed_jobs
@@ -176,6 +177,8 @@ class _Deletion:
         name = self.observed.name
         if not log_backup.is_log(self.spec) or not log_backup.is_started(self.observed.status, self.jobs, name):
             return None
+        if log_watch.is_gone(self.observed.status):
+            return None
         cluster = clusters.find(self.observed, self.config)
         if holds(self.draft.done(), Phase.STOPPED) or cluster is None:
             return None
@@ -192,10 +195,23 @@ class _Deletion:
         if job and not job.finished:
             return self._wait_for(job)
         if job and attempt.number >= self.config.clean_attempts:
-            self.warnings.append(f"Job {job.name} failed too: the log backup's task may still run in the cluster")
-            return None
+            return self._not_stopped(job)
         wanted = JobIntent(name=first, purpose=Purpose.LOG, command=log_backup.STOP, cluster=cluster)
         return self._next(wanted, attempt)
+
+    def _not_stopped(self, job: Job) -> Decision[JobIntent] | None:
+        """A task that may still run writes on, so its data cannot go; a Backup that keeps its data may."""
+        why = Finding.of(job).cause
+        task = f"Job {job.name} failed too{f' ({why})' if why else ''}: the log backup's task may still run in the cluster"
+        if self._keeps_data:
+            self.warnings.append(task)
+            return None
+        message = (
+            f"{task}, so its data is kept; stop it (br log stop --task-name={self.observed.name}) and annotate "
+            f'{FORCE_ANNOTATION}="true", delete Job {job.name} to try again, or set cleanPolicy Retain'
+        )
+        self.draft.enter(Phase.CLEAN_FAILED, at=job.ended, reason="StopLogBackupJobFailed", message=message)
+        return Decision(status=self.draft.done(), warnings=[message])
 
     def retained(self) -> Decision[JobIntent] | None:
         return self._let_go() if self._keeps_data else None

@@ -128,6 +128,7 @@ class Purpose(StrEnum):
     EXPORT = "export"
     BACKUP = "backup"
     LOG = "log"
+    WATCH = "watch"
     CLEAN = "clean"
     IMPORT = "import"
     RESTORE = "restore"

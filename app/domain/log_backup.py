@@ -2,15 +2,16 @@
 
 The spec says what the task should be doing; which sub-command gets it there is a function of spec and status
 (:func:`wanted_command`). Each pass: take in what finished Jobs did, in the order in which they ended; follow the one under way;
-with none under way, start the command that is wanted. A command's finished Job is kept until its outcome stands in the received
-status; only then may it go to make room for the next run of the same command.
+with none under way, compare with what the cluster says (:mod:`~app.domain.log_watch`) and start the command that is wanted.
+A command's finished Job is kept until its outcome stands in the received status; only then may it go to make room for the next
+run of the same command.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from app.domain import progress
+from app.domain import log_watch, progress
 from app.domain.config import Config
 from app.domain.decision import Decision, Drop
 from app.domain.jobs import JOB, Job, JobIntent, Purpose, observed_jobs
@@ -100,30 +101,59 @@ def truncate_target(observed: Observed) -> str:
 
 def sync(observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
     """The answer to a sync of a log Backup."""
-    task = _Task(observed)
+    task = _Task(observed, now, config)
     for command in task.commands_with_news():
-        outcome = task.follow(command, now, config)
+        outcome = task.follow(command)
         if outcome.due:
-            return task.start(outcome.due, command, config)
+            return task.start(outcome.due, command)
         if not outcome.ended:
-            return Decision(status=task.done(), resync_after=outcome.wait)
-    return task.next(config)
+            return task.answer(wait=outcome.wait)
+    task.believe_the_cluster()
+    return task.next()
 
 
 class _Task:
     """One pass over a log Backup."""
 
-    def __init__(self, observed: Observed) -> None:
+    def __init__(self, observed: Observed, now: datetime, config: Config) -> None:
         self.observed, self.spec = observed, observed.spec
+        self.now, self.config = now, config
         self.jobs = observed_jobs(observed)
         self.draft = Draft(observed.status)
         self.received: Mapping[str, Mapping[str, Any]] = observed.status.get("logSubCommandStatuses") or {}
         self.entries: dict[str, dict[str, Any]] = {command: dict(entry) for command, entry in self.received.items()}
         self.target = truncate_target(observed)
+        self.watch = self.jobs.get(names.log_job(observed.name, log_watch.COMMAND))
 
-    def done(self) -> dict[str, Any]:
+    def answer(
+        self, *, create: Sequence[JobIntent] = (), drop: Sequence[Drop] = (), wait: float | None = None
+    ) -> Decision[JobIntent]:
+        """The decision of this pass: what is asked for here, and what the watch of the task needs."""
+        log_watch.take_in(self.draft, log_watch.Observation.of(self.watch), self._settled)
+        care = log_watch.care_for(self.watch, self.draft, self.observed, self.now, self.config)
         self.draft.put(logSubCommandStatuses=self.entries or None)
-        return self.draft.done()
+        waits = [time for time in (wait, care.wait) if time is not None]
+        return Decision(
+            status=self.draft.done(),
+            create=[*create, *care.create],
+            drop=[*drop, *care.drop],
+            resync_after=min(waits, default=None),
+        )
+
+    @property
+    def _settled(self) -> datetime | None:
+        return log_watch.settled_at(entry for command, entry in self.entries.items() if command != TRUNCATE)
+
+    def believe_the_cluster(self) -> None:
+        """With no command under way, what the cluster says of the task counts for more than the status."""
+        log_watch.take_in(self.draft, log_watch.Observation.of(self.watch), self._settled)
+        stopping = wanted_command(self.spec, self.draft.done()) == STOP
+        found = log_watch.correction(self.draft, self.observed, self._settled, stopping=stopping)
+        if found is None:
+            return
+        self.draft.enter(found.phase, at=found.at, reason=found.reason, message=found.message)
+        if found.phase is Phase.STOPPED:
+            self.draft.put(timeCompleted=found.at)
 
     def _first(self, command: str) -> str:
         return names.log_job(self.observed.name, command)
@@ -154,7 +184,7 @@ class _Task:
                 news.append((ended is None, ended, command))
         return [command for _, _, command in sorted(news, key=lambda item: (item[0], str(item[1]), item[2]))]
 
-    def follow(self, command: str, now: datetime, config: Config) -> Outcome:
+    def follow(self, command: str) -> Outcome:
         """Take in where the run of *command* stands."""
         entry = self.entries.get(command) if self._under_way(command) else None
         fresh = {job.name: job for job in self._jobs_of(command) if not self._taken_in(job, command)}
@@ -165,11 +195,13 @@ class _Task:
             status={**(entry or {}), "backoffRetryStatus": self.draft.get("backoffRetryStatus") if entry else None},
             seen=bool(entry),
         )
-        outcome = run.evaluate(now, config)
+        outcome = run.evaluate(self.now, self.config)
         part = Draft(entry or {})
         show(part, outcome, command=command)
         self._keep(command, part, outcome)
         self._project(command, outcome)
+        if outcome.job:
+            progress.show_operations(self.draft, outcome.job)
         return outcome
 
     def _keep(self, command: str, part: Draft, outcome: Outcome) -> None:
@@ -214,12 +246,13 @@ class _Task:
         args = job.args if job else ()
         return next((arg.partition("=")[2] for arg in args if arg.startswith("--truncate-until=")), self.target)
 
-    def next(self, config: Config) -> Decision[JobIntent]:
+    def next(self) -> Decision[JobIntent]:
         """With no command under way: start the one that is wanted, if any."""
         status = self.draft.done()
         command = wanted_command(self.spec, status, self.target)
-        if in_sync(command, status) or self._given_up(command):
-            return Decision(status=self.done())
+        out_of_reach = log_watch.is_gone(status) and command != TRUNCATE
+        if in_sync(command, status) or out_of_reach or self._given_up(command):
+            return self.answer()
         for other, entry in self.entries.items():
             if other != command and entry.get("phase") == Phase.FAILED:
                 entry["phase"] = str(Phase.REPEATABLE)
@@ -228,14 +261,14 @@ class _Task:
             at = moment(metadata(self.observed.parent).get("creationTimestamp"))
             note = self.draft.mark if self.draft.phase == Phase.FAILED else self.draft.enter
             note(Phase.WAITING, at=at, reason="LogBackupNotStarted", message=message)
-            return Decision(status=self.done())
+            return self.answer()
         leftover = self._jobs_of(command)
         if not all(self._taken_in(job, command) for job in leftover):
-            return Decision(status=self.done())
+            return self.answer()
         if leftover:
             rule = f"{command} is to run again: its last run stands in the status"
-            return Decision(status=self.done(), drop=[Drop(kind=JOB, name=job.name, rule=rule) for job in leftover])
-        return self.start(self._first(command), command, config)
+            return self.answer(drop=[Drop(kind=JOB, name=job.name, rule=rule) for job in leftover])
+        return self.start(self._first(command), command)
 
     def _given_up(self, command: str) -> bool:
         """Whether the last run of *command* failed for good; another truncation target is another run."""
@@ -243,12 +276,11 @@ class _Task:
         same = command != TRUNCATE or entry.get("logTruncatingUntil") == self.target
         return entry.get("phase") == Phase.FAILED and same
 
-    def start(self, name: str, command: str, config: Config) -> Decision[JobIntent]:
+    def start(self, name: str, command: str) -> Decision[JobIntent]:
         """The Job *name* of *command*, unless something is in the way."""
-        admission = admit("Backup", self.observed, config)
-        started = self.draft.phase in _REACHED.values()
-        if hold(self.draft, self.observed, admission, move=not started):
-            return Decision(status=self.done())
+        admission = admit("Backup", self.observed, self.config)
+        if hold(self.draft, self.observed, admission, move=not self.draft.get("commitTs")):
+            return self.answer()
         intent = JobIntent(
             name=name,
             purpose=Purpose.LOG,
@@ -257,4 +289,4 @@ class _Task:
             truncate_until=self.target if command == TRUNCATE else "",
             cluster=admission.cluster,
         )
-        return Decision(status=self.done(), create=[intent])
+        return self.answer(create=[intent])

@@ -1,11 +1,16 @@
-"""What a CR's status shows of its Job's report: percent, times, size, position."""
+"""What a CR's status shows of its Job's report: percent, times, size, position, runs of br."""
 
+from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any, Final
 
 from app.domain.jobs import Job
 from app.domain.status import Draft
+from app.domain.times import moment, stamp
 from crds import durations, sizes
 from crds.report import Report, StepProgress
+
+_MAX_OPERATIONS: Final = 10
 
 
 def percent(report: Report) -> str:
@@ -58,3 +63,23 @@ def show_data(draft: Draft, job: Job) -> None:
         draft.put(backupPath=path)
     if report and report.backup_size is not None:
         draft.put(backupSize=report.backup_size, backupSizeReadable=sizes.readable(report.backup_size))
+
+
+def show_operations(draft: Draft, job: Job) -> None:
+    """The runs of br that the report names: newest first, each once, no more than ten."""
+    said = job.report.result.get("brOperations") if job.report else None
+    fresh = [found for item in said if (found := _operation(item))] if isinstance(said, list) else []
+    if not fresh:
+        return
+    known = {item["operationID"] for item in fresh}
+    before = [item for item in draft.get("brOperations") or () if item.get("operationID") not in known]
+    draft.put(brOperations=[*fresh, *before][:_MAX_OPERATIONS])
+
+
+def _operation(said: Any) -> dict[str, str] | None:
+    """One entry of ``brOperations``, of what a report may well say; None when it does not say which run."""
+    if not isinstance(said, Mapping) or not said.get("operationID"):
+        return None
+    texts = {key: str(said[key]) for key in ("operationID", "command") if said.get(key)}
+    times = {key: stamp(time) for key in ("startedAt", "observedAt") if (time := moment(said.get(key)))}
+    return {**texts, **times}

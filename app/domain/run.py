@@ -207,6 +207,8 @@ def show(draft: Draft, outcome: Outcome, *, command: str = "") -> None:
         else:
             progress.show_running(draft, job)
         progress.show_position(draft, job)
+        if not command:
+            progress.show_operations(draft, job)
     if phase is Phase.SCHEDULED:
         draft.enter(phase, at=job.created if job else outcome.at, message=f"Job {outcome.name}", command=command)
     else:

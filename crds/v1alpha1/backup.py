@@ -123,6 +123,17 @@ class LogSubcommandStatus(Model):
     )
 
 
+class LogTaskStatus(Model):
+    """A log backup's task as the cluster itself sees it."""
+
+    state: str = Field(default="", description="running, paused, errorPaused, absent or unknown.")
+    since: Time | None = Field(default=None, description="First report in a row that says so.")
+    observed_at: Time | None = Field(default=None, description="Last report that says so.")
+    lag_seconds: Int64 | None = Field(default=None, description="How far the log is behind.")
+    pause_reason: str = Field(default="", description="Why it is paused.")
+    last_error: str = Field(default="", description="Last error of a TiKV store.")
+
+
 class CleanStatus(Model):
     """How the deletion of the data goes."""
 
@@ -154,6 +165,7 @@ class BackupStatus(Status):
     commit_ts: str = Field(default="", description="TSO of the snapshot, or where the log backup starts.")
     log_checkpoint_ts: str = Field(default="", description="TSO up to which the log is backed up.")
     log_success_truncate_until: str = Field(default="", description="Up to where the log was last truncated.")
+    log_task: LogTaskStatus | None = Field(default=None, description="The log backup's task as the cluster sees it.")
     log_sub_command_statuses: dict[str, LogSubcommandStatus] = Field(
         default_factory=dict, description="What each sub-command did last."
     )

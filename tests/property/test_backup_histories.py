@@ -48,6 +48,10 @@ SAID = [
     report("Complete", commitTs="450", backupPath="s3://bucket/daily", backupSize=1, result={"deleted": 1, "left": 0}),
     report("Failed", error={"reason": "Gone", "message": "x"}, result={"left": 3}),
     report("Failed", error={"reason": "Away", "retryable": True}, result={"left": 3, "deferredUntil": at(10**6)}),
+    *(
+        report("Running", result={"taskState": state, "observedAt": at(when), "checkpointTs": 460, "lagSeconds": 2})
+        for state, when in (("running", 10), ("paused", 40), ("errorPaused", 40), ("absent", 60), ("unknown", 10**6))
+    ),
 ]
 SPECS: list[tuple[Kind[Any], str, dict[str, Any]]] = [
     (backup.KIND, "Backup", EXPORT_SPEC),
@@ -69,6 +73,7 @@ NAMES = [
     "backup-basic-log-start",
     "backup-basic-log-pause",
     "backup-basic-log-truncate",
+    "backup-basic-log-watch",
     "restore-basic",
     "restore-basic-r1",
     "restore-basic-prune",
@@ -119,6 +124,10 @@ statuses = st.none() | st.fixed_dictionaries(
         "conditions": st.lists(condition, max_size=4, unique_by=lambda item: item["type"]),
         "backoffRetryStatus": st.lists(record, max_size=3),
         "cleanStatus": st.fixed_dictionaries({"attempt": st.integers(1, 3)}),
+        "logTask": st.fixed_dictionaries(
+            {"state": st.sampled_from(["running", "paused", "errorPaused", "absent", "unknown"])},
+            optional={"since": times, "observedAt": times},
+        ),
         "logSubCommandStatuses": st.dictionaries(
             st.sampled_from(["log-start", "log-truncate"]),
             st.fixed_dictionaries({"phase": st.sampled_from(["Running", "Complete", "Failed"]), "timeCompleted": times}),
@@ -393,3 +402,90 @@ def test_a_quiet_world_settles(kind: Kind[Any], name: str, spec: dict[str, Any])
         world.finish(made, said=SAID[5], complete=True)
     world.settle()
     assert len(world.created) == len(set(world.created))
+
+
+LOG_STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["sync", "sync", "stale", "lost", "wait", "ask", "watch", "watch", "complete", "die", "refuse", "ttl", "pods"]
+        ),
+        st.integers(0, 9),
+    ),
+    min_size=5,
+    max_size=60,
+)
+
+
+class LogHistory:
+    """A log Backup, its user, its cluster and its Jobs; after each step, what must hold."""
+
+    def __init__(self, clean: bool) -> None:
+        spec = {**LOG_SPEC, "cleanPolicy": "Delete" if clean else "Retain"}
+        self.world = Metacontroller(kind=backup.KIND, parent=parent("Backup", spec), related=_with_namespace())
+        self.seq = 0
+
+    def take(self, step: str, number: int) -> None:
+        world = self.world
+        world.clock += 2
+        commands = [name for name in world.unfinished() if name != WATCH]
+        if step in {"sync", "stale", "lost"}:
+            world.sync(stale=step == "stale", status_lost=step == "lost")
+        elif step == "wait":
+            world.clock += 10 ** (number % 5)
+        elif step == "ask":
+            world.edit(
+                **[{"logSubcommand": "log-start"}, {"logSubcommand": "log-pause"}, {"logTruncateUntil": "455"}][number % 3]
+            )
+        elif step == "watch" and WATCH in world.unfinished():
+            self._watch_says(["running", "paused", "errorPaused", "unknown", "absent"][max(0, number - 5)])
+        elif step == "complete" and commands:
+            world.finish(commands[0], said=SAID[5], complete=True)
+        elif step in {"die", "refuse"} and commands:
+            world.finish(commands[0], said=SAID[6] if step == "refuse" else None, complete=False, pods_left=number % 2 == 0)
+        elif step == "pods":
+            for made in world.jobs.values():
+                made["status"]["terminating"] = 0
+        elif step == "ttl" and (finished := sorted(set(world.jobs) - set(world.unfinished()))):
+            world.settle()
+            world.caches_catch_up()
+            world.jobs.pop(finished[0], None)
+        self._check()
+
+    def _watch_says(self, state: str) -> None:
+        self.seq += 1
+        result = {"taskState": state, "observedAt": at(self.world.clock), "checkpointTs": 450 + self.seq}
+        self.world.say(WATCH, report("Running", seq=self.seq, result=result))
+
+    def _check(self) -> None:
+        world = self.world
+        commands = [name for name in world.unfinished() if name != WATCH]
+        assert len(commands) <= 1, f"{commands} at once"
+        gone = any(item.get("reason") == "LogBackupTaskNotFound" for item in world.status.get("conditions", []))
+        assert not gone or world.status["phase"] == "Failed", "a task that is gone stays gone"
+
+
+WATCH = "backup-basic-log-watch"
+
+
+@bounded
+@given(LOG_STEPS, st.booleans())
+def test_a_log_backup_runs_one_command_at_a_time_whatever_happens(steps: list[tuple[str, int]], clean: bool) -> None:
+    history = LogHistory(clean)
+    for step, number in steps:
+        history.take(step, number)
+    world = history.world
+    world.settle()
+    watched = world.status.get("phase") in {"Running", "Paused", "RetryFailed"} and bool(world.status.get("commitTs"))
+    assert (WATCH in world.jobs) is watched, "exactly one watch while the task should be there"
+    world.delete()
+    for _ in range(60):
+        if world.gone:
+            return
+        for name in world.unfinished():
+            world.finish(name, said=SAID[5], complete=True)
+        for left in world.jobs.values():
+            left["status"]["terminating"] = 0
+        world.clock += max(world.wait or 0, 10)
+        world.sync()
+        _check_clean(world)
+    raise AssertionError(world.status)

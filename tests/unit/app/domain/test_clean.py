@@ -260,9 +260,42 @@ def test_a_log_command_under_way_ends_before_the_stop() -> None:
     assert not decision.create
 
 
+DEAD = [job(names.retry("stop-basic", n), state="failed", ended=at(n)) for n in range(3)]
+
+
 def test_a_stop_that_keeps_failing_is_given_up_with_a_warning() -> None:
-    dead = [job(names.retry("stop-basic", n), state="failed", ended=at(n)) for n in range(3)]
-    assert finalize(log("Retain", STARTED), *dead[:2], after=10**6, related=[tidb_cluster()]).create[0].name == "stop-basic-r2"
-    decision = finalize(log("Retain", STARTED), *dead, after=10**6, related=[tidb_cluster()])
+    assert finalize(log("Retain", STARTED), *DEAD[:2], after=10**6, related=[tidb_cluster()]).create[0].name == "stop-basic-r2"
+    decision = finalize(log("Retain", STARTED), *DEAD, after=10**6, related=[tidb_cluster()])
     assert decision.finalized
     assert "may still run" in decision.warnings[0]
+
+
+def test_a_stop_that_keeps_failing_keeps_the_data_until_a_human_decides() -> None:
+    decision = finalize(log("Delete", STARTED), *DEAD, after=10**6, related=[tidb_cluster()])
+    assert not decision.finalized
+    assert not decision.create
+    found = condition(decision, "CleanFailed")
+    assert (decision.status["phase"], found["reason"]) == ("CleanFailed", "StopLogBackupJobFailed")
+    assert "data is kept" in found["message"]
+    again = finalize(then(log("Delete"), decision), *DEAD[:-1], after=10**6, related=[tidb_cluster()])
+    assert [intent.name for intent in again.create] == ["stop-basic-r2"]
+    assert finalize(then(log("Retain"), decision), *DEAD, after=10**6, related=[tidb_cluster()]).finalized
+    forced = then(log("Delete"), decision)
+    forced["metadata"]["annotations"] = {FORCE_ANNOTATION: "true"}
+    assert finalize(forced, *DEAD, after=10**6, related=[tidb_cluster()]).finalized
+
+
+def test_a_task_that_was_seen_to_be_gone_needs_no_stop() -> None:
+    gone = {
+        **STARTED,
+        "phase": "Failed",
+        "conditions": [RAN, {"type": "Failed", "status": "True", "reason": "LogBackupTaskNotFound"}],
+    }
+    assert finalize(log("Retain", gone), related=[tidb_cluster()]).finalized
+    cleaning = finalize(log("OnFailure", gone), related=[tidb_cluster()])
+    assert [intent.purpose for intent in cleaning.create] == [Purpose.CLEAN]
+
+
+def test_the_watch_goes_before_the_stop() -> None:
+    decision = finalize(log("Retain", STARTED), job("backup-basic-log-watch"), related=[tidb_cluster()])
+    assert ([drop.name for drop in decision.drop], list(decision.create)) == (["backup-basic-log-watch"], [])
