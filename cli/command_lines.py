@@ -123,7 +123,7 @@ def _line(cr: Object, container: Mapping[str, Any]) -> CommandLine:
     flags = {name: value for name, _, value in (word.removeprefix("--").partition("=") for word in words)}
     entries: Sequence[Mapping[str, Any]] = container.get("env") or ()
     literal = {str(entry["name"]): str(entry["value"]) for entry in entries if entry.get("value")}
-    env = {**_STAND_INS, **literal}
+    env = {**_STAND_INS, **dict.fromkeys(_secret_sources(entries), _STAND_IN), **literal}
     with tempfile.TemporaryDirectory(prefix="tidb-backup-") as scratch:
         task = _Task(verb=verb, flags=flags, cr=cr, env=env, scratch=Path(scratch))
         builder = _BUILDERS.get(verb)
@@ -149,13 +149,17 @@ def _masked(line: CommandLine, task: _Task) -> CommandLine:
 
 
 def _secret_sources(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Variables that a Job takes from Secrets, with the place instead of the value."""
+    """Variables that a Job takes from Secrets, with the place instead of the value. br and dumpling read Google's key from a
+    file, which the manager writes for them."""
     found = {}
     for entry in entries:
         reference = (entry.get("valueFrom") or {}).get("secretKeyRef")
         if reference and not entry["name"].endswith(names.ENV_PASSWORD):
             optional = ", optional" if reference.get("optional") else ""
-            found[str(entry["name"])] = f"<Secret {reference['name']}, key {reference['key']}{optional}>"
+            place = f"Secret {reference['name']}, key {reference['key']}{optional}"
+            google = entry["name"] == "GCS_SERVICE_ACCOUNT_JSON_KEY"
+            name = "GOOGLE_APPLICATION_CREDENTIALS" if google else str(entry["name"])
+            found[name] = f"<{'a file with the ' if google else ''}{place}>"
     return found
 
 

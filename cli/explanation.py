@@ -13,7 +13,7 @@ from backup_manager.tools.failures import error_text, failure
 from backup_manager.tools.process import Ended
 from cli.documents import key_of
 from cli.summary import FAILED, Summary, summarise
-from cli.words import age, when
+from cli.words import age, size, when
 from crds import names
 
 _EVENTS: Final = 3
@@ -156,7 +156,7 @@ def _success(cr: Object, summary: Summary) -> str:
     status = cr.get("status") or {}
     facts = []
     if summary.size is not None:
-        facts.append(f"{status.get('backupSizeReadable') or summary.size} of data")
+        facts.append(f"{status.get('backupSizeReadable') or size(summary.size)} of data")
     if summary.took is not None:
         facts.append(f"took {age(summary.took)}")
     if path := status.get("backupPath"):

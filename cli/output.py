@@ -96,7 +96,7 @@ class Output:
         """Write *answer* whole."""
         match self.format:
             case Format.JSON:
-                self._say(orjson.dumps(answer.data, option=orjson.OPT_INDENT_2, default=str).decode())
+                self._say(orjson.dumps(answer.data, option=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z, default=str).decode())
             case Format.YAML:
                 self._say(to_yaml(answer.data).rstrip())
             case Format.CSV:
@@ -189,7 +189,7 @@ _Dumper.add_representer(str, _text_node)
 
 def to_yaml(data: Any) -> str:
     """*data* as YAML in the order it was built; a list of Kubernetes objects becomes documents for ``kubectl apply``."""
-    plain = orjson.loads(orjson.dumps(data, default=str))
+    plain = orjson.loads(orjson.dumps(data, option=orjson.OPT_UTC_Z, default=str))
     options: dict[str, Any] = {"Dumper": _Dumper, "sort_keys": False, "width": 120, "allow_unicode": True}
     if isinstance(plain, list) and plain and all(isinstance(item, dict) and "apiVersion" in item for item in plain):
         documents: str = yaml.dump_all(plain, explicit_start=True, **options)

@@ -123,8 +123,8 @@ def _fields(value: Mapping[str, Any], path: str, dropped: list[str]) -> Iterator
     for name, item in value.items():
         if _is_masked(item):
             dropped.append(f"{path}.{name}")
-        else:
-            yield name, _unmasked(item, f"{path}.{name}", dropped)
+        elif (kept := _unmasked(item, f"{path}.{name}", dropped)) != [] or item == []:
+            yield name, kept
 
 
 def _is_masked(item: Any) -> bool:

@@ -6,7 +6,7 @@ the Backup looks as if it had to be run. ``tidb-backup import-records`` writes t
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Self
 
@@ -53,7 +53,7 @@ class Imported:
             record=str(said.get("record") or ""),
             path=said["path"],
             uid=str(said.get("uid") or ""),
-            commit_ts=str(said.get("commit_ts") or ""),
+            commit_ts=str(said.get("commitTs") or ""),
             size=size,
             started=_time(said, "started"),
             completed=_time(said, "completed"),
@@ -61,8 +61,16 @@ class Imported:
 
     def to_text(self) -> str:
         """The annotation's value."""
-        told = {field.name: getattr(self, field.name) for field in fields(self)}
-        return json.dumps({key: stamp(v) if isinstance(v, datetime) else v for key, v in told.items() if v not in (None, "")})
+        told = {
+            "record": self.record,
+            "path": self.path,
+            "uid": self.uid,
+            "commitTs": self.commit_ts,
+            "size": self.size,
+            "started": stamp(self.started) if self.started else None,
+            "completed": stamp(self.completed) if self.completed else None,
+        }
+        return json.dumps({name: value for name, value in told.items() if value not in (None, "")})
 
     def status(self, received: Mapping[str, Any]) -> dict[str, Any]:
         """The status: complete, at the times of the run itself."""

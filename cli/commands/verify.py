@@ -90,9 +90,8 @@ def _verdict(what: str, outcome: Outcome) -> str:
     if outcome.problem is None:
         checked = outcome.result.get("objectCount")
         return f"{what}: as recorded" + (f", {count(int(checked), 'object')}" if checked is not None else "")
-    return f"{what}: {outcome.problem.reason}\n{outcome.problem.message}" + (
-        f"\n{outcome.problem.hint}" if outcome.problem.hint else ""
-    )
+    problem = outcome.problem
+    return "\n".join(text for text in (f"{problem.reason}: {problem.message}", problem.hint) if text)
 
 
 def _data(outcome: Outcome) -> Mapping[str, Any]:
