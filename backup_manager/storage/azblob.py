@@ -16,7 +16,6 @@ from azure.core import MatchConditions
 from azure.core.exceptions import (
     AzureError,
     ClientAuthenticationError,
-    HttpResponseError,
     ServiceRequestError,
     ServiceResponseError,
 )
@@ -33,6 +32,7 @@ from backup_manager.errors import (
     UnreachableError,
 )
 from backup_manager.storage.base import DeleteFailure, ObjectInfo, StoreState, Target, Upload
+from backup_manager.storage.conditional import write_patiently
 from backup_manager.storage.settings import AzureSettings
 from crds.paths import Location
 
@@ -112,22 +112,12 @@ class AzblobStorage:
         condition: dict[str, Any] = {"overwrite": not if_absent}
         if if_match is not None:
             condition |= {"etag": if_match, "match_condition": MatchConditions.IfNotModified}
-        with self._errors(key):
-            blob = self._blob(key)
-            try:
-                answer = blob.upload_blob(data, **condition)
-            except HttpResponseError as error:
-                lost_answer = error.status_code in {409, 412} and self._written(key) == data
-                if not lost_answer:
-                    raise
-                return str(blob.get_blob_properties().etag)
-            return str(answer["etag"])
 
-    def _written(self, key: str) -> bytes | None:
-        try:
-            return self.read(key)
-        except ManagerError:
-            return None
+        def put() -> str:
+            with self._errors(key):
+                return str(self._blob(key).upload_blob(data, **condition, retry_total=0)["etag"])
+
+        return write_patiently(put, lambda: self.fetch(key), data)
 
     def delete(self, keys: Sequence[str]) -> Sequence[DeleteFailure]:
         """Delete current blobs, in batches."""
@@ -291,7 +281,8 @@ def translated(error: AzureError, what: str, container: str) -> ManagerError:
     """Microsoft's error as one of ours. Only its code is repeated: its text may hold parts of the request."""
     if isinstance(error, ServiceRequestError | ServiceResponseError):
         return _connection(error, what)
-    code = str(getattr(error, "error_code", None) or "")
+    named = getattr(error, "error_code", None) or ""
+    code = str(getattr(named, "value", named))
     status = int(getattr(error, "status_code", None) or 0)
     message = f"{what}: {code or status or type(error).__name__}"
     if isinstance(error, ClientAuthenticationError) or code in _BAD_LOGIN or status == 401:

@@ -31,7 +31,9 @@ from backup_manager.errors import (
     UnreachableError,
     UsageError,
 )
+from backup_manager.storage import gcs_batch
 from backup_manager.storage.base import DeleteFailure, ObjectInfo, StoreState, Target, Upload
+from backup_manager.storage.conditional import write_patiently
 from backup_manager.storage.settings import GcsSettings
 from crds.paths import Location
 
@@ -41,6 +43,7 @@ _PAGE: Final = 1000
 _RETRY: Final = DEFAULT_RETRY.with_timeout(30.0)
 _SCOPE: Final = "https://www.googleapis.com/auth/devstorage.read_write"
 _LOOKUPS: Final = 200
+_BATCH_SECONDS: Final = 120
 _TEMPORARY: Final = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -121,23 +124,15 @@ class GcsStorage:
     def write(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
         """Store under the condition; the generation is the etag."""
         generation = 0 if if_absent else int(if_match) if if_match is not None else None
-        with self._errors(key):
-            blob = self._blob(key)
-            try:
-                blob.upload_from_string(
-                    data, content_type="application/octet-stream", if_generation_match=generation, retry=_RETRY
-                )
-            except google_errors.PreconditionFailed:
-                if generation is None or self._written(key) != data:  # else our own write, whose answer was lost
-                    raise
-                blob.reload(retry=_RETRY)
-            return str(blob.generation)
 
-    def _written(self, key: str) -> bytes | None:
-        try:
-            return self.read(key)
-        except ManagerError:
-            return None
+        def put() -> str:
+            with self._errors(key):
+                blob = self._blob(key)
+                content = "application/octet-stream"
+                blob.upload_from_string(data, content_type=content, if_generation_match=generation, retry=None)
+                return str(blob.generation)
+
+        return write_patiently(put, lambda: self.fetch(key), data)
 
     def delete(self, keys: Sequence[str]) -> Sequence[DeleteFailure]:
         """Delete live objects, in batches."""
@@ -164,29 +159,28 @@ class GcsStorage:
 
     def delete_batch(self, batch: Sequence[Target]) -> Sequence[DeleteFailure]:
         """One batch request; each answer is looked at."""
+        content_type, body = gcs_batch.request(self.location.bucket, self._base, batch)
+        url = f"{self._client._connection.API_BASE_URL}/batch/storage/v1"
         with self._errors("delete"):
-            request = self._client.batch(raise_exception=False)
-            with request:
-                for target in batch:
-                    generation = int(target.version) if target.version else None
-                    self._bucket.delete_blob(self._base + target.key, generation=generation, retry=None)
-            answers = request._responses
-        failures = (self._failure(target, answer) for target, answer in zip(batch, answers, strict=True))
+            answer = self._client._http.post(url, data=body, headers={"content-type": content_type}, timeout=_BATCH_SECONDS)
+            if answer.status_code >= 300:
+                errors: Any = google_errors
+                raise errors.from_http_response(answer)
+        told = gcs_batch.answers(answer.headers.get("content-type", ""), answer.content, len(batch))
+        failures = (self._failure(target, part) for target, part in zip(batch, told, strict=True))
         return [failure for failure in failures if failure]
 
-    def _failure(self, target: Target, answer: Any) -> DeleteFailure | None:
-        status = int(answer.status_code)
-        if status < 300 or status == 404:
+    def _failure(self, target: Target, answer: gcs_batch.Answer) -> DeleteFailure | None:
+        if 200 <= answer.status < 300 or answer.status == 404:
             return None
-        reason, message = _reason(answer)
-        text = f"{reason} {message}".lower()
-        locked = status == 403 and ("retention" in text or "hold" in text)
+        text = f"{answer.reason} {answer.message}".lower()
+        locked = answer.status == 403 and ("retention" in text or "hold" in text)
         return DeleteFailure(
             key=target.key,
             version=target.version,
-            code=reason or f"Http{status}",
-            message=message[:200],
-            retryable=status in _TEMPORARY,
+            code=answer.reason or f"Http{answer.status}",
+            message=answer.message[:200],
+            retryable=answer.status in _TEMPORARY or answer.status == 0,
             locked=locked,
             locked_until=self._locked_until(target) if locked else None,
         )
@@ -283,6 +277,8 @@ def _credentials(settings: GcsSettings) -> Any:
     """None lets Google's client look for the workload's identity."""
     info: Any = service_account.Credentials  # its methods carry no types
     nobody: Any = AnonymousCredentials
+    if settings.endpoint:  # an emulator asks for nobody's name
+        return nobody()
     if settings.key_json:
         try:
             return info.from_service_account_info(json.loads(settings.key_json), scopes=[_SCOPE])
@@ -292,7 +288,7 @@ def _credentials(settings: GcsSettings) -> Any:
                 hint="The key `credentials` of the Secret named by gcs.secretName holds the JSON file of the account.",
                 reason="InvalidCredentials",
             ) from None
-    return nobody() if settings.endpoint and not settings.key_file else None
+    return None
 
 
 def _no_credentials(error: Exception) -> AccessDeniedError:
@@ -301,15 +297,6 @@ def _no_credentials(error: Exception) -> AccessDeniedError:
         reason="NoCredentials",
         hint="Set gcs.secretName (key credentials), or give the ServiceAccount a workload identity.",
     )
-
-
-def _reason(answer: Any) -> tuple[str, str]:
-    """Reason and message of one answer in a batch."""
-    try:
-        error = answer.json()["error"]
-        return str((error.get("errors") or [{}])[0].get("reason") or ""), str(error.get("message") or "")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return "", ""
 
 
 def translated(error: Exception, what: str, bucket: str) -> ManagerError:

