@@ -80,7 +80,7 @@ def _child(observed: Observed, kind: str, name: str, spec: dict[str, Any], annot
     meta = metadata(observed.parent)
     schedule = names.fit(observed.name)
     labels = {key: value for key, value in (meta.get("labels") or {}).items() if own(key)}
-    inherited = {key: value for key, value in (meta.get("annotations") or {}).items() if own(key)}
+    inherited = {key: value for key, value in (meta.get("annotations") or {}).items() if own(key)} | dict(annotations)
     return {
         "apiVersion": names.API_VERSION,
         "kind": kind,
@@ -94,7 +94,7 @@ def _child(observed: Observed, kind: str, name: str, spec: dict[str, Any], annot
                 names.INSTANCE_LABEL: schedule,
                 names.SCHEDULE_LABEL: schedule,
             },
-            "annotations": {**inherited, **annotations},
+            **({"annotations": inherited} if inherited else {}),
         },
         "spec": spec,
     }

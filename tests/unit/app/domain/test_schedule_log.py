@@ -49,7 +49,7 @@ class TestLogBackup:
     def test_is_made_once_beside_the_snapshots(self) -> None:
         log = built(WITH_LOG)["log-nightly"]
         assert log["spec"]["s3"]["prefix"] == "daily/log-2026-01-31t02-00-00"
-        assert names.SLOT_ANNOTATION not in log["metadata"]["annotations"]
+        assert "annotations" not in log["metadata"]
         assert made(sync(WITH_LOG, log_backup(CREATED), status=KNOWN)) == []
 
     def test_snapshots_do_not_wait_for_it(self) -> None:
