@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from backup_manager.errors import ToolError
-from backup_manager.tools import br, process
+from backup_manager.errors import NotFoundError, PermanentError, ToolError
+from backup_manager.storage.base import Storage
+from backup_manager.tools import backupmeta, br, process
 from backup_manager.tools.failures import failure
 from crds import durations, names
 
@@ -70,6 +71,19 @@ def run(context: "Context", work: BrRun) -> br.Heard:
             hint="Set spec.toolImage to a newer br.",
         )
     return heard
+
+
+def read_meta(storage: Storage, *, reason: str = "GetBackupMetadataFailed") -> backupmeta.BackupMeta:
+    """``backupmeta`` of the folder. Raises PermanentError when br said it succeeded and there is none."""
+    try:
+        return backupmeta.parse(storage.read(backupmeta.NAME))
+    except NotFoundError:
+        raise PermanentError(
+            f"br said it succeeded, but {storage.location.url} holds no {backupmeta.NAME}",
+            reason=reason,
+            retryable=True,
+            hint="Its last write was lost; the backup can be repeated.",
+        ) from None
 
 
 def _operations(heard: br.Heard) -> list[dict[str, str]]:

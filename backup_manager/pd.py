@@ -52,6 +52,7 @@ class LogTask:
     """One look at a task. *checkpoint_ts* is a TSO: everything up to it is in the storage. 0: not known."""
 
     state: TaskState
+    start_ts: int = 0
     checkpoint_ts: int = 0
     pause_reason: str = ""
     last_error: str = ""
@@ -88,7 +89,9 @@ class Pd:
             return LogTask(state=TaskState.ABSENT)
         told = _last_error(errors)
         state, reason = _paused(pause[0][1], told) if pause else (TaskState.RUNNING, "")
-        return LogTask(state=state, checkpoint_ts=_checkpoint(info[0][1], points, stored), pause_reason=reason, last_error=told)
+        start = _start(info[0][1])
+        point = _checkpoint(start, points, stored)
+        return LogTask(state=state, start_ts=start, checkpoint_ts=point, pause_reason=reason, last_error=told)
 
     def _read(self, *keys: tuple[str, bool]) -> list[Pairs]:
         """Each key, or (True) all that begin with it, as they stood at one moment."""
@@ -143,7 +146,7 @@ def _range(key: str, *, prefix: bool) -> dict[str, str]:
     return found
 
 
-def _checkpoint(info: bytes, points: Pairs, stored: Pairs) -> int:
+def _checkpoint(start: int, points: Pairs, stored: Pairs) -> int:
     """As br reckons: the global one, else the slowest store's, else the start; the storage may know of a later one."""
     globally, stores = 0, list[int]()
     for key, value in points:
@@ -157,7 +160,7 @@ def _checkpoint(info: bytes, points: Pairs, stored: Pairs) -> int:
             stores.append(ts)
     if globally:
         return globally
-    reached = min(stores) if stores else _start(info)
+    reached = min(stores) if stores else start
     return max([reached, *(int.from_bytes(value, "big") for _, value in stored if len(value) == 8)])
 
 

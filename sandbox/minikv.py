@@ -61,8 +61,9 @@ class _Server:
 class MiniKV(_Server):
     """One PD and one store; ``pd``, ``store`` and ``status`` are ``host:port``. Its data dies with the process."""
 
-    def __init__(self, folder: Path, *, version: str = "8.5.0", faults: Faults | None = None) -> None:
-        super().__init__("minikv", [tool("minikv"), "-dir", str(folder / "minikv"), "-version", version], folder)
+    def __init__(self, folder: Path, *, version: str = "8.5.0", faults: Faults | None = None, log_backup: bool = False) -> None:
+        argv = [tool("minikv"), "-dir", str(folder / "minikv"), "-version", version]
+        super().__init__("minikv", [*argv, *(["-log-backup"] if log_backup else [])], folder)
         try:
             wait_ready(self.process, lambda: bool(self._ready()), seconds=READY_SECONDS, what="it prints its ready line")
             ready = self._ready()
@@ -120,9 +121,9 @@ class TiDB(_Server):
 
 
 @contextmanager
-def minikv_with_tidb(folder: Path, *, faults: Faults | None = None) -> Iterator[tuple[MiniKV, TiDB]]:
+def minikv_with_tidb(folder: Path, *, faults: Faults | None = None, log_backup: bool = False) -> Iterator[tuple[MiniKV, TiDB]]:
     """Both servers in *folder*, stopped in the right order."""
-    with MiniKV(folder, faults=faults) as kv, TiDB(folder, pd=kv.pd) as tidb:
+    with MiniKV(folder, faults=faults, log_backup=log_backup) as kv, TiDB(folder, pd=kv.pd) as tidb:
         yield kv, tidb
 
 

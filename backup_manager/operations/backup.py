@@ -1,4 +1,4 @@
-"""Backup with br: a snapshot, or one command of a log backup.
+"""Backup with br: a snapshot; one command of a log backup is :mod:`backup_manager.operations.log`'s.
 
 A snapshot is good when br ended with 0 and left a ``backupmeta`` that can be read. What an earlier attempt of the same Backup
 wrote is continued where br can do that (TiKV v6.5.1 and later), and removed first where it cannot.
@@ -10,7 +10,8 @@ from typing import Final
 
 from backup_manager import br_run, gc_life_time, lease
 from backup_manager.database import Access, Database, connect
-from backup_manager.errors import NotFoundError, PermanentError, UsageError
+from backup_manager.errors import NotFoundError, UsageError
+from backup_manager.operations import log
 from backup_manager.operations.steps import Context, Result, Step, run_steps
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
@@ -19,13 +20,6 @@ from backup_manager.tools import backupmeta, br
 from backup_manager.writing import Folder
 from crds import paths, versions
 
-REASONS: Final = {
-    br.LogCommand.START: "StartLogBackupFailed",
-    br.LogCommand.STOP: "StopLogBackupFailed",
-    br.LogCommand.PAUSE: "PauseLogBackupFailed",
-    br.LogCommand.RESUME: "ResumeLogBackuFailed",  # sic: dashboards know upstream's spelling
-    br.LogCommand.TRUNCATE: "TruncateLogBackuFailed",
-}
 SNAPSHOT_REASON: Final = "BackupDataToRemoteFailed"
 _CHECKPOINTS_SINCE: Final = "v6.5.1"
 
@@ -65,7 +59,7 @@ def run(context: Context) -> Result:
         folder=Folder(context, storage, operation=f"{mode} backup"),
         target=for_br(spec, location, env=context.env, scratch=context.scratch),
     )
-    return _log_command(context, state) if mode == "log" else _snapshot(context, state)
+    return log.run(context, state) if mode == "log" else _snapshot(context, state)
 
 
 def _snapshot(context: Context, state: Backup) -> Result:
@@ -106,7 +100,7 @@ def verify(context: Context, state: Backup) -> None:
     if br.encrypts(context.resource.spec):
         commit_ts, size = state.heard.summary.get("BackupTS"), None
     else:
-        meta = read_meta(state.storage)
+        meta = br_run.read_meta(state.storage)
         commit_ts, size = str(meta.end_version), meta.size
     version = str(context.flags.get("tikvVersion") or "")
     record = state.folder.complete(tool=br.NAME, version=version, argv=state.argv, commit_ts=commit_ts)
@@ -120,53 +114,9 @@ SNAPSHOT_STEPS: Final = (
 )
 
 
-def _log_command(context: Context, state: Backup) -> Result:
-    """One command of a log backup. It changes no GC life time; only ``log-start`` writes to (and so claims) the path."""
-    command = br.LogCommand(context.flags.get("subcommand") or br.LogCommand.START)
-    until = str(context.flags.get("truncate-until") or "")
-    state.argv = [
-        state.binary,
-        *br.log(
-            command,
-            context.resource.name,
-            context.resource.spec,
-            state.cluster,
-            state.target.br_arguments,
-            start_ts=str(context.flags.get("commit-ts") or ""),
-            until=until,
-        ),
-    ]
-    details: dict[str, str] = {"command": command.value}
-    if command is br.LogCommand.START:
-        context.journal.path(state.storage.location.url)
-        state.folder.claim(resumable=True)
-    context.journal.running()
-    context.journal.step(command.value)
-    br_run.run(context, br_run.BrRun(argv=state.argv, env=state.target.env, reason=REASONS[command]))
-    if command is br.LogCommand.TRUNCATE:
-        details["logSuccessTruncateUntil"] = until
-    if command is not br.LogCommand.START:
-        return Result(details=details)
-    meta = read_meta(state.storage, reason="GetLogBackupMetadataFailed")
-    return Result(commit_ts=str(meta.start_version), details=details)
-
-
 def resumable(tikv_version: str) -> bool:
     """Whether br of this version goes on from its checkpoint. As upstream: a version that cannot be read, or 4.0, does not."""
     return versions.at_least(tikv_version, _CHECKPOINTS_SINCE, unparsable=False)
-
-
-def read_meta(storage: Storage, *, reason: str = "GetBackupMetadataFailed") -> backupmeta.BackupMeta:
-    """``backupmeta`` of the folder. Raises PermanentError when br said it succeeded and there is none."""
-    try:
-        return backupmeta.parse(storage.read(backupmeta.NAME))
-    except NotFoundError:
-        raise PermanentError(
-            f"br said it succeeded, but {storage.location.url} holds no {backupmeta.NAME}",
-            reason=reason,
-            retryable=True,
-            hint="Its last write was lost; the backup can be repeated.",
-        ) from None
 
 
 def _has_meta(storage: Storage) -> bool:

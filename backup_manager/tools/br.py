@@ -155,11 +155,13 @@ def encrypts(spec: Mapping[str, Any]) -> bool:
 
 @dataclass(slots=True, kw_only=True)
 class Heard:
-    """What br's lines told so far."""
+    """What br's lines told so far. *facts* are what ``log metadata`` finds, *document* is the answer of ``log status``."""
 
     progress: Progress | None = None
     operations: dict[str, Operation] = field(default_factory=dict)
     summary: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+    document: str = ""
     usage: bool = False
 
     def line(self, stream: Stream, line: str) -> None:
@@ -170,6 +172,10 @@ class Heard:
             self.operations[announced.operation_id] = announced
         elif " success summary" in line:
             self.summary = fields(line)
+        elif "log-max-ts=" in line:  # `br log metadata`, and the beginning of `br restore point`
+            self.facts = fields(line)
+        elif line.startswith('[{"name":'):  # `br log status --json`
+            self.document = line
         elif line.startswith("Usage:") or "--help" in line:
             self.usage = True
 

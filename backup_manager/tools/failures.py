@@ -102,6 +102,16 @@ KNOWN: Final = (
         "Stop the running log backup first.",
     ),
     _known(
+        r"ErrTaskNotFound|no such task",
+        "LogTaskNotFound",
+        "The cluster knows no log backup of this name: it was stopped from outside, or never started.",
+    ),
+    _known(
+        r"log-backup\.enable",
+        "LogBackupDisabled",
+        "Set TiKV's log-backup.enable to true and restart the stores.",
+    ),
+    _known(
         r"cluster is not fresh|ErrRestoreNotFreshCluster|Duplicate entry|not empty",
         "TargetNotEmpty",
         "The target holds data: restore into an empty cluster, or drop these tables first.",

@@ -97,7 +97,7 @@ func (c *cluster) start(s settings) error {
 	}
 	c.onStop(kv.Stop)
 	c.serveStore(storeListener, kv, box, counted)
-	c.serveStatus(statusListener, box, counted)
+	c.serveStatus(statusListener, s.logBackup, box, counted)
 	pdAddr, err := c.servePD(s, kv, counted)
 	if err != nil {
 		return err
@@ -163,19 +163,20 @@ func unsupported(method string, counted *calls.Log) error {
 	return status.Errorf(codes.Unimplemented, "minikv: %s is not implemented", method)
 }
 
-// storeConfig is what br reads from TiKV's status port; log backup is off because it is not there.
+// storeConfig is what br reads from TiKV's status port, with the answer to "is log backup enabled". It is off unless asked for,
+// because nothing here writes a log: with it on, br's log commands keep their books in PD and the storage, and that is all.
 const storeConfig = `{"coprocessor":{"region-split-size":"96MiB","region-split-keys":960000},"import":{"num-threads":8},` +
-	`"log-backup":{"enable":false},"storage":{"api-version":1}}`
+	`"log-backup":{"enable":%t},"storage":{"api-version":1}}`
 
 // serveStatus starts TiKV's status port with the fixture's own pages on it.
-func (c *cluster) serveStatus(listener net.Listener, box *faults.Box, counted *calls.Log) {
+func (c *cluster) serveStatus(listener net.Listener, logBackup bool, box *faults.Box, counted *calls.Log) {
 	pages := http.NewServeMux()
 	pages.Handle("/calls", counted)
 	pages.Handle("/faults", box)
 	pages.HandleFunc("/config", func(w http.ResponseWriter, _ *http.Request) {
 		counted.Add("store status /config")
 		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write([]byte(storeConfig))
+		_, _ = fmt.Fprintf(w, storeConfig, logBackup)
 	})
 	server := &http.Server{Handler: pages, ReadHeaderTimeout: 10 * time.Second}
 	go func() {

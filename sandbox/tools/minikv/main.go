@@ -27,6 +27,7 @@ type settings struct {
 	dir                                       string
 	pdAddr, pdPeerAddr, storeAddr, statusAddr string
 	version                                   string
+	logBackup                                 bool
 	plan                                      faults.Plan
 }
 
@@ -39,6 +40,7 @@ func parse(args []string) (settings, error) {
 	flags.StringVar(&s.storeAddr, "store-addr", "127.0.0.1:0", "the store's gRPC address")
 	flags.StringVar(&s.statusAddr, "status-addr", "127.0.0.1:0", "the store's status address (/config, and the fixture's own /calls and /faults)")
 	flags.StringVar(&s.version, "version", "8.5.0", "version that PD and the store claim")
+	flags.BoolVar(&s.logBackup, "log-backup", false, "claim that log backup is enabled: br's log commands work, but no log is written")
 	flags.IntVar(&s.plan.SlowMS, "fault-slow-ms", 0, "delay every region of a backup and every download by so many milliseconds")
 	flags.IntVar(&s.plan.RegionErrors, "fault-region-errors", 0, "answer so many regions of a backup or ingests with EpochNotMatch")
 	flags.IntVar(&s.plan.Locks, "fault-locks", 0, "leave a lock in the way of so many backup scans")

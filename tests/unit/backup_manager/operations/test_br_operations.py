@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backup_manager.errors import InterruptedError_, ManagerError
-from backup_manager.operations import backup, restore
+from backup_manager.operations import backup, log, restore
 from backup_manager.operations.steps import Result
 from backup_manager.signals import Stop
 from crds.report import Phase
@@ -193,7 +193,7 @@ def test_commands_of_a_log_backup(case: Case, command: str, second: str, told: d
     assert case.database.history == []
 
 
-@pytest.mark.parametrize(("command", "reason"), [(c.value, r) for c, r in backup.REASONS.items()])
+@pytest.mark.parametrize(("command", "reason"), [(c.value, r) for c, r in log.REASONS.items()])
 def test_reasons_of_log_commands_are_upstreams(case: Case, command: str, reason: str) -> None:
     case.flags = {"mode": "log", "subcommand": command, "truncate-until": "99"}
     case.install(meta=None, err=["Error: no"], code=1)

@@ -1,0 +1,103 @@
+"""One command of a log backup, with br.
+
+Every command is safe to repeat: a Pod may die after br has done its work and before that was told. So a start that finds its
+own task running, and a stop that finds none, have reached what they are for. Only ``log-start`` writes to (and so claims) the
+path, and only it waits for other BR tasks on the cluster: a restore must not be overtaken, but stop and pause act on what runs.
+"""
+
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from backup_manager import br_run, lease
+from backup_manager.errors import ToolError
+from backup_manager.operations.steps import Context, Result
+from backup_manager.pd import Pd
+from backup_manager.tools import br
+from backup_manager.tools.br import LogCommand
+
+if TYPE_CHECKING:
+    from backup_manager.operations.backup import Backup
+
+REASONS: Final = {
+    LogCommand.START: "StartLogBackupFailed",
+    LogCommand.STOP: "StopLogBackupFailed",
+    LogCommand.PAUSE: "PauseLogBackupFailed",
+    LogCommand.RESUME: "ResumeLogBackuFailed",  # sic: dashboards know upstream's spelling
+    LogCommand.TRUNCATE: "TruncateLogBackuFailed",
+    LogCommand.STATUS: "LogBackupStatusFailed",
+    LogCommand.METADATA: "LogBackupMetadataFailed",
+}
+
+
+def run(context: Context, state: "Backup") -> Result:
+    """Do what ``--subcommand`` says. It changes no GC life time: br and TiKV hold it by themselves."""
+    command = LogCommand(context.flags.get("subcommand") or LogCommand.START)
+    until = str(context.flags.get("truncate-until") or "")
+    start = str(context.flags.get("commit-ts") or "")
+    told = br.log(
+        command,
+        context.resource.name,
+        context.resource.spec,
+        state.cluster,
+        state.target.br_arguments,
+        start_ts=start,
+        until=until,
+    )
+    work = br_run.BrRun(argv=[state.binary, *told], env=state.target.env, reason=REASONS[command])
+    if command is LogCommand.START:
+        return _start(context, state, work)
+    context.journal.running()
+    context.journal.step(command.value)
+    try:
+        heard = br_run.run(context, work)
+    except ToolError as error:
+        if command is not LogCommand.STOP or error.problem().reason != "LogTaskNotFound":
+            raise
+        context.log("the cluster knows no such log backup: it has been stopped already")
+        heard = br.Heard()
+    details: dict[str, Any] = {"command": command.value, **_read(command, heard)}
+    if command is LogCommand.TRUNCATE:
+        details["logSuccessTruncateUntil"] = until
+    return Result(details=details)
+
+
+def _start(context: Context, state: "Backup", work: br_run.BrRun) -> Result:
+    context.journal.path(state.storage.location.url)
+    with lease.held(context, state.cluster.namespace, state.cluster.name):
+        state.folder.claim(resumable=True)
+        context.journal.running()
+        context.journal.step(LogCommand.START.value)
+        try:
+            br_run.run(context, work)
+        except ToolError as error:
+            if error.problem().reason != "LogTaskExists" or not _is_ours(context, state):
+                raise
+            context.log("the log backup runs already: an earlier attempt had started it")
+    return Result(commit_ts=str(_start_of(state)), details={"command": LogCommand.START.value})
+
+
+def _is_ours(context: Context, state: "Backup") -> bool:
+    """Whether the task of our name in PD is the one that writes to our folder: both know when it started."""
+    task = Pd(state.cluster).log_task(context.resource.name)
+    return bool(task.start_ts) and task.start_ts == _start_of(state)
+
+
+def _start_of(state: "Backup") -> int:
+    return br_run.read_meta(state.storage, reason="GetLogBackupMetadataFailed").start_version
+
+
+def _read(command: LogCommand, heard: br.Heard) -> dict[str, Any]:
+    """What the two commands that ask tell."""
+    if command is LogCommand.METADATA:
+        names = {"log-min-ts": "logMinTs", "log-max-ts": "logMaxTs"}
+        return {ours: heard.facts[theirs] for theirs, ours in names.items() if theirs in heard.facts}
+    if command is LogCommand.STATUS and heard.document:
+        keep = ("name", "start_ts", "checkpoint", "storage", "last_errors")
+        return {"tasks": [{name: _text(task.get(name)) for name in keep} for task in orjson.loads(heard.document)]}
+    return {}
+
+
+def _text(value: Any) -> Any:
+    """TSOs as text: no reader of JSON may round them."""
+    return str(value) if isinstance(value, int) else value
