@@ -67,7 +67,7 @@ class Heard:
         """Take in one line."""
         if SUCCESS in line:
             self.success = True
-        elif match := _VERSION.match(line):
+        elif (match := _VERSION.match(line)) and match["version"] != "Unknown":
             self.version = match["version"]
 
 
