@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from backup_manager import br_run, lease
-from backup_manager.errors import ToolError
+from backup_manager.errors import ManagerError, ToolError
 from backup_manager.operations.steps import Context, Result
-from backup_manager.pd import Pd
+from backup_manager.pd import Pd, TaskState
 from backup_manager.tools import br
 from backup_manager.tools.br import LogCommand
 
@@ -27,6 +27,12 @@ REASONS: Final = {
     LogCommand.TRUNCATE: "TruncateLogBackuFailed",
     LogCommand.STATUS: "LogBackupStatusFailed",
     LogCommand.METADATA: "LogBackupMetadataFailed",
+}
+
+_GOALS: Final = {
+    LogCommand.STOP: (TaskState.ABSENT,),
+    LogCommand.PAUSE: (TaskState.PAUSED, TaskState.ERROR_PAUSED),
+    LogCommand.RESUME: (TaskState.RUNNING,),
 }
 
 
@@ -52,9 +58,9 @@ def run(context: Context, state: "Backup") -> Result:
     try:
         heard = br_run.run(context, work)
     except ToolError as error:
-        if command is not LogCommand.STOP or error.problem().reason != "LogTaskNotFound":
+        if not _reached(state, context.resource.name, command):
             raise
-        context.log("the cluster knows no such log backup: it has been stopped already")
+        context.log(f"br refused, but the log backup is where {command} is to bring it: {error.message}")
         heard = br.Heard()
     details: dict[str, Any] = {"command": command.value, **_read(command, heard)}
     if command is LogCommand.TRUNCATE:
@@ -77,10 +83,21 @@ def _start(context: Context, state: "Backup", work: br_run.BrRun) -> Result:
     return Result(commit_ts=str(_start_of(state)), details={"command": LogCommand.START.value})
 
 
+def _reached(state: "Backup", task: str, command: LogCommand) -> bool:
+    """Whether PD says that *command* has nothing left to do: br refuses to pause what is paused, and so on."""
+    try:
+        return Pd(state.cluster).log_task(task).state in _GOALS.get(command, ())
+    except ManagerError:
+        return False
+
+
 def _is_ours(context: Context, state: "Backup") -> bool:
     """Whether the task of our name in PD is the one that writes to our folder: both know when it started."""
-    task = Pd(state.cluster).log_task(context.resource.name)
-    return bool(task.start_ts) and task.start_ts == _start_of(state)
+    try:
+        since = _start_of(state)
+        return since > 0 and Pd(state.cluster).log_task(context.resource.name).start_ts == since
+    except ManagerError:
+        return False
 
 
 def _start_of(state: "Backup") -> int:
