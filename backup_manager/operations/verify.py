@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from backup_manager import history
 from backup_manager.errors import CheckError, NotFoundError
 from backup_manager.operations.steps import Context, Result
 from backup_manager.records import OBJECTS_SUFFIX, SUFFIX, Record, Records, State
@@ -82,9 +83,9 @@ def run(context: Context) -> Result:
                 hint="Data of TiDB Operator, or a run that never began: there is nothing to compare with.",
             )
         _judge_state(record)
-        # At the root of a bucket the record and its list lie among the data.
-        own = {SUFFIX, OBJECTS_SUFFIX} if not location.prefix else set()
-        found = compare(records.objects(record), (info for info in storage.list() if info.key not in own))
+        # At the root of a bucket the record, its list and the history lie among the data.
+        own = () if location.prefix else (SUFFIX, OBJECTS_SUFFIX, f"{history.FOLDER}/")
+        found = compare(records.objects(record), (info for info in storage.list() if not info.key.startswith(own)))
     finally:
         storage.close()
     context.journal.note(objectCount=record.object_count, **found.to_dict())
