@@ -1,5 +1,7 @@
 """One run of br, shared by backup and restore: its progress becomes ours, its operations are noted, its end is judged."""
 
+import re
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from backup_manager.operations.steps import Context
 
 KEPT_OPERATIONS: Final = 10
+_UNTOLD: Final = "4.0"
+"""The default of ``--tikvVersion``: upstream's word for a version that nobody knows."""
+_RELEASE: Final = re.compile(r"^Release Version:\s*(\S+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +41,19 @@ def cluster(context: "Context") -> br.Cluster:
 def find(context: "Context") -> str:
     """The br binary. Raises ToolError."""
     return process.find_tool(br.NAME, names.BR_BIN_DIR, context.env)
+
+
+def tikv_version(context: "Context", binary: str) -> str:
+    """TiKV's version: what the hook knows of the cluster, else br's own, which is to be the cluster's too."""
+    told = str(context.flags.get("tikvVersion") or _UNTOLD)
+    if told != _UNTOLD:
+        return told
+    try:
+        said = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=20, check=False).stdout
+    except (OSError, subprocess.SubprocessError):
+        return told
+    found = _RELEASE.search(said)
+    return found[1] if found else told
 
 
 def run(context: "Context", work: BrRun) -> br.Heard:

@@ -4,13 +4,14 @@ A snapshot is good when br ended with 0 and left a ``backupmeta`` that can be re
 wrote is continued where br can do that (TiKV v6.5.1 and later), and removed first where it cannot.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from backup_manager import br_run, gc_life_time, lease
 from backup_manager.database import Access, Database, connect
-from backup_manager.errors import NotFoundError, UsageError
+from backup_manager.errors import ManagerError, NotFoundError, UsageError
 from backup_manager.operations import log
 from backup_manager.operations.steps import Context, Result, Step, run_steps
 from backup_manager.storage.base import Storage
@@ -22,6 +23,8 @@ from crds import paths, versions
 
 SNAPSHOT_REASON: Final = "BackupDataToRemoteFailed"
 _CHECKPOINTS_SINCE: Final = "v6.5.1"
+_LOCK_LEFT: Final = re.compile(r"lock will expire in (\d+) seconds")
+_LOCK_LIMIT: Final = 600
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,6 +37,7 @@ class Backup:
     folder: Folder
     target: ToolStorage
     database: Database | None = None
+    version: str = ""
     argv: Sequence[str] = ()
     heard: br.Heard = field(default_factory=br.Heard)
     result: Result = field(default_factory=Result)
@@ -80,7 +84,8 @@ def prepare(context: Context, state: Backup) -> None:
     access = context.resource.access("from")
     if access:
         state.database = connect(context, Access.of(access, name="from", env=context.env, flags=context.flags))
-    resumes = resumable(str(context.flags.get("tikvVersion") or ""))
+    state.version = br_run.tikv_version(context, state.binary)
+    resumes = resumable(state.version)
     if state.folder.claim(resumable=resumes):
         context.log("br goes on from the checkpoint of an earlier attempt")
 
@@ -92,7 +97,22 @@ def take(context: Context, state: Backup) -> None:
         return
     work = br_run.BrRun(argv=state.argv, env=state.target.env, reason=SNAPSHOT_REASON)
     with gc_life_time.raised(context, state.database, context.resource.spec.get("tikvGCLifeTime")):
-        state.heard = br_run.run(context, work)
+        try:
+            state.heard = br_run.run(context, work)
+        except ManagerError as error:
+            _await_lock(context, error)
+            state.heard = br_run.run(context, work)
+
+
+def _await_lock(context: Context, error: ManagerError) -> None:
+    """Wait until the lock that a dead br left on its checkpoint runs out: minutes, which no retry need be spent on."""
+    problem = error.problem()
+    left = _LOCK_LEFT.search(problem.message)
+    if problem.reason != "CheckpointLocked" or left is None:
+        raise error
+    context.journal.waiting(problem)
+    context.stop.wait(min(int(left[1]), _LOCK_LIMIT) + 1)
+    context.journal.running()
 
 
 def verify(context: Context, state: Backup) -> None:
@@ -102,8 +122,7 @@ def verify(context: Context, state: Backup) -> None:
     else:
         meta = br_run.read_meta(state.storage)
         commit_ts, size = str(meta.end_version), meta.size
-    version = str(context.flags.get("tikvVersion") or "")
-    record = state.folder.complete(tool=br.NAME, version=version, argv=state.argv, commit_ts=commit_ts)
+    record = state.folder.complete(tool=br.NAME, version=state.version, argv=state.argv, commit_ts=commit_ts)
     state.result = Result(commit_ts=commit_ts, backup_size=record.size if size is None else size, details=_numbers(state.heard))
 
 
