@@ -42,7 +42,7 @@ def watch(*, names: tuple[str, ...], interval: timedelta, timeout: timedelta | N
       tidb-backup watch nightly-2026-01-31t02-00-00 --timeout 2h && echo safe
     """
     output = Output()
-    deadline = time.monotonic() + timeout.total_seconds() if timeout else None
+    deadline = time.monotonic() + timeout.total_seconds() if timeout is not None else None
     looks = _looks(place.source, names, everywhere=place.everywhere, pause=interval.total_seconds(), deadline=deadline)
     if output.terminal:
         with output.bars() as bars:
