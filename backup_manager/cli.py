@@ -67,6 +67,7 @@ _DATABASE_TLS: Final = (
 _BR: Final = (
     *_DATABASE_TLS,
     Flag(name="cluster-tls", text="use TLS to PD and TiKV, with the files under /var/lib/cluster-client-tls", default=False),
+    Flag(name="pd-addr", text="where PD is, host:port; else TiDB Operator v1's service of the cluster"),
     Flag(name="tikvVersion", text="version of TiKV; decides whether br can go on from a checkpoint", default="4.0"),
 )
 
@@ -85,12 +86,28 @@ COMMANDS: Final = {
                 name="subcommand",
                 text="with --mode=log",
                 default="log-start",
-                choices=("log-start", "log-stop", "log-pause", "log-resume", "log-truncate"),
+                choices=("log-start", "log-stop", "log-pause", "log-resume", "log-truncate", "log-status", "log-metadata"),
             ),
             Flag(name="commit-ts", text="start TSO of a log backup; 0: now", default="0"),
             Flag(name="truncate-until", text="TSO up to which log-truncate deletes", default="0"),
             Flag(name="initialize", text="a step of volume-snapshot, which is not offered", default=False),
         ),
+    ),
+    "log-watch": Command(
+        module="log_watch",
+        kinds=("Backup",),
+        name_flag="backupName",
+        text="watch a running log backup: checkpoint, lag, pause reason and last error, each minute",
+        example="backup-manager log-watch --namespace=tidb --backupName=pitr",
+        flags=(_BACKUP_NAME, *_BR),
+    ),
+    "compact": Command(
+        module="compact",
+        kinds=("CompactBackup",),
+        name_flag="resourceName",
+        text="compact a log backup with tikv-ctl, whole or one shard of it",
+        example="backup-manager compact --namespace=tidb --resourceName=weekly",
+        flags=(Flag(name="resourceName", text="name of the CompactBackup"),),
     ),
     "restore": Command(
         module="restore",
