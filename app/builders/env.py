@@ -20,6 +20,7 @@ _LOG_TO_TERM: Final = "\x01"
 """What Go's ``string(rune(1))`` gives: the operator means "1" and writes this; br looks only whether it is set."""
 _USES_BR: Final = frozenset({Purpose.BACKUP, Purpose.LOG, Purpose.WATCH, Purpose.RESTORE, Purpose.PRUNE})
 _NO_PASSWORD: Final = frozenset({Purpose.CLEAN, Purpose.COMPACT})
+_RESTORES: Final = frozenset({Purpose.RESTORE, Purpose.PRUNE})
 _GIVEN_PATH: Final = frozenset({Purpose.EXPORT, Purpose.CLEAN})
 """br takes its place from the CR's storage."""
 _S3_DEFAULTS: Final = {"aws": {"acl": "private", "storageClass": "STANDARD_IA"}}
@@ -29,7 +30,7 @@ _AZURE_KEYS: Final = ("AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TENANT_ID
 def environment(observed: Observed, intent: JobIntent, config: Config) -> Env:
     """The whole environment of the Job that *intent* describes."""
     spec = observed.spec
-    env = [*_password(spec, intent), *storage(spec)]
+    env = [*_password(spec, intent), *storage(spec), *_full_backup(spec, intent)]
     if intent.purpose in _USES_BR:
         env.append(_literal("BR_LOG_TO_TERM", _LOG_TO_TERM))
     env = _overridden(env, spec.get("env") or [])
@@ -69,6 +70,17 @@ def storage(spec: Mapping[str, Any]) -> Env:
     if provider is Provider.GCS:
         return _gcs(spec["gcs"])
     return _azblob(spec["azblob"]) if provider is Provider.AZBLOB else []
+
+
+def _full_backup(spec: Mapping[str, Any], intent: JobIntent) -> Env:
+    """What the storage of a point-in-time restore's snapshot needs: an account of its own, under names of its own."""
+    full = spec.get("pitrFullBackupStorageProvider")
+    if not full or intent.purpose not in _RESTORES:
+        return []
+    return [
+        {**entry, "name": f"{names.ENV_FULL_BACKUP}{entry['name']}"}
+        for entry in storage({**full, "useKMS": spec.get("useKMS")})
+    ]
 
 
 def _s3(given: Mapping[str, Any], *, kms: bool) -> Env:

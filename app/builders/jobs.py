@@ -13,6 +13,7 @@ from crds.paths import PathError, Provider, location_of, provider_of
 
 _PROVIDERS_WITH_PATH: Final = {Provider.S3: "s3", Provider.GCS: "gcs", Provider.AZBLOB: "azure"}
 _COMPACT_RETRIES: Final = 6
+_REPLICATION_PHASES: Final = {"snapshot-restore": "1", "log-restore": "2"}
 _FOR_EVER: Final = 2**31 - 1
 
 
@@ -138,7 +139,7 @@ def _restore(observed: Observed, intent: JobIntent, tls: Tls) -> list[str]:
         args += ["--mode=pitr", *_given(pitrRestoredTs=str(observed.spec.get("pitrRestoredTs") or ""))]
     else:
         args.append("--mode=snapshot")
-    return [*args, *_tls_flags(tls, intent)]
+    return [*args, *_tls_flags(tls, intent), *_given(replicationPhase=_REPLICATION_PHASES.get(intent.command, ""))]
 
 
 def _compact(observed: Observed, _intent: JobIntent, _tls: Tls) -> list[str]:

@@ -67,8 +67,10 @@ def labels(observed: Observed, intent: JobIntent) -> dict[str, str]:
     component = COMPONENTS[intent.purpose]
     name, operator, key = _OPERATORS[component]
     theirs = {key: value for key, value in (metadata(observed.parent).get("labels") or {}).items() if own(key)}
+    step = {names.REPLICATION_STEP_LABEL: intent.command, names.RESTORE_UID_LABEL: observed.uid}
     return {
         **theirs,
+        **(step if intent.purpose is Purpose.RESTORE and intent.command else {}),
         names.NAME_LABEL: name,
         names.MANAGED_BY_LABEL: operator,
         names.INSTANCE_LABEL: theirs.get(names.INSTANCE_LABEL) or names.fit(observed.name),

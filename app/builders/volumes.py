@@ -79,6 +79,8 @@ def volumes_of(spec: Mapping[str, Any], intent: JobIntent, tools: Mapping[str, s
         found.mounts += [dict(mount) for mount in spec.get("additionalVolumeMounts") or ()]
     if intent.purpose in _OWN_STORAGE:
         _add_local(found, spec)
+    if intent.purpose is Purpose.RESTORE:
+        _add_local(found, spec.get("pitrFullBackupStorageProvider") or {})
     if spec.get("automountServiceAccountToken") is False:
         found.add(_token_volume(), {"name": "kube-api-access", "mountPath": TOKEN_DIR, "readOnly": True})
     if _TMP not in {str(mount.get("mountPath")).rstrip("/") for mount in found.mounts}:
@@ -87,9 +89,12 @@ def volumes_of(spec: Mapping[str, Any], intent: JobIntent, tools: Mapping[str, s
 
 
 def _add_local(found: Volumes, spec: Mapping[str, Any]) -> None:
+    """A point-in-time restore may have its log and its snapshot in one volume: that is mounted once."""
     local = spec.get("local") or {}
-    if local.get("volume") and local.get("volumeMount"):
-        found.add(local["volume"], local["volumeMount"])
+    if local.get("volume") and local["volume"] not in found.volumes:
+        found.volumes.append(dict(local["volume"]))
+    if local.get("volumeMount") and local["volumeMount"] not in found.mounts:
+        found.mounts.append(dict(local["volumeMount"]))
 
 
 def _token_volume() -> dict[str, Any]:

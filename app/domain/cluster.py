@@ -1,14 +1,20 @@
-"""The TiDB cluster that a CR names: a ``TidbCluster`` of TiDB Operator v1 or a ``Cluster`` of v2, behind one face.
+"""The TiDB cluster that a CR names: a ``TidbCluster`` of TiDB Operator v1, a ``Cluster`` of v2, or one outside of Kubernetes
+that is nothing but the address of its PD, behind one face.
 
-Which of the two are looked up is a setting, because Metacontroller refuses rules about CRDs that are not installed.
+Which of the two kinds are looked up is a setting, because Metacontroller refuses rules about CRDs that are not installed.
+An address is given by annotation ``tidb.pingcap.com/pd-addr`` or as ``--pd`` in ``br.options``; ``br.cluster`` is then only a
+name, by which runs on one cluster are kept apart. A cluster that is found in Kubernetes all the same is taken from there, with
+that address.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, Final
 
 from app.domain.config import ClusterKind, Config
 from app.domain.observed import Object, Observed, condition, metadata, name_of
+from crds import names
 from crds.versions import split_image
 
 _TIDB_CLUSTER: Final = "TidbCluster.pingcap.com/v1alpha1"
@@ -22,7 +28,8 @@ class Cluster:
     """What a Job needs to know of its cluster.
 
     *version* is TiKV's, empty when nothing tells it. *pd_addr* is set where the default ``<name>-pd.<namespace>:2379`` does
-    not hold. *tidb_tls* is about TiDB's MySQL port, *tls* about PD and TiKV.
+    not hold. *tidb_tls* is about TiDB's MySQL port, *tls* about PD and TiKV. *tikv_config* is what *config_field* of the object
+    holds; a cluster without an object has neither.
     """
 
     namespace: str
@@ -33,6 +40,8 @@ class Cluster:
     tidb_tls: bool = False
     skip_client_ca: bool = False
     pd_addr: str = ""
+    tikv_config: object = field(default=None, repr=False, compare=False)
+    config_field: str = ""
 
 
 def named(spec: Mapping[str, Any], namespace: str) -> tuple[str, str] | None:
@@ -57,14 +66,36 @@ def related(spec: Mapping[str, Any], namespace: str, config: Config) -> list[dic
     return rules
 
 
+def pd_address(observed: Observed) -> str:
+    """Where the user says PD is; empty when the cluster's object or its name has to tell.
+
+    br adds up several ``--pd``, so the manager gives none of its own when ``br.options`` has one.
+    """
+    annotation = str((metadata(observed.parent).get("annotations") or {}).get(names.PD_ADDR_ANNOTATION) or "")
+    options = [str(option) for option in (observed.spec.get("br") or {}).get("options") or ()]
+    for option, following in pairwise([*options, ""]):
+        flag, equals, value = option.partition("=")
+        if flag in {"--pd", "-u"}:
+            return value if equals else following
+    return annotation
+
+
 def find(observed: Observed, config: Config) -> Cluster | None:
-    """The cluster of the observed CR; None when it is not there. With no kind to look up, it is taken on trust."""
+    """The cluster of the observed CR; None when it is not there. With no kind to look up, or with the address of its PD, it is
+    taken on trust."""
     where = named(observed.spec, observed.namespace)
     if where is None:
         return None
-    namespace, name = where
-    if not config.cluster_kinds:
-        return Cluster(namespace=namespace, name=name)
+    given, found = pd_address(observed), _object(observed, *where)
+    if found:
+        return replace(found, pd_addr=given) if given else found
+    if given or not config.cluster_kinds:
+        return Cluster(namespace=where[0], name=where[1], pd_addr=given, version=_tool_version(observed.spec))
+    return None
+
+
+def _object(observed: Observed, namespace: str, name: str) -> Cluster | None:
+    """The cluster as its object in Kubernetes tells."""
     key = f"{namespace}/{name}"
     if (v1 := (observed.related.get(_TIDB_CLUSTER) or {}).get(key)) is not None:
         return _of_v1(v1, namespace, name)
@@ -72,6 +103,11 @@ def find(observed: Observed, config: Config) -> Cluster | None:
         groups = (observed.related.get(_TIKV_GROUP) or {}).values()
         return _of_v2(v2, namespace, name, [group for group in groups if _belongs(group, namespace, name)])
     return None
+
+
+def _tool_version(spec: Mapping[str, Any]) -> str:
+    """With no object to ask, br's own tag stands for the version of the cluster that it was chosen for."""
+    return split_image(str(spec.get("toolImage") or "")).tag
 
 
 def _of_v1(obj: Object, namespace: str, name: str) -> Cluster:
@@ -86,6 +122,8 @@ def _of_v1(obj: Object, namespace: str, name: str) -> Cluster:
         tls=bool((spec.get("tlsCluster") or {}).get("enabled")),
         tidb_tls=bool(tls_client.get("enabled")) and _SKIP_TLS not in (metadata(obj).get("annotations") or {}),
         skip_client_ca=bool(tls_client.get("skipInternalClientCA")),
+        tikv_config=(spec.get("tikv") or {}).get("config"),
+        config_field="spec.tikv.config",
     )
 
 
@@ -113,4 +151,6 @@ def _of_v2(obj: Object, namespace: str, name: str, groups: list[Object]) -> Clus
         version=str((template.get("spec") or {}).get("version") or ""),
         tls=bool(((obj.get("spec") or {}).get("tlsCluster") or {}).get("enabled")),
         pd_addr=pd.partition("://")[2] or pd,
+        tikv_config=(template.get("spec") or {}).get("config"),
+        config_field="spec.template.spec.config of the TiKVGroup",
     )

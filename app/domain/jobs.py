@@ -140,8 +140,8 @@ class Purpose(StrEnum):
 class JobIntent:
     """A Job that is wanted.
 
-    *command* and *truncate_until* belong to log backups. *path* is the URL the Job writes to or deletes. *cluster* is the one
-    it talks to, None where it needs none (export, import, clean).
+    *command* is a log backup's, or the step of a replication restore; *truncate_until* belongs to log backups. *path* is the
+    URL the Job writes to or deletes. *cluster* is the one it talks to, None where it needs none (export, import, clean).
     """
 
     name: str

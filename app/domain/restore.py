@@ -10,6 +10,8 @@ a Job is there, or was              :mod:`~app.domain.run`; one that vanished ma
                                     so it is not repeated
 a Job is due, spec wrong            ``Invalid`` with the rule, until the spec is edited
 a Job is due, cluster missing       ``Waiting`` with its name
+a point in time                     also what :mod:`~app.domain.pitr` asks for
+with ``replicationConfig``          two Jobs: :mod:`~app.domain.replication`
 a Job is due                        the Job
 =================================== ================================================================
 """
@@ -19,7 +21,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from app.domain import cluster as clusters
-from app.domain import progress
+from app.domain import pitr, progress, replication
 from app.domain.config import Config
 from app.domain.decision import Decision
 from app.domain.jobs import Job, JobIntent, Purpose, observed_jobs
@@ -27,21 +29,19 @@ from app.domain.observed import Object, Observed, metadata
 from app.domain.retries import failure_of
 from app.domain.run import Run, show
 from app.domain.status import Draft, Phase, holds, outcome_of
-from app.domain.validation import Admission, admit, hold
+from app.domain.validation import admit, hold
 from crds import names
 
 _PRUNED: Final = (Phase.PRUNE_COMPLETE, Phase.PRUNE_FAILED)
 
 
 def related(parent: Object, config: Config) -> list[dict[str, Any]]:
-    """The cluster, and the CompactBackup that a replication restore goes with."""
+    """The cluster, the schedule that knows what can be restored, and the CompactBackup that a replication restore goes with."""
     spec, namespace = parent.get("spec") or {}, str(metadata(parent).get("namespace") or "")
     rules = clusters.related(spec, namespace, config)
-    if compact := (spec.get("replicationConfig") or {}).get("compactBackupName"):
-        rules.append(
-            {"apiVersion": names.API_VERSION, "resource": "compactbackups", "namespace": namespace, "names": [compact]}
-        )
-    return rules
+    # A label, not spec: but it says where a Restore comes from and does not change, so the answer may be cached.
+    rules += pitr.related(spec, metadata(parent).get("labels") or {}, namespace)
+    return rules + replication.related(spec, namespace)
 
 
 def decide(observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
@@ -58,6 +58,8 @@ def decide(observed: Observed, now: datetime, config: Config) -> Decision[JobInt
 
 
 def _sync(draft: Draft, observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
+    if replication.applies(observed):
+        return replication.sync(draft, observed, now, config)
     run = Run.of(
         names.restore_job(observed.name),
         observed,
@@ -71,26 +73,11 @@ def _sync(draft: Draft, observed: Observed, now: datetime, config: Config) -> De
         draft.put(backupPath=outcome.job.report.backup_path)
     if not outcome.due:
         return Decision(status=draft.done(), resync_after=outcome.wait)
-    admission = admit("Restore", observed, config)
-    if hold(draft, observed, _unless_replication(admission, observed)):
+    admission = pitr.judge(admit("Restore", observed, config), observed)
+    if hold(draft, observed, admission):
         return Decision(status=draft.done())
     purpose = Purpose.RESTORE if observed.spec.get("br") else Purpose.IMPORT
     return Decision(status=draft.done(), create=[JobIntent(name=outcome.due, purpose=purpose, cluster=admission.cluster)])
-
-
-def _unless_replication(admission: Admission, observed: Observed) -> Admission:
-    """The restore in two steps beside a CompactBackup is not served yet: wait instead of restoring without it."""
-    config = observed.spec.get("replicationConfig")
-    if admission.invalid or not config:
-        return admission
-    name = config["compactBackupName"]
-    found = (observed.related.get("CompactBackup.pingcap.com/v1alpha1") or {}).get(f"{observed.namespace}/{name}")
-    state = (found.get("status") or {}).get("state") or "not started" if found else "not found"
-    message = (
-        f"CompactBackup {name} is {state}; restoring in two steps beside a compaction (replicationConfig) is not served by "
-        "this version: remove replicationConfig to restore in one step"
-    )
-    return Admission(waiting=("CompactBackupPending", message))
 
 
 def _prunes(spec: Mapping[str, Any]) -> bool:

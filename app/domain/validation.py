@@ -17,6 +17,7 @@ from app.domain.config import Config
 from app.domain.observed import Observed, metadata
 from app.domain.status import Draft, Phase
 from app.domain.times import edited_at
+from crds import names
 from crds.paths import PathError, Provider, location_of, provider_of
 from crds.v1alpha1 import spec_problems
 from crds.versions import at_least, split_image
@@ -42,14 +43,15 @@ def admit(kind: str, observed: Observed, config: Config) -> Admission:
     spec, where = observed.spec, f"{observed.namespace}/{observed.name}"
     if problem := next(_problems(kind, spec, where), None):
         return Admission(invalid=problem)
-    named = clusters.named(spec, observed.namespace)
-    if named is None:
+    if not spec.get("br"):
         return Admission()
     cluster = clusters.find(observed, config)
     if cluster is None:
-        return Admission(waiting=("ClusterNotFound", f"TidbCluster {'/'.join(named)} (spec.br.cluster) not found"))
+        name = "/".join(clusters.named(spec, observed.namespace) or ())
+        hint = f"of one outside of Kubernetes give the address of PD by annotation {names.PD_ADDR_ANNOTATION}"
+        return Admission(waiting=("ClusterNotFound", f"TidbCluster {name} (spec.br.cluster) not found; {hint}"))
     if not cluster.ready:
-        return Admission(waiting=("ClusterNotReady", f"TidbCluster {'/'.join(named)} is not Ready"))
+        return Admission(waiting=("ClusterNotReady", f"TidbCluster {cluster.namespace}/{cluster.name} is not Ready"))
     if problem := next(_against_cluster(kind, spec, where, cluster), None):
         return Admission(invalid=problem)
     return Admission(cluster=cluster)
@@ -81,6 +83,7 @@ def _problems(kind: str, spec: Mapping[str, Any], where: str) -> Iterator[str]:
     yield from _database_or_br(kind, spec, where)
     if full := spec.get("pitrFullBackupStorageProvider"):
         yield from _storage(full, f"{where}, pitrFullBackupStorageProvider")
+        yield from _two_volumes(spec.get("local") or {}, full.get("local") or {}, where)
     yield from _storage(spec, where, archive=kind == "Restore" and not spec.get("br"))
     yield from _retry_policy(spec, where)
     yield from _clean_policy(kind, spec, where)
@@ -104,7 +107,8 @@ def _database_or_br(kind: str, spec: Mapping[str, Any], where: str) -> Iterator[
             yield from _access(spec, field, where)
         return
     if not br.get("cluster"):
-        yield f"cluster should be configured for BR in spec of {where}: set spec.br.cluster"
+        outside = f"of one outside of Kubernetes any name, with annotation {names.PD_ADDR_ANNOTATION}"
+        yield f"cluster should be configured for BR in spec of {where}: set spec.br.cluster ({outside})"
     if kind == "CompactBackup":
         return
     if (what := str(spec.get("backupType") or "")) not in _TYPES:
@@ -169,6 +173,16 @@ _PROVIDERS: Final[Mapping[Provider, Callable[[Mapping[str, Any], str], Iterator[
 }
 
 
+def _two_volumes(log: Mapping[str, Any], full: Mapping[str, Any], where: str) -> Iterator[str]:
+    """The volumes of the log and of its snapshot are mounted into one Pod."""
+    if not log or not full or (log["volume"], log["volumeMount"]) == (full["volume"], full["volumeMount"]):
+        return
+    if log["volume"]["name"] == full["volume"]["name"] and log["volume"] != full["volume"]:
+        yield f"local and pitrFullBackupStorageProvider.local of {where} are two volumes of one name: rename one"
+    if log["volumeMount"]["mountPath"].rstrip("/") == full["volumeMount"]["mountPath"].rstrip("/"):
+        yield f"local and pitrFullBackupStorageProvider.local of {where} differ but have one mountPath: set another one"
+
+
 def _retry_policy(spec: Mapping[str, Any], where: str) -> Iterator[str]:
     for field in ("minRetryDuration", "retryTimeout"):
         if str((spec.get("backoffRetryPolicy") or {}).get(field) or "").startswith("-"):
@@ -210,7 +224,8 @@ def _against_cluster(kind: str, spec: Mapping[str, Any], where: str, cluster: Cl
     if spec.get("backupMode") == "log" and not at_least(cluster.version, _HAS_LOG_BACKUP):
         yield f"log backup in {where} needs TiKV v6.1.0 or newer, not {cluster.version}"
     if not cluster.version and not split_image(str(spec.get("toolImage") or "")).pinned:
+        why = "its TiKV image has no tag" if cluster.config_field else "no object in Kubernetes tells its version"
         yield (
-            f"nothing tells which br fits cluster {cluster.namespace}/{cluster.name} (its TiKV image has no tag) in {where}: "
+            f"nothing tells which br fits cluster {cluster.namespace}/{cluster.name} ({why}) in {where}: "
             "set spec.toolImage with a tag"
         )

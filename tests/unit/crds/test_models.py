@@ -29,7 +29,7 @@ FIELDS = {
     "Backup.spec.local": "volume volumeMount prefix",
     "Backup.status": """backupPath timeStarted timeCompleted timeTaken timeSynced backupSize backupSizeReadable
         incrementalBackupSize incrementalBackupSizeReadable commitTs logCheckpointTs logSuccessTruncateUntil phase conditions
-        logSubCommandStatuses progresses brOperations backoffRetryStatus
+        logTask logSubCommandStatuses progresses brOperations backoffRetryStatus
         observedGeneration progress eta cleanStatus""",
     "Backup.status.conditions": "command type status lastTransitionTime reason message observedGeneration",
     "Backup.status.progresses": "step progress lastTransitionTime",

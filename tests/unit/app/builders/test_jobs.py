@@ -73,6 +73,38 @@ def test_azure_leaves_the_choice_to_the_manager(given: dict[str, str], account: 
     assert len(optional) == others
 
 
+PITR = {"br": {"cluster": "basic"}, "s3": S3, "restoreMode": "pitr"}
+
+
+def test_the_snapshot_of_a_point_in_time_has_an_account_of_its_own() -> None:
+    spec = {**PITR, "pitrFullBackupStorageProvider": {"s3": {**S3, "secretName": "full"}}}
+    env = values(container(made(spec, Purpose.RESTORE, kind="Restore", cluster=CLUSTER))["env"])
+    assert env["AWS_ACCESS_KEY_ID"] == key("s3-secret", "access_key")
+    assert env["FULL_BACKUP_AWS_ACCESS_KEY_ID"] == key("full", "access_key")
+    own = made(
+        {**spec, "env": [{"name": "FULL_BACKUP_AWS_REGION", "value": "x"}]}, Purpose.RESTORE, kind="Restore", cluster=CLUSTER
+    )
+    assert values(container(own)["env"])["FULL_BACKUP_AWS_REGION"] == "x"
+
+
+def test_log_and_snapshot_in_one_volume_are_mounted_once() -> None:
+    volume = {"volume": {"name": "v", "nfs": {}}, "volumeMount": {"name": "v", "mountPath": "/v"}}
+    del (spec := {**PITR, "local": volume, "pitrFullBackupStorageProvider": {"local": {**volume, "prefix": "full"}}})["s3"]
+    job = made(spec, Purpose.RESTORE, kind="Restore", cluster=CLUSTER)
+    assert [found["name"] for found in job["spec"]["template"]["spec"]["volumes"]] == ["br-bin", "v", "tmp"]
+    assert [mount["mountPath"] for mount in container(job)["volumeMounts"]].count("/v") == 1
+
+
+def test_the_watch_is_light_and_lives_as_long_as_its_task() -> None:
+    spec = {**LOG_SPEC, "resources": {"requests": {"cpu": "16"}}}
+    job = made(spec, Purpose.WATCH, command="log-watch", cluster=CLUSTER)
+    assert container(job)["args"][:3] == ["log-watch", "--namespace=db", "--backupName=basic"]
+    assert container(job)["resources"]["requests"] == {"cpu": "10m", "memory": "64Mi"}
+    assert job["spec"]["template"]["spec"]["restartPolicy"] == "OnFailure"
+    assert job["spec"]["backoffLimit"] == 2**31 - 1
+    assert "activeDeadlineSeconds" not in job["spec"]
+
+
 def test_a_local_volume_needs_no_environment() -> None:
     assert storage({"local": {"prefix": "x"}}) == []
 

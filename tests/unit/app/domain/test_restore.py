@@ -15,13 +15,14 @@ from tests.support.objects import NOW, S3, at, job, observed, parent, report, ti
 CONFIG = Config()
 IMPORT: dict[str, Any] = {"to": {"host": "tidb", "secretName": "s"}, "s3": S3}
 BR: dict[str, Any] = {"br": {"cluster": "basic"}, "s3": S3}
+GC_OFF = tidb_cluster(tikv={"baseImage": "pingcap/tikv", "config": "[gc]\nratio-threshold = -1.0"})
 PITR: dict[str, Any] = {**BR, "restoreMode": "pitr", "pitrFullBackupStorageProvider": {"s3": S3}}
 FAILED = {"phase": "Failed", "conditions": [{"type": "Failed", "status": "True"}]}
 
 
 def sync(spec: dict[str, Any], *jobs: Any, status: Any = None, after: float = 0, extra: Any = ()) -> Decision[JobIntent]:
     cr = parent("Restore", spec, status=status)
-    decision = decide(observed(cr, *jobs, related=(tidb_cluster(), *extra)), NOW + timedelta(seconds=after), CONFIG)
+    decision = decide(observed(cr, *jobs, related=(GC_OFF, *extra)), NOW + timedelta(seconds=after), CONFIG)
     model = KINDS["Restore"].model_fields["status"].annotation
     next(part for part in model.__args__ if part is not type(None)).model_validate(decision.status)  # type: ignore[union-attr]
     return decision
@@ -102,13 +103,6 @@ def test_a_prune_job_that_vanished_is_not_repeated() -> None:
     assert sync(spec, status=gone.status).status == gone.status
 
 
-def test_replication_is_waited_for_not_ignored() -> None:
-    decision = sync({**PITR, "replicationConfig": {"compactBackupName": "c"}})
-    assert decision.status["phase"] == "Waiting"
-    assert "CompactBackup c is not found" in condition(decision, "Waiting")["message"]
-    assert not decision.create
-
-
 def test_customize_asks_for_the_compaction() -> None:
     cr = parent("Restore", {**PITR, "replicationConfig": {"compactBackupName": "c"}})
     assert related(cr, CONFIG)[-1]["resource"] == "compactbackups"
@@ -116,3 +110,25 @@ def test_customize_asks_for_the_compaction() -> None:
 
 def test_a_deleted_restore_goes_at_once() -> None:
     assert decide(observed(parent("Restore", BR), job("restore-basic"), finalizing=True), NOW, CONFIG).finalized
+
+
+def test_runs_of_br_are_kept_newest_first_each_once_and_no_more_than_ten() -> None:
+    before = [{"operationID": str(number), "command": "restore full"} for number in range(9, -1, -1)]
+    said = [
+        {"operationID": "new", "startedAt": at(5), "command": "restore point", "observedAt": at(6), "pid": 7},
+        {"operationID": "4", "startedAt": "soon"},
+        {"command": "nameless"},
+        "nothing",
+    ]
+    running = job("restore-basic", said=report("Running", result={"brOperations": said}))
+    shown = sync(BR, running, status={"brOperations": before}).status["brOperations"]
+    assert shown[0] == {"operationID": "new", "startedAt": at(5), "command": "restore point", "observedAt": at(6)}
+    assert [item["operationID"] for item in shown] == ["new", "4", "9", "8", "7", "6", "5", "3", "2", "1"]
+    assert sync(BR, running, status={"brOperations": shown}).status["brOperations"] == shown
+
+
+def test_a_restore_that_began_in_one_step_goes_on_so() -> None:
+    spec = {**PITR, "replicationConfig": {"compactBackupName": "c"}}
+    assert not sync(spec, job("restore-basic")).create
+    failed = sync(spec, job("restore-basic", state="failed", ended=at(0)), after=300)
+    assert [intent.name for intent in failed.create] == ["restore-basic-r1"]

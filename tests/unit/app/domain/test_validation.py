@@ -13,6 +13,16 @@ CONFIG = Config()
 LOCAL = {"volume": {"name": "v"}, "volumeMount": {"name": "v", "mountPath": "/v"}}
 
 
+def local(name: str) -> dict[str, Any]:
+    return {"volume": {"name": name}, "volumeMount": {"name": name, "mountPath": f"/{name}"}}
+
+
+def two_volumes(log: dict[str, Any], full: dict[str, Any]) -> dict[str, Any]:
+    """A point in time whose log and snapshot lie in volumes."""
+    br = {"br": BR_SPEC["br"], "restoreMode": "pitr"}
+    return {**br, "local": log, "pitrFullBackupStorageProvider": {"local": full}}
+
+
 def with_s3(**changes: Any) -> dict[str, Any]:
     return {**EXPORT_SPEC, "s3": {**S3, **changes}}
 
@@ -101,6 +111,28 @@ def test_a_backup_that_can(spec: dict[str, Any]) -> None:
             "pitrFullBackupStorageProvider",
         ),
         ({**BR_SPEC, "restoreMode": "volume-snapshot"}, "gone in its v2"),
+        ({"to": EXPORT_SPEC["from"], "restoreMode": "pitr", "logRestoreStartTs": "1", "s3": S3}, "this mode works through br"),
+        ({**BR_SPEC, "replicationConfig": {"compactBackupName": "c"}}, "replicationConfig is only for pitr"),
+        (
+            {**BR_SPEC, "restoreMode": "pitr", "logRestoreStartTs": "1", "replicationConfig": {}},
+            "compactBackupName: is required",
+        ),
+        (
+            {
+                **BR_SPEC,
+                "restoreMode": "pitr",
+                "logRestoreStartTs": "1",
+                "replicationConfig": {"compactBackupName": "c", "waitTimeout": "3d"},
+            },
+            "waitTimeout: '3d' is no duration",
+        ),
+        ({**BR_SPEC, "restoreMode": "pitr", "logRestoreStartTs": "1", "pitrRestoredTs": "now"}, "pitrRestoredTs"),
+        ({**BR_SPEC, "prune": "always"}, "spec.prune: must be one of"),
+        (
+            two_volumes(LOCAL, {**LOCAL, "volume": {"name": "v", "nfs": {"server": "n", "path": "/"}}}),
+            "two volumes of one name",
+        ),
+        (two_volumes(LOCAL, {**local("w"), "volumeMount": {"name": "w", "mountPath": "/v/"}}), "differ but have one mountPath"),
     ],
 )
 def test_a_restore_that_cannot_work(spec: dict[str, Any], expected: str) -> None:
@@ -150,6 +182,54 @@ def test_a_v2_cluster_is_ready_with_a_pd_and_a_tikv_group() -> None:
     lonely = find(observed(cr, related=v2()[:1]), config)
     assert lonely is not None
     assert not lonely.ready
+
+
+@pytest.mark.parametrize(
+    ("full", "log"), [(LOCAL, LOCAL), (LOCAL, {**LOCAL, "prefix": "x"}), (LOCAL, local("w")), (local("w"), LOCAL)]
+)
+def test_log_and_snapshot_may_lie_in_one_volume_or_in_two(full: dict[str, Any], log: dict[str, Any]) -> None:
+    assert invalid(two_volumes(log, full), "Restore") == ""
+
+
+ADDRESS = "10.0.0.1:2379"
+
+
+@pytest.mark.parametrize(
+    ("options", "annotation"),
+    [
+        ([], ADDRESS),
+        ([f"--pd={ADDRESS}"], None),
+        (["--log-level=debug", "--pd", ADDRESS], None),
+        (["-u", ADDRESS], None),
+        ([f"--pd={ADDRESS}"], "another:2379"),
+    ],
+)
+def test_a_cluster_outside_of_kubernetes_is_the_address_of_its_pd(options: list[str], annotation: str | None) -> None:
+    meta: dict[str, Any] = {"annotations": {"tidb.pingcap.com/pd-addr": annotation}} if annotation else {}
+    spec = {**BR_SPEC, "br": {"cluster": "far", "options": options}, "toolImage": "pingcap/br:v7.5.1"}
+    admission = admit("Backup", observed(parent("Backup", spec, **meta)), CONFIG)
+    assert (admission.invalid, admission.waiting) == ("", None)
+    assert admission.cluster is not None
+    found = (admission.cluster.pd_addr, admission.cluster.version, admission.cluster.name, admission.cluster.tls)
+    assert found == (ADDRESS, "v7.5.1", "far", False)
+
+
+def test_of_a_cluster_outside_somebody_must_say_which_br_fits() -> None:
+    cr = parent("Backup", BR_SPEC, annotations={"tidb.pingcap.com/pd-addr": ADDRESS})
+    assert "no object in Kubernetes tells its version" in admit("Backup", observed(cr), CONFIG).invalid
+
+
+def test_an_address_does_not_hide_the_object_of_a_cluster() -> None:
+    cr = parent("Backup", BR_SPEC, annotations={"tidb.pingcap.com/pd-addr": ADDRESS})
+    found = find(observed(cr, related=(tidb_cluster(tlsCluster={"enabled": True}),)), CONFIG)
+    assert found is not None
+    assert (found.pd_addr, found.version, found.tls) == (ADDRESS, "v8.5.0", True)
+
+
+def test_a_cluster_that_is_not_found_may_be_one_outside() -> None:
+    admission = admit("Backup", observed(parent("Backup", BR_SPEC)), CONFIG)
+    assert admission.waiting is not None
+    assert "tidb.pingcap.com/pd-addr" in admission.waiting[1]
 
 
 def test_with_no_kind_to_look_up_the_cluster_is_taken_on_trust() -> None:
