@@ -264,6 +264,7 @@ class S3Storage:
                 answer.headers,
                 text,
                 what="POST ?delete",
+                action="s3:DeleteObject",
                 bucket=self._client.bucket,
                 region=self._client.region,
             )

@@ -67,7 +67,7 @@ class S3Client:
         answer = self._transport.send(method, target, signed, body)
         if answer.status >= 300:
             text = answer.body.decode("utf-8", "replace")
-            raise self._error(answer.status, answer.headers, text, _what(method, path))
+            raise self._error(answer.status, answer.headers, text, _what(method, path), s3_errors.action(method, key, query))
         return answer
 
     def rest(self, attempt: int) -> None:
@@ -81,7 +81,13 @@ class S3Client:
         if answer.status >= 300:
             text = answer.read().decode("utf-8", "replace")
             answer.close()
-            raise self._error(answer.status, {k.lower(): v for k, v in answer.headers.items()}, text, _what("GET", path))
+            raise self._error(
+                answer.status,
+                {k.lower(): v for k, v in answer.headers.items()},
+                text,
+                _what("GET", path),
+                s3_errors.action("GET", key, ()),
+            )
         return answer
 
     def _sign(
@@ -102,8 +108,8 @@ class S3Client:
         )
         return path, f"{encoded}?{asked}" if asked else encoded, signed
 
-    def _error(self, status: int, headers: Mapping[str, str], text: str, what: str) -> ManagerError:
-        return s3_errors.of_answer(status, headers, text, what=what, bucket=self.bucket, region=self.region)
+    def _error(self, status: int, headers: Mapping[str, str], text: str, what: str, action: str) -> ManagerError:
+        return s3_errors.of_answer(status, headers, text, what=what, action=action, bucket=self.bucket, region=self.region)
 
     def close(self) -> None:
         """Close the connections."""

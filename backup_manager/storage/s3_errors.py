@@ -1,6 +1,6 @@
 """What an S3 error code means to us, and what the user does about it. One table."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from backup_manager.errors import (
@@ -62,6 +62,19 @@ _DENIED: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "AccountProblem": ("StorageAccessDenied", "The store has blocked the account; ask its owner."),
 }
+_BY_QUERY: Final = {
+    "list-type": "s3:ListBucket",
+    "versions": "s3:ListBucketVersions",
+    "versioning": "s3:GetBucketVersioning",
+    "object-lock": "s3:GetBucketObjectLockConfiguration",
+    "uploads": "s3:ListBucketMultipartUploads",
+    "uploadId": "s3:AbortMultipartUpload",
+    "retention": "s3:GetObjectRetention",
+    "legal-hold": "s3:GetObjectLegalHold",
+    "versionId": "s3:DeleteObjectVersion",
+    "delete": "s3:DeleteObject and s3:DeleteObjectVersion",
+}
+_BY_METHOD: Final = {"PUT": "s3:PutObject", "DELETE": "s3:DeleteObject"}
 _BY_STATUS: Final = {400: "BadRequest", 403: "AccessDenied", 404: "NotFound", 409: "Conflict", 412: "PreconditionFailed"}
 _BY_STATUS_TEMPORARY: Final = {
     429: "TooManyRequests",
@@ -78,8 +91,21 @@ def code_of(status: int, body: str) -> str:
     return named or _BY_STATUS_TEMPORARY.get(status) or _BY_STATUS.get(status) or f"Http{status}"
 
 
-def of_answer(status: int, headers: Mapping[str, str], body: str, *, what: str, bucket: str, region: str) -> ManagerError:
-    """The error for an answer that is none of the good ones. *what* says which call on which path, without secrets."""
+def action(method: str, key: str, query: Iterable[tuple[str, str]]) -> str:
+    """The right that a call needs, as policies name it.
+
+    >>> action("GET", "", [("list-type", "2"), ("prefix", "p/")]), action("PUT", "p/a", [])
+    ('s3:ListBucket', 's3:PutObject')
+    """
+    asked = {name for name, _ in query}
+    named = next((right for name, right in _BY_QUERY.items() if name in asked), "")
+    return named or _BY_METHOD.get(method, "s3:GetObject")
+
+
+def of_answer(
+    status: int, headers: Mapping[str, str], body: str, *, what: str, action: str, bucket: str, region: str
+) -> ManagerError:
+    """The error for an answer that is none of the good ones. *what* says which call on which path, *action* its right."""
     code = code_of(status, body)
     said = s3_xml.field(body, "Message") if "<Error>" in body else ""
     message = f"{what}: {code}" + (f": {said[:300]}" if said else "")
@@ -90,7 +116,7 @@ def of_answer(status: int, headers: Mapping[str, str], body: str, *, what: str, 
     right = headers.get("x-amz-bucket-region") or s3_xml.field(body, "Region")
     if code in _WRONG_REGION or status == 301 or (status == 400 and right and right != region):
         return _wrong_region(message, bucket, region, right)
-    return _permanent(code, status, message, what, bucket)
+    return _permanent(code, status, message, action, bucket)
 
 
 def _wrong_region(message: str, bucket: str, region: str, right: str) -> ManagerError:
@@ -103,7 +129,7 @@ def _wrong_region(message: str, bucket: str, region: str, right: str) -> Manager
     )
 
 
-def _permanent(code: str, status: int, message: str, what: str, bucket: str) -> ManagerError:
+def _permanent(code: str, status: int, message: str, action: str, bucket: str) -> ManagerError:
     if code == "NoSuchBucket":
         return NotFoundError(
             f"bucket {bucket} does not exist",
@@ -120,6 +146,6 @@ def _permanent(code: str, status: int, message: str, what: str, bucket: str) -> 
     if code == "AllAccessDisabled" or status in {401, 403}:
         return AccessDeniedError(
             message,
-            hint=f"Allow {what.partition(' ')[0]} in the policy of the key or role, and check that bucket {bucket} is yours.",
+            hint=f"Allow {action} in the policy of the key or role, and check that bucket {bucket} is yours.",
         )
     return StorageError(message, reason="StorageFailed", hint="See the store's log for the request.")

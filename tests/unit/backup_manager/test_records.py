@@ -1,7 +1,7 @@
 """Records: the claim before the first byte, the account at the end, the tombstone after the clean; nothing is lost."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -190,13 +190,17 @@ def test_of_a_folder_and_a_folder_in_it_never_both() -> None:
 def test_no_update_is_lost() -> None:
     bucket = Bucket()
     claim(at("p", bucket))
-    in_parallel(lambda _number: claim(at("p", bucket)), list(range(7)))
+
+    def again(_number: int) -> None:
+        claim(at("p", bucket))
+
+    in_parallel(again, list(range(7)))
     record = at("p", bucket).load()
     assert record is not None
     assert record.attempts == 8
 
 
-def in_parallel(work: Any, items: list[Any]) -> None:
+def in_parallel(work: Callable[[Any], None], items: list[Any]) -> None:
     threads = [threading.Thread(target=work, args=(item,)) for item in items]
     for thread in threads:
         thread.start()

@@ -1,0 +1,174 @@
+"""Verify against the record, and check before the run."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backup_manager.database import Database, DatabaseUnreachableError
+from backup_manager.errors import CheckError, NotFoundError, UsageError
+from backup_manager.operations import check, verify
+from backup_manager.operations.steps import Result
+from backup_manager.records import Cleaned, Owner, Records
+from backup_manager.storage.local import LocalStorage
+from crds import names
+from crds.paths import Location, Provider
+from crds.report import Problem
+from tests.support.manager import NOW, World, local_storage, world
+
+OWNER = Owner(namespace="ns", name="cr", uid="u")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> LocalStorage:
+    local_storage(tmp_path)
+    return LocalStorage(Location(provider=Provider.LOCAL, bucket=str(tmp_path / "volume"), prefix="backups/x"))
+
+
+@pytest.fixture
+def scene(tmp_path: Path, folder: LocalStorage) -> World:
+    return world(tmp_path, {"local": local_storage(tmp_path)}, env={names.ENV_BACKUP_PATH: folder.location.url})
+
+
+def complete(folder: LocalStorage) -> Records:
+    records = Records(folder)
+    records.claim(OWNER, operation="export", spec={})
+    for name in ("a", "b/c", "d"):
+        folder.write(name, name.encode())
+    records.complete(OWNER)
+    return records
+
+
+def verified(scene: World) -> Result:
+    return verify.run(scene.context)
+
+
+def test_unchanged(scene: World, folder: LocalStorage) -> None:
+    complete(folder)
+    result = verified(scene)
+    assert result.backup_size == 5
+    assert scene.report.result == {"objectCount": 3, "missing": 0, "extra": 0, "changed": 0}
+
+
+def test_missing_extra_changed(scene: World, folder: LocalStorage) -> None:
+    complete(folder)
+    folder.delete(["a"])
+    folder.write("b/c", b"longer than before")
+    folder.write("new", b"")
+    with pytest.raises(CheckError, match="1 missing, 1 extra, 1 changed; first a") as caught:
+        verified(scene)
+    assert caught.value.exit_code == 4
+    assert caught.value.problem().reason == "VerifyFailed"
+    result = scene.report.result
+    assert result["missingKeys"] == ["a"]
+    assert result["extraKeys"] == ["new"]
+    assert result["changedKeys"] == ["b/c: 3 bytes then, 18 now"]
+
+
+def test_same_size_other_content(scene: World, folder: LocalStorage) -> None:
+    complete(folder)
+    folder.write("d", b"e")
+    with pytest.raises(CheckError, match="content mark"):
+        verified(scene)
+
+
+def test_many_differences_are_counted_and_a_few_named(scene: World, folder: LocalStorage) -> None:
+    complete(folder)
+    for number in range(50):
+        folder.write(f"n{number}", b"")
+    with pytest.raises(CheckError, match="50 extra"):
+        verified(scene)
+    assert len(scene.report.result["extraKeys"]) == 10
+
+
+def test_no_record(scene: World) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        verified(scene)
+    assert caught.value.problem().reason == "NoRecord"
+
+
+@pytest.mark.parametrize("state", ["Claimed", "Failed", "Cleaning", "Cleaned"])
+def test_only_a_complete_backup_can_be_verified(scene: World, folder: LocalStorage, state: str) -> None:
+    records = complete(folder)
+    if state == "Claimed":
+        folder = LocalStorage(folder.location.child("never"))
+        Records(LocalStorage(Location(provider=Provider.LOCAL, bucket=folder.location.bucket, prefix="other"))).claim(
+            OWNER, operation="export", spec={}
+        )
+        scene.context.env[names.ENV_BACKUP_PATH] = f"local://{folder.location.bucket}/other"  # type: ignore[index]
+    elif state == "Failed":
+        records.fail(OWNER, Problem(reason="DumpFailed", message="dumpling said no"))
+    elif state == "Cleaning":
+        records.begin_clean(OWNER)
+    else:
+        records.bury(OWNER, Cleaned(at=NOW, why="cleanPolicy Delete"))
+    with pytest.raises(CheckError, match=f"is {state}, not Complete") as caught:
+        verified(scene)
+    assert caught.value.hint
+
+
+def test_lost_object_list(scene: World, folder: LocalStorage) -> None:
+    complete(folder)
+    (Path(folder.location.bucket) / "backups" / "x.objects.gz").unlink()
+    with pytest.raises(NotFoundError):
+        verified(scene)
+
+
+def checked(tmp_path: Path, spec: dict[str, Any], kind: str = "Backup") -> World:
+    scene = world(tmp_path, spec, kind=kind)
+    check.run(scene.context)
+    return scene
+
+
+def test_check_tells_a_line_each(tmp_path: Path) -> None:
+    scene = checked(tmp_path, {"local": local_storage(tmp_path)})
+    assert [c["status"] for c in scene.report.result["checks"]] == ["OK"] * 8
+    assert any(line.startswith("OK      write") for line in scene.lines)
+
+
+def down(*_args: object) -> None:
+    raise DatabaseUnreachableError("db does not answer", hint="Look.")
+
+
+def test_check_fails_with_exit_4_and_all_lines(tmp_path: Path) -> None:
+    spec = {"local": {"prefix": "p", "volumeMount": {"mountPath": str(tmp_path / "absent")}}, "from": {"host": "db"}}
+    scene = world(tmp_path, spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Database, "rows", lambda *_: (_ for _ in ()).throw(DatabaseUnreachableError("db does not answer", hint="Look."))
+        )
+        with pytest.raises(CheckError, match="reach, database failed: VolumeNotMounted") as caught:
+            check.run(scene.context)
+    assert caught.value.exit_code == 4
+    told = {c["name"]: c for c in scene.report.result["checks"]}
+    assert told["database"] == {"name": "database", "status": "FAILED", "message": "db does not answer", "hint": "Look."}
+
+
+def test_check_of_a_restore_writes_nothing(tmp_path: Path) -> None:
+    scene = checked(tmp_path, {"local": local_storage(tmp_path)}, kind="Restore")
+    assert "write" not in {c["name"] for c in scene.report.result["checks"]}
+
+
+def test_check_of_a_point_in_time_restore_looks_at_both(tmp_path: Path) -> None:
+    local = {"local": local_storage(tmp_path)}
+    scene = checked(tmp_path, {**local, "pitrFullBackupStorageProvider": local}, kind="Restore")
+    found = {c["name"] for c in scene.report.result["checks"]}
+    assert {"reach", "base reach"} <= found
+
+
+def test_check_of_a_schedule_looks_at_its_templates(tmp_path: Path) -> None:
+    local = {"local": local_storage(tmp_path)}
+    scene = checked(tmp_path, {"backupTemplate": local, "logBackupTemplate": local}, kind="BackupSchedule")
+    found = {c["name"] for c in scene.report.result["checks"]}
+    assert {"backup write", "log write"} <= found
+
+
+def test_check_of_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="neither a storage nor a database"):
+        checked(tmp_path, {})
+
+
+def test_check_with_a_spec_that_cannot_work(tmp_path: Path) -> None:
+    scene = world(tmp_path, {"s3": {"provider": "x", "bucket": "b", "endpoint": "minio:9000"}})
+    with pytest.raises(CheckError, match="no http:// or https:// address"):
+        check.run(scene.context)
