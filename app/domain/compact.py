@@ -1,7 +1,16 @@
-"""CompactBackup: one Job, whose own backoffLimit repeats failed Pods, and a status copied from it.
+"""CompactBackup: one Job, named as it is, whose own limits repeat failed Pods, and a status copied from it.
 
-The first form: validation, the Job in both modes, and its outcome are complete; a compaction's own progress text comes from
-what its manager reports in ``result.progress``.
+=========================== ========================================== ======================================================
+observed                    default                                    sharded
+=========================== ========================================== ======================================================
+spec wrong                  ``Invalid`` with the rule, until it is edited
+cluster missing             ``Waiting`` with its name
+a Pod failed, tried again   ``RetryFailed``, a retry record            ``Running``, the message counts the failures
+progress                    the tool's own text                        shards done of all; indexes as in the Job's status
+Job complete                ``Complete`` if its report says so too     ``Complete``: the indexes are the proof
+Job failed                  ``Failed``, its last reason                ``Failed``, naming the shards that were given up
+Job gone before its end     ``Failed``: a new CompactBackup is needed
+=========================== ========================================== ======================================================
 """
 
 from datetime import datetime
@@ -15,9 +24,11 @@ from app.domain.observed import Object, Observed, metadata
 from app.domain.retries import VANISHED, failure_of
 from app.domain.run import stall_hint, stall_time
 from app.domain.status import Draft, Phase, holds
+from app.domain.times import stamp
 from app.domain.validation import admit, hold
 from crds import names
 from crds.report import Phase as ReportPhase
+from crds.report import Report
 
 _TERMINAL: Final = frozenset({Phase.COMPLETE, Phase.FAILED})
 _REPORTED: Final = {ReportPhase.PREPARE: Phase.PREPARE, ReportPhase.WAITING: Phase.WAITING}
@@ -52,37 +63,102 @@ def decide(observed: Observed, now: datetime, config: Config) -> Decision[JobInt
 
 
 def _follow(draft: Draft, job: Job, observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
-    report, status = job.report, job.obj.get("status") or {}
+    """Show where *job* is."""
+    sharded = _sharded(observed)
     draft.mark(Phase.SCHEDULED, at=job.created, message=f"Job {job.name}")
-    draft.put(
-        message=None,
-        progress=str(report.result.get("progress") or "") if report else None,
-        completedIndexes=status.get("completedIndexes"),
-        failedIndexes=status.get("failedIndexes"),
-    )
+    draft.put(message=None)
+    (_show_shards if sharded else _show_tool)(draft, job)
     if job.failed:
         failure = failure_of(job)
-        draft.enter(Phase.FAILED, at=failure.at, reason=failure.cause, message=failure.message)
-        draft.put(message="; ".join(text for text in (failure.cause, failure.message) if text))
-    elif job.complete and not _proven(job, observed):
-        message = f"Job {job.name} is complete but left no final report, so nothing proves its work"
-        draft.enter(Phase.FAILED, at=job.ended, reason="ReportMissing", message=message)
-        draft.put(message=message)
+        _fail(draft, failure.at, failure.cause, _given_up(draft) or failure.message)
+    elif job.complete and not (job.succeeded or sharded):
+        # A sharded Job has one report for many Pods, so there the completed indexes are the proof.
+        _fail(
+            draft,
+            job.ended,
+            "ReportMissing",
+            f"Job {job.name} is complete but left no final report, so nothing proves its work",
+        )
     elif job.complete:
         draft.enter(Phase.COMPLETE, at=job.ended)
-        draft.put(endTs=str((report.result.get("endTs") if report else "") or observed.spec.get("endTs") or ""))
-    elif report:
-        phase = _REPORTED.get(report.phase, Phase.RUNNING)
-        draft.enter(phase, at=report.time_started or job.started, message=report.error.message if report.error else "")
+        draft.put(endTs=str((job.report.result.get("endTs") if job.report else "") or observed.spec.get("endTs") or ""))
     else:
-        draft.enter(Phase.SCHEDULED, at=job.created, message=f"Job {job.name}")
+        _show_running(draft, job, sharded=sharded)
     wait = _stalled(draft, job, now, config)
     return Decision(status=draft.done(), resync_after=wait)
 
 
-def _proven(job: Job, observed: Observed) -> bool:
-    """A sharded Job has one report for many Pods, so there the completed indexes are the proof."""
-    return job.succeeded or observed.spec.get("mode") == "sharded"
+def _sharded(observed: Observed) -> bool:
+    return bool(observed.spec.get("mode") == "sharded")
+
+
+def _fail(draft: Draft, at: datetime | None, reason: str, message: str) -> None:
+    draft.enter(Phase.FAILED, at=at, reason=reason, message=message)
+    draft.put(message="; ".join(text for text in (reason, message) if text))
+
+
+def _show_tool(draft: Draft, job: Job) -> None:
+    """How far the tool is, in its own words."""
+    draft.put(progress=str(job.report.result.get("progress") or "") if job.report else None)
+
+
+def _show_shards(draft: Draft, job: Job) -> None:
+    """Which shards are done and which were given up, as Kubernetes counts them: one report cannot speak for many Pods."""
+    status = job.obj.get("status") or {}
+    done, failed = status.get("completedIndexes"), status.get("failedIndexes")
+    shards = (job.obj.get("spec") or {}).get("completions")
+    draft.put(
+        completedIndexes=done,
+        failedIndexes=failed,
+        progress=f"[SHARDS({count_indexes(str(done or ''))}/{shards})]" if shards else None,
+    )
+    if again := (status.get("failed") or 0) - count_indexes(str(failed or "")):
+        draft.put(message=f"{again} Pods failed so far, and their shards were tried again")
+
+
+def _given_up(draft: Draft) -> str:
+    """What a sharded Job left undone."""
+    failed = str(draft.get("failedIndexes") or "")
+    return f"{count_indexes(failed)} shards were given up: {failed}; the rest is compacted" if failed else ""
+
+
+def count_indexes(text: str) -> int:
+    """How many indexes *text* lists in the way of an indexed Job's status.
+
+    >>> count_indexes("0-2,5"), count_indexes("")
+    (4, 0)
+    """
+    count = 0
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        if first.isdigit() and (last or first).isdigit():
+            count += int(last or first) - int(first) + 1
+    return count
+
+
+def _show_running(draft: Draft, job: Job, *, sharded: bool) -> None:
+    report = job.report
+    if report is None:
+        draft.enter(Phase.SCHEDULED, at=job.created, message=f"Job {job.name}")
+    elif report.phase is ReportPhase.FAILED and not sharded:
+        _show_retry(draft, report)
+    else:
+        phase = _REPORTED.get(report.phase, Phase.RUNNING) if not sharded else Phase.RUNNING
+        message = report.error.message if report.error and phase is Phase.WAITING else ""
+        draft.enter(phase, at=report.time_started or job.started, message=message)
+
+
+def _show_retry(draft: Draft, report: Report) -> None:
+    """The Pod failed, and Kubernetes tries it again: ``maxRetryTimes`` bounds that."""
+    error = report.error
+    reason, words = (error.reason, error.message) if error else ("Failed", "")
+    draft.enter(Phase.RETRY_FAILED, at=report.time_completed, reason=reason, message=words)
+    draft.put(message="; ".join(text for text in (reason, words) if text))
+    records = list(draft.get("backoffRetryStatus") or ())
+    at = stamp(report.time_completed) if report.time_completed else ""
+    if at and (not records or records[-1].get("detectFailedAt") != at):
+        record = {"retryNum": len(records) + 1, "detectFailedAt": at, "retryReason": draft.get("message")}
+        draft.put(backoffRetryStatus=[*records, record])
 
 
 def _stalled(draft: Draft, job: Job, now: datetime, config: Config) -> float | None:

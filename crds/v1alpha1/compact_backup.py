@@ -12,9 +12,10 @@ _CEL_SHARDED = "has(self.mode) && self.mode == 'sharded'"
 
 
 class CompactState(StrEnum):
-    """Values of ``status.state``; ``Waiting`` is ours."""
+    """Values of ``status.state``; ``Waiting`` and ``Invalid`` are ours."""
 
     WAITING = "Waiting"
+    INVALID = "Invalid"
     SCHEDULED = "Scheduled"
     PREPARE = "Prepare"
     RUNNING = "Running"
