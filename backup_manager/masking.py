@@ -76,7 +76,8 @@ class Masker:
 
 def secrets_of(env: Mapping[str, str], spec: Mapping[str, Any]) -> list[str]:
     """The secret values that this run knows: from the environment, and an Azure ``sasToken`` in the CR."""
-    found = [env[name] for name in SECRET_VARIABLES if env.get(name)]
+    variables = [f"{prefix}{name}" for prefix in ("", "FULL_BACKUP_") for name in SECRET_VARIABLES]
+    found = [env[name] for name in variables if env.get(name)]
     for holder in (spec, spec.get("pitrFullBackupStorageProvider") or {}):
         if token := (holder.get("azblob") or {}).get("sasToken"):
             found.append(str(token))

@@ -1,4 +1,4 @@
-"""Restore with br: a snapshot, a point in time, or the removal of what a failed restore left behind."""
+"""Restore with br: a snapshot, or the removal of what a failed restore left; a point in time is :mod:`~.point`'s."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,6 +7,7 @@ from typing import Any, Final
 from backup_manager import br_run, gc_life_time, history, lease
 from backup_manager.database import Access, Database, connect
 from backup_manager.errors import NotFoundError, PermanentError, UsageError
+from backup_manager.operations import point
 from backup_manager.operations.steps import Context, Result, Step, run_steps
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
@@ -44,16 +45,16 @@ def run(context: Context) -> Result:
     if context.flags.get("abort"):
         with lease.held(context, cluster.namespace, cluster.name):
             return _abort(context, [br_run.find(context), *br.abort(spec, cluster, target.br_arguments)], target)
-    command = _point(context, cluster, target) if mode == "pitr" else br.restore(spec, cluster, target.br_arguments)
+    storage = open_storage(spec, location=location, env=context.env)
+    if mode == "pitr":
+        return point.run(context, cluster, storage)
     state = Restore(
-        argv=[br_run.find(context), *command],
-        target=target,
-        storage=open_storage(spec, location=location, env=context.env),
+        argv=[br_run.find(context), *br.restore(spec, cluster, target.br_arguments)], target=target, storage=storage
     )
     context.journal.note(source=location.url)
     with lease.held(context, cluster.namespace, cluster.name), history.restoring(context, state.storage, f"{mode} restore"):
-        run_steps(context, POINT_STEPS if mode == "pitr" else SNAPSHOT_STEPS, state)
-    return Result(commit_ts=_restored_to(context, state.heard)) if mode == "pitr" else state.result
+        run_steps(context, SNAPSHOT_STEPS, state)
+    return state.result
 
 
 def prepare(context: Context, state: Restore) -> None:
@@ -87,10 +88,11 @@ def put(context: Context, state: Restore) -> None:
         state.heard = br_run.run(context, work)
 
 
-_PREPARE: Final = Step(name="Prepare", work=prepare)
-_PUT: Final = Step(name="Restore", work=put)
-SNAPSHOT_STEPS: Final = (_PREPARE, Step(name="Look", work=look), _PUT)
-POINT_STEPS: Final = (_PREPARE, _PUT)
+SNAPSHOT_STEPS: Final = (
+    Step(name="Prepare", work=prepare),
+    Step(name="Look", work=look),
+    Step(name="Restore", work=put),
+)
 
 
 def _location(spec: Mapping[str, Any]) -> paths.Location:
@@ -98,29 +100,6 @@ def _location(spec: Mapping[str, Any]) -> paths.Location:
         return paths.location_of(spec)
     except paths.PathError as error:
         raise UsageError(str(error), hint="Correct the storage in the spec.") from None
-
-
-def _point(context: Context, cluster: br.Cluster, target: ToolStorage) -> list[str]:
-    """The command line of a restore to a point in time; the base snapshot's credentials are the main storage's."""
-    spec = context.resource.spec
-    base = spec.get("pitrFullBackupStorageProvider") or {}
-    full = ""
-    if paths.provider_of(base):
-        full = for_br(base, _location(base), env=context.env, scratch=context.scratch).url
-    return br.restore_point(
-        spec,
-        cluster,
-        target.br_arguments,
-        restored_ts=str(context.flags.get("pitrRestoredTs") or spec.get("pitrRestoredTs") or "0"),
-        full_backup=full,
-        replication_phase=int(context.flags.get("replicationPhase") or 0),
-    )
-
-
-def _restored_to(context: Context, heard: br.Heard) -> str | None:
-    """The point that was reached: what br says, else what was asked for. A log folder's ``backupmeta`` does not know it."""
-    asked = str(context.flags.get("pitrRestoredTs") or "0")
-    return heard.summary.get("restore-to") or (asked if asked != "0" else None)
 
 
 def _abort(context: Context, argv: Sequence[str], target: ToolStorage) -> Result:

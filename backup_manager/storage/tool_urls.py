@@ -66,6 +66,11 @@ def for_lightning(spec: Mapping[str, Any], location: Location, *, env: Mapping[s
     return ToolStorage(url=f"{told.url}{separator}{_query(query)}", env=told.env, secrets=told.secrets)
 
 
+def with_query(url: str, values: Mapping[str, str]) -> str:
+    """*url* with exactly *values* for its query; an empty value is said too."""
+    return f"{url.partition('?')[0]}?{_query(values)}"
+
+
 _COPY_DEFAULTS: Final = frozenset({"AWS_ACL", "AWS_STORAGE_CLASS", "AZURE_ACCESS_TIER", "GCS_STORAGE_CLASS", "GCS_OBJECT_ACL"})
 _READING: Final = frozenset({"endpoint", "region", "provider"})
 """What a reader needs; class, ACL and encryption are a writer's."""

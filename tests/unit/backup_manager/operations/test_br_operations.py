@@ -261,15 +261,6 @@ def test_failures_of_a_restore(case: Case, line: str, reason: str) -> None:
     assert case.database.life_time == "10m0s"
 
 
-def test_a_point_in_time(case: Case) -> None:
-    case.flags = {"mode": "pitr", "pitrRestoredTs": "450", "replicationPhase": "0"}
-    case.spec["pitrFullBackupStorageProvider"] = {"s3": {"provider": "aws", "bucket": "b", "prefix": "full"}}
-    case.install(meta=None)
-    result, _ = case.run(restore)
-    assert result.commit_ts == "450"
-    assert case.argv()[-2:] == ["--restored-ts=450", "--full-backup-storage=s3://b/full"]
-
-
 @pytest.mark.parametrize(
     ("tool", "reason"),
     [({}, None), ({"err": ["Error: no"], "code": 1}, "BRAbortFailed"), ({"out": ["Usage: br [command]"]}, "CommandNotFound")],

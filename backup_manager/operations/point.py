@@ -1,0 +1,170 @@
+"""Restore to a point in time: a base snapshot, or a start, and what the log holds after it.
+
+Whether the point can be reached is asked before the cluster is touched: ``br log metadata`` says how far the log reaches. br
+itself checks the same, but only in the middle of its run, and names no time that would do.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from backup_manager import br_run, gc_life_time, history, lease, point_storage
+from backup_manager.database import Access, Database, connect
+from backup_manager.errors import NotFoundError, PermanentError, UsageError
+from backup_manager.operations.steps import Context, Result, Step, run_steps
+from backup_manager.storage.base import Storage
+from backup_manager.storage.factory import open_storage
+from backup_manager.storage.tool_urls import for_br
+from backup_manager.tools import backupmeta, br
+from crds import paths, tso
+
+REASON: Final = "RestoreDataFromRemoteFailed"
+NO_PROGRESS_HINT: Final = "Choose a time in between, or wait until the log backup has come so far (status.logCheckpointTs)."
+
+
+class PointUnreachableError(PermanentError):
+    """The log does not hold what the restore would need."""
+
+    reason = "PointInTimeUnreachable"
+
+
+@dataclass(slots=True, kw_only=True)
+class Point:
+    """What the steps hand to each other. *target* is 0 for the newest."""
+
+    binary: str
+    cluster: br.Cluster
+    storages: point_storage.PointStorage
+    target: int
+    start: int
+    base: Storage | None = None
+    database: Database | None = None
+    heard: br.Heard = field(default_factory=br.Heard)
+
+
+def run(context: Context, cluster: br.Cluster, log: Storage) -> Result:
+    """Restore to ``--pitrRestoredTs``, else ``spec.pitrRestoredTs``, else the newest point."""
+    spec = context.resource.spec
+    base = spec.get("pitrFullBackupStorageProvider") or {}
+    where = _location(base) if paths.provider_of(base) else None
+    state = Point(
+        binary=br_run.find(context),
+        cluster=cluster,
+        storages=_storages(context, log, base, where),
+        target=_time(str(context.flags.get("pitrRestoredTs") or ""), "--pitrRestoredTs")
+        or _time(spec.get("pitrRestoredTs"), "spec.pitrRestoredTs"),
+        start=0 if where else _time(spec.get("logRestoreStartTs"), "spec.logRestoreStartTs"),
+        base=open_storage(base, location=where, env=point_storage.base_environment(context.env)) if where else None,
+    )
+    _argv(context, state)  # a spec that br would refuse is told at once
+    context.journal.note(source=log.location.url)
+    with lease.held(context, cluster.namespace, cluster.name), history.restoring(context, log, "pitr restore"):
+        run_steps(context, STEPS, state)
+    return Result(commit_ts=state.heard.summary.get("restore-to") or str(state.target))
+
+
+def prepare(context: Context, state: Point) -> None:
+    """The database answers, when one is named."""
+    if access := context.resource.access("to"):
+        state.database = connect(context, Access.of(access, name="to", env=context.env, flags=context.flags))
+
+
+def look(context: Context, state: Point) -> None:
+    """The log reaches from the start to the target. Afterwards *target* is a time, never 0."""
+    argv = br.log(br.LogCommand.METADATA, "", context.resource.spec, state.cluster, state.storages.log.br_arguments)
+    work = br_run.BrRun(argv=[state.binary, *argv], env=state.storages.log.env, reason=REASON)
+    facts = br_run.run(context, work).facts
+    try:
+        oldest, newest = int(facts["log-min-ts"]), int(facts["log-max-ts"])
+    except (KeyError, ValueError):
+        context.log("br did not say how far the log reaches; it will check the time itself")
+        return
+    start = _base_time(context, state.base) if state.base else state.start
+    state.target = checked(start, state.target, oldest, newest, base=state.base is not None)
+    context.journal.note(logMinTs=str(oldest), logMaxTs=str(newest), restoreTo=str(state.target))
+
+
+def checked(start: int, target: int, oldest: int, newest: int, *, base: bool) -> int:
+    """The point to restore to: *target*, or *newest* for 0. *start* 0 is not known. Raises PointUnreachableError."""
+    reach = f"the log reaches from {said(oldest)} to {said(newest)}"
+    if start and start < oldest:
+        name = "the base snapshot" if base else "spec.logRestoreStartTs"
+        raise PointUnreachableError(
+            f"there is a gap: {name} is of {said(start)}, but {reach}",
+            hint=f"Take a base snapshot of {said(oldest)} or later: the log before it was truncated or never written.",
+        )
+    if start > newest:
+        raise PointUnreachableError(f"the start, {said(start)}, is later than the log: {reach}", hint=NO_PROGRESS_HINT)
+    first = max(start, oldest)
+    if target and not first <= target <= newest:
+        nearest = first if target < first else newest
+        raise PointUnreachableError(
+            f"{said(target)} cannot be restored: {reach}" + (f", the start is {said(start)}" if start else ""),
+            hint=f"The nearest point is {said(nearest)}; any from {said(first)} to {said(newest)} will do. {NO_PROGRESS_HINT}",
+        )
+    return target or newest
+
+
+def said(point: int) -> str:
+    """A TSO for people."""
+    return f"{point} ({tso.to_datetime(point):%Y-%m-%d %H:%M:%S.%f}Z)"
+
+
+def put(context: Context, state: Point) -> None:
+    """Run br with the GC life time raised."""
+    work = br_run.BrRun(argv=_argv(context, state), env=state.storages.log.env, reason=REASON)
+    with gc_life_time.raised(context, state.database, context.resource.spec.get("tikvGCLifeTime")):
+        state.heard = br_run.run(context, work)
+
+
+STEPS: Final = (Step(name="Prepare", work=prepare), Step(name="Look", work=look), Step(name="Restore", work=put))
+
+
+def _argv(context: Context, state: Point) -> list[str]:
+    told = br.restore_point(
+        context.resource.spec,
+        state.cluster,
+        state.storages.log.br_arguments,
+        restored_ts=str(state.target),
+        full_backup=state.storages.base_url,
+        replication_phase=int(context.flags.get("replicationPhase") or 0),
+    )
+    return [state.binary, *told]
+
+
+def _storages(
+    context: Context, log: Storage, base: Mapping[str, Any], where: paths.Location | None
+) -> point_storage.PointStorage:
+    spec, env, scratch = context.resource.spec, context.env, context.scratch
+    if where is None:
+        return point_storage.PointStorage(log=for_br(spec, log.location, env=env, scratch=scratch))
+    return point_storage.both(spec, log.location, base, where, env=env, scratch=scratch)
+
+
+def _base_time(context: Context, base: Storage) -> int:
+    """Of which time the base snapshot is; 0 for an encrypted one, which br alone can read."""
+    try:
+        data = base.read(backupmeta.NAME)
+    except NotFoundError as error:
+        if error.problem().reason == "BucketNotFound":
+            raise
+        raise PermanentError(
+            f"{base.location.url} holds no {backupmeta.NAME}",
+            reason="SourceNotFound",
+            hint="Give the path of a finished snapshot in spec.pitrFullBackupStorageProvider.",
+        ) from None
+    return 0 if br.encrypts(context.resource.spec) else backupmeta.parse(data).end_version
+
+
+def _location(base: Mapping[str, Any]) -> paths.Location:
+    try:
+        return paths.location_of(base)
+    except paths.PathError as error:
+        raise UsageError(f"pitrFullBackupStorageProvider: {error}", hint="Correct the storage in the spec.") from None
+
+
+def _time(text: Any, name: str) -> int:
+    try:
+        return tso.parse(str(text or ""))
+    except tso.TimestampError as error:
+        raise UsageError(f"{name}: {error}", hint="Write a TSO, or a time like 2006-01-02T15:04:05+08:00.") from None

@@ -1,0 +1,204 @@
+"""Restore to a point in time: what is checked before br touches the cluster, and how br is told of two storages."""
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from backup_manager.errors import ManagerError, UsageError
+from backup_manager.masking import Masker, secrets_of
+from backup_manager.operations import restore
+from backup_manager.operations.point import PointUnreachableError, checked
+from backup_manager.operations.steps import Result
+from backup_manager.point_storage import PointStorage, both
+from crds import paths
+from tests.support.fake_tool import FakeTool
+from tests.support.manager import World, local_storage, world
+
+META = bytes.fromhex("280730ac02c80188271a00")  # end_version 300
+REACH = '[x] [INFO] [collector.go:268] ["log metadata"] [log-min-ts=200] [log-min-date="-"] [log-max-ts=450] [log-max-date="-"]'
+
+
+@pytest.mark.parametrize(
+    ("start", "target", "expected"),
+    [(300, 400, 400), (300, 0, 450), (300, 300, 300), (300, 450, 450), (200, 0, 450), (0, 200, 200), (0, 0, 450)],
+)
+def test_points_that_can_be_reached(start: int, target: int, expected: int) -> None:
+    assert checked(start, target, 200, 450, base=True) == expected
+
+
+@pytest.mark.parametrize(
+    ("start", "target", "said", "hint"),
+    [
+        (300, 451, "451 (", "The nearest point is 450 ("),
+        (300, 299, "299 (", "The nearest point is 300 ("),
+        (0, 199, "199 (", "The nearest point is 200 ("),
+        (199, 400, "gap: the base snapshot is of 199 (", "snapshot of 200 ("),
+        (451, 0, "later than the log", "in between"),
+    ],
+)
+def test_points_that_cannot(start: int, target: int, said: str, hint: str) -> None:
+    with pytest.raises(PointUnreachableError) as caught:
+        checked(start, target, 200, 450, base=True)
+    assert said in caught.value.message
+    assert hint in caught.value.hint
+
+
+class Case:
+    def __init__(self, tmp_path: Path) -> None:
+        self.tmp_path = tmp_path
+        self.tool = FakeTool(folder=tmp_path / "bin")
+        self.base = local_storage(tmp_path, "full")
+        (tmp_path / "volume" / "full").mkdir()
+        (tmp_path / "volume" / "full" / "backupmeta").write_bytes(META)
+        self.flags: dict[str, Any] = {"mode": "pitr"}
+        self.spec: dict[str, Any] = {
+            "br": {"cluster": "basic"},
+            "local": local_storage(tmp_path, "log"),
+            "pitrFullBackupStorageProvider": {"local": self.base},
+        }
+        (tmp_path / "volume" / "log").mkdir()
+
+    def run(self, *, out: str = REACH) -> tuple[Result, World]:
+        self.tool.install("br", out=[out])
+        here = world(self.tmp_path, self.spec, kind="Restore", env=self.tool.env, flags=self.flags)
+        return restore.run(here.context), here
+
+    def fails(self) -> ManagerError:
+        with pytest.raises(ManagerError) as caught:
+            self.run()
+        return caught.value
+
+    @property
+    def calls(self) -> list[list[str]]:
+        return [call["argv"][1:] for call in self.tool.called("br")]
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    return Case(tmp_path)
+
+
+def test_the_newest_point_is_asked_for_by_its_time(case: Case) -> None:
+    result, here = case.run()
+    assert result.commit_ts == "450"
+    look, put = case.calls
+    assert look[:2] == ["log", "metadata"]
+    assert put[:2] == ["restore", "point"]
+    assert put[-2:] == ["--restored-ts=450", f"--full-backup-storage=local://{case.tmp_path}/volume/full"]
+    assert [part.step for part in here.report.progress] == ["Prepare", "Look", "Restore"]
+    assert here.report.result["restoreTo"] == "450"
+
+
+def test_a_point_past_the_log_never_reaches_the_cluster(case: Case) -> None:
+    case.flags["pitrRestoredTs"] = "500"
+    assert case.fails().problem().reason == "PointInTimeUnreachable"
+    assert [call[:2] for call in case.calls] == [["log", "metadata"]]
+
+
+def test_from_a_start_without_a_base(case: Case) -> None:
+    del case.spec["pitrFullBackupStorageProvider"]
+    case.spec |= {"logRestoreStartTs": "250", "pitrRestoredTs": "400"}
+    case.flags["replicationPhase"] = "2"
+    case.run()
+    tail = [
+        "--restore-phase=2",
+        "--pitr-concurrency=1024",
+        "--metadata-download-batch-size=512",
+        "--retain-latest-mvcc-version",
+    ]
+    assert case.calls[1][-6:] == ["--restored-ts=400", "--start-ts=250", *tail]
+
+
+def test_a_base_that_is_not_there(case: Case) -> None:
+    case.base["prefix"] = "elsewhere"
+    assert case.fails().problem().reason == "SourceNotFound"
+    assert len(case.calls) == 1
+
+
+def test_neither_base_nor_start(case: Case) -> None:
+    del case.spec["pitrFullBackupStorageProvider"]
+    assert isinstance(case.fails(), UsageError)
+    assert case.calls == []
+
+
+def test_a_br_that_says_nothing_of_the_log_checks_itself(case: Case) -> None:
+    case.flags["pitrRestoredTs"] = "500"
+    case.run(out="quiet")
+    assert case.calls[1][:2] == ["restore", "point"]
+
+
+S3 = {"provider": "aws", "region": "eu-west-1", "bucket": "b"}
+KEYS = {"AWS_ACCESS_KEY_ID": "AKLOG", "AWS_SECRET_ACCESS_KEY": "log-secret"}
+BASE_KEYS = {"FULL_BACKUP_AWS_ACCESS_KEY_ID": "AKBASE", "FULL_BACKUP_AWS_SECRET_ACCESS_KEY": "base-secret+/"}
+
+
+def told(tmp_path: Path, log: dict[str, Any], base: dict[str, Any], env: dict[str, str]) -> PointStorage:
+    return both(log, paths.location_of(log), base, paths.location_of(base), env=env, scratch=tmp_path)
+
+
+def query(url: str) -> dict[str, str]:
+    return {name: values[0] for name, values in parse_qs(urlsplit(url).query, keep_blank_values=True).items()}
+
+
+def test_the_same_keys_stay_in_the_environment(tmp_path: Path) -> None:
+    made = told(tmp_path, {"s3": S3 | {"prefix": "log"}}, {"s3": S3 | {"prefix": "full"}}, KEYS)
+    assert (made.log.url, made.base_url) == ("s3://b/log", "s3://b/full")
+
+
+def test_keys_of_the_base_go_into_its_url_and_do_not_stay_for_the_log(tmp_path: Path) -> None:
+    env = KEYS | BASE_KEYS
+    made = told(tmp_path, {"s3": S3 | {"prefix": "log"}}, {"s3": S3 | {"prefix": "full"}}, env)
+    base, log = query(made.base_url), query(made.log.url)
+    assert (base["access-key"], base["secret-access-key"]) == ("AKBASE", "base-secret+/")
+    assert (log["access-key"], log["secret-access-key"]) == ("", "")
+    assert set(base) == set(log)
+    mask = Masker([*secrets_of(env, {}), *made.log.secrets])
+    shown = mask(f"--full-backup-storage={made.base_url} base-secret+/")
+    assert "base-secret" not in shown
+    assert "base-secret" not in repr(made)
+
+
+def test_a_base_that_is_read_by_the_pods_role(tmp_path: Path) -> None:
+    env = KEYS | {"FULL_BACKUP_AWS_REGION": "eu-west-1", "AWS_ROLE_ARN": "arn"}
+    made = told(tmp_path, {"s3": S3 | {"prefix": "log"}}, {"s3": S3 | {"prefix": "full"}}, env)
+    assert query(made.log.url)["secret-access-key"] == "log-secret"
+    assert query(made.base_url)["secret-access-key"] == ""
+    assert made.log.env["AWS_SECRET_ACCESS_KEY"] == ""
+
+
+def test_another_endpoint_alone_needs_no_secret_in_a_url(tmp_path: Path) -> None:
+    env = KEYS | {f"FULL_BACKUP_{name}": value for name, value in KEYS.items()}
+    made = told(tmp_path, {"s3": S3 | {"prefix": "log"}}, {"s3": S3 | {"endpoint": "http://minio:9000", "prefix": "f"}}, env)
+    assert query(made.base_url)["endpoint"] == "http://minio:9000"
+    assert query(made.log.url)["endpoint"] == ""
+    assert "log-secret" not in made.base_url + made.log.url
+
+
+def test_two_providers_have_their_own_options_and_variables(tmp_path: Path) -> None:
+    env = {"FULL_BACKUP_GCS_SERVICE_ACCOUNT_JSON_KEY": "{}", "FULL_BACKUP_GCS_PROJECT_ID": "p"} | KEYS
+    made = told(tmp_path, {"s3": S3 | {"prefix": "log"}}, {"gcs": {"projectId": "p", "bucket": "g", "prefix": "full"}}, env)
+    assert made.base_url == "gcs://g/full/"
+    assert made.log.url == "s3://b/log"
+    assert Path(made.log.env["GOOGLE_APPLICATION_CREDENTIALS"]).read_text() == "{}"
+
+
+def test_two_azure_applications_are_more_than_br_can_do(tmp_path: Path) -> None:
+    application = {"AZURE_CLIENT_ID": "a", "AZURE_CLIENT_SECRET": "one-secret", "AZURE_TENANT_ID": "t"}
+    env = application | {f"FULL_BACKUP_{name}": f"{value}2" for name, value in application.items()}
+    log, base = ({"azblob": {"container": "c", "storageAccount": name, "prefix": name}} for name in ("one", "two"))
+    with pytest.raises(UsageError, match="two Azure applications"):
+        told(tmp_path, log, base, env)
+
+
+def test_azure_tokens_stay_in_their_urls_and_are_masked(tmp_path: Path) -> None:
+    log, base = (
+        {"azblob": {"container": "c", "storageAccount": name, "prefix": name, "sasToken": f"sig={name}-token"}}
+        for name in ("log", "base")
+    )
+    made = told(tmp_path, log, base, {})
+    assert query(made.log.url)["sas-token"] == "sig=log-token"
+    assert query(made.base_url)["sas-token"] == "sig=base-token"
+    mask = Masker([*secrets_of({}, {**log, "pitrFullBackupStorageProvider": base}), *made.log.secrets])
+    assert "token" not in mask(f"{made.log.url} {made.base_url}").replace("sas-token", "")
