@@ -1,0 +1,299 @@
+"""Backup and Restore by the real br through CRs: API server, hooks, Jobs, S3 or a volume, and minikv in the place of TiKV.
+
+What minikv can prove and what not is in docs/minikv.md. The clusters are outside of Kubernetes: their PD is in ``br.options``.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from crds import names
+from sandbox import Cluster
+from sandbox.api import JOBS, LEASES, Object
+from sandbox.minikv import Faults, MiniKV, minikv_with_tidb
+from tests.support.servers import Tidb
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+TABLES = ("shop.t", "shop.other", "hr.people")
+SEED = (
+    "create database shop",
+    "create table shop.t(id bigint primary key auto_increment, name varchar(64), amt decimal(10,2), key k(name))",
+    "insert into shop.t(name,amt) values ('a',1.5),('b',2.5),('ünï',null)",
+    *["insert into shop.t(name,amt) select concat(name,id),id from shop.t"] * 6,
+    "create table shop.other(a varchar(10) primary key nonclustered, b int)",
+    "insert into shop.other values ('q',1),('r',2)",
+    "create database hr",
+    "create table hr.people(id int primary key, n varchar(20))",
+    "insert into hr.people values (1,'x')",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tikv:
+    """One cluster: its PD and its SQL."""
+
+    kv: MiniKV
+    db: Tidb
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tikv]:
+    with minikv_with_tidb(tmp_path_factory.mktemp("source")) as (kv, tidb):
+        made = Tikv(kv=kv, db=Tidb(port=tidb.port))
+        made.db.execute(*SEED)
+        yield made
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[Tikv]:
+    with minikv_with_tidb(tmp_path) as (kv, tidb):
+        yield Tikv(kv=kv, db=Tidb(port=tidb.port))
+
+
+@pytest.fixture(autouse=True)
+def _no_faults_left(source: Tikv) -> Iterator[None]:
+    yield
+    source.kv.set_faults(Faults())
+
+
+def until(condition: Callable[[], Any], what: Callable[[], str], seconds: float = 120.0) -> Any:
+    """Poll *condition* until it is true, and return what it gave."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not in {seconds:g} s: {what()}"
+        time.sleep(0.1)
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """One namespace of the sandbox, with its own folder in the bucket."""
+
+    cluster: Cluster
+    namespace: str
+
+    def s3(self, prefix: str, secret: str = "s3-secret") -> Object:
+        """A storage in the bucket."""
+        place = {"endpoint": "${S3_ENDPOINT}", "bucket": "${S3_BUCKET}", "prefix": f"{self.namespace}/{prefix}"}
+        return {"s3": {"provider": "aws", "region": "us-east-1", "secretName": secret, "forcePathStyle": True, **place}}
+
+    def apply(self, kind: str, name: str, tikv: Tikv, storage: Object, *, cluster: str = "basic", **spec: Any) -> None:
+        """A CR of *kind* for br; ``br_...`` go into ``spec.br``."""
+        br = {key.removeprefix("br_"): spec.pop(key) for key in list(spec) if key.startswith("br_")}
+        policy = {"minRetryDuration": "2s", "maxRetryTimes": 2, "retryTimeout": "10m"}
+        body = {
+            "br": {"cluster": cluster, "options": [f"--pd={tikv.kv.pd}"], **br},
+            "toolImage": "pingcap/br:v8.5.0",
+            "backoffRetryPolicy": policy,
+            **storage,
+            **({"cleanPolicy": "Delete"} if kind == "Backup" else {}),
+            **({"backupType": "full"} | spec),
+        }
+        cr = {"apiVersion": "pingcap.com/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": body}
+        self.cluster.apply(json.dumps(cr), namespace=self.namespace)
+
+    def status(self, name: str, kind: str = "Backup") -> Object:
+        found: Object = (self.cluster.get(kind, name, self.namespace) or {}).get("status") or {}
+        return found
+
+    def reaches(self, phase: str, name: str, kind: str = "Backup") -> Object:
+        """Wait for a phase; the status. Another end than that is a failure at once."""
+
+        def there() -> bool:
+            now = self.status(name, kind).get("phase")
+            assert now == phase or now not in {"Failed", "Invalid"}, self.told(name, kind)
+            return bool(now == phase)
+
+        until(there, lambda: f"{phase}: {self.told(name, kind)}")
+        return self.status(name, kind)
+
+    def told(self, name: str, kind: str) -> str:
+        status = self.status(name, kind)
+        return json.dumps({key: status.get(key) for key in ("phase", "conditions", "backoffRetryStatus")})
+
+    def failed(self, name: str, kind: str = "Backup") -> Object:
+        """The condition of a failure."""
+        status = self.reaches("Failed", name, kind)
+        found: Object = next(item for item in status["conditions"] if item["type"] == "Failed")
+        return found
+
+    @property
+    def client(self) -> Any:
+        """The bucket's server."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.cluster.bucket.endpoint,
+            aws_access_key_id=self.cluster.bucket.access_key,
+            aws_secret_access_key=self.cluster.bucket.secret_key,
+            region_name="us-east-1",
+        )
+
+    def objects(self, prefix: str) -> list[str]:
+        """Keys of data under *prefix*."""
+        start = f"{self.namespace}/{prefix}/"
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.cluster.bucket.name, Prefix=start)
+        return [item["Key"] for page in pages for item in page.get("Contents", ())]
+
+    def remove(self, key: str) -> None:
+        self.client.delete_object(Bucket=self.cluster.bucket.name, Key=key)
+
+    def delete(self, name: str) -> None:
+        """Delete a Backup and wait until it is gone."""
+        self.cluster.kubectl("delete", "backup", name, "-n", self.namespace, "--wait=false")
+        until(lambda: self.cluster.get("Backup", name, self.namespace) is None, lambda: self.told(name, "Backup"))
+
+    def running_pod(self) -> str:
+        def found() -> list[str]:
+            pods = self.cluster.pods(self.namespace)
+            return [pod["metadata"]["name"] for pod in pods if (pod.get("status") or {}).get("phase") == "Running"]
+
+        running: list[str] = until(found, lambda: "no Pod runs")
+        return running[0]
+
+    def jobs(self) -> list[str]:
+        return sorted(item["metadata"]["name"] for item in self.cluster.api.list(JOBS, self.namespace)["items"])
+
+
+@pytest.fixture
+def world(cluster: Cluster, namespace: str) -> World:
+    return World(cluster=cluster, namespace=namespace)
+
+
+def same(source: Tikv, target: Tikv, *tables: str) -> None:
+    """By SQL over every column, and by the server's own count and size of keys."""
+    for table in tables:
+        assert source.db.checksum(table) == target.db.checksum(table), table
+        target.db.execute(f"admin check table {table}")
+
+
+def tables_of(tikv: Tikv) -> set[str]:
+    rows = tikv.db.execute("select concat(table_schema, '.', table_name) from information_schema.tables")
+    return {str(row[0]) for row in rows} & set(TABLES)
+
+
+def test_full_to_s3_and_back_then_again_then_clean(world: World, source: Tikv, target: Tikv) -> None:
+    world.apply("Backup", "full", source, world.s3("full"), br_checksum=True)
+    status = world.reaches("Complete", "full")
+    assert int(status["commitTs"]) > 0
+    assert status["backupSize"] > 0
+    assert {part["step"] for part in status["progresses"]} >= {"Prepare", "Full Backup", "Checksum", "Verify"}
+    assert all(part["progress"] == 100 for part in status["progresses"])
+    world.apply("Restore", "back", target, world.s3("full"))
+    restored = world.reaches("Complete", "back", "Restore")
+    assert restored["commitTs"] == status["commitTs"]
+    same(source, target, *TABLES)
+    # The same once more is refused, and harms nothing.
+    world.apply("Restore", "again", target, world.s3("full"))
+    assert world.failed("again", "Restore")["reason"] == "TargetNotEmpty"
+    same(source, target, *TABLES)
+    before = world.objects("full")
+    world.apply("Backup", "squatter", source, world.s3("full"))
+    assert world.failed("squatter")["reason"] in {"BackupPathClaimed", "BackupPathInUse"}
+    assert world.objects("full") == before
+    world.delete("squatter")
+    assert world.objects("full") == before
+    world.delete("full")
+    assert world.objects("full") == []
+
+
+def test_full_to_a_volume_and_back(world: World, source: Tikv, target: Tikv, tmp_path: Path) -> None:
+    """TiKV writes the files itself, so a volume is mounted at the same path here and there."""
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o777)
+    volume = {"name": "v", "hostPath": {"path": str(shared)}}
+    storage = {"local": {"prefix": "full", "volume": volume, "volumeMount": {"name": "v", "mountPath": str(shared)}}}
+    world.apply("Backup", "full", source, storage)
+    assert world.reaches("Complete", "full")["backupPath"] == f"local://{shared}/full"
+    assert (shared / "full" / "backupmeta").exists()
+    world.apply("Restore", "back", target, storage)
+    world.reaches("Complete", "back", "Restore")
+    same(source, target, *TABLES)
+    world.delete("full")
+    assert not list((shared / "full").glob("**/*.sst"))
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ({"backupType": "db", "br_db": "shop"}, {"shop.t", "shop.other"}),
+        ({"backupType": "table", "br_db": "shop", "br_table": "t"}, {"shop.t"}),
+        ({"tableFilter": ["*.*", "!shop.t", "!mysql.*"]}, {"shop.other", "hr.people"}),
+    ],
+    ids=["db", "table", "filter"],
+)
+def test_a_part_and_back(world: World, source: Tikv, target: Tikv, spec: dict[str, Any], expected: set[str]) -> None:
+    world.apply("Backup", "part", source, world.s3("part"), **spec)
+    world.reaches("Complete", "part")
+    world.apply("Restore", "back", target, world.s3("part"), **spec)
+    world.reaches("Complete", "back", "Restore")
+    assert tables_of(target) == expected
+    same(source, target, *expected)
+
+
+def test_wrong_credentials_are_named_and_not_repeated(world: World, source: Tikv) -> None:
+    keys = {"access_key": world.cluster.bucket.access_key, "secret_key": "not-the-secret"}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "wrong"}, "stringData": keys}
+    world.cluster.apply(json.dumps(secret), namespace=world.namespace)
+    world.apply("Backup", "no", source, world.s3("no", secret="wrong"))
+    assert world.failed("no")["reason"] == "StorageAccessDenied"
+    assert world.jobs() == ["backup-no"]
+    assert "not-the-secret" not in json.dumps(world.cluster.get("Backup", "no", world.namespace))
+
+
+def test_killed_in_the_middle_it_goes_on_and_is_whole(world: World, source: Tikv, target: Tikv) -> None:
+    source.kv.set_faults(Faults(slow_ms=400))
+    world.apply("Backup", "killed", source, world.s3("killed"))
+    until(lambda: [key for key in world.objects("killed") if key.endswith(".sst")], lambda: world.told("killed", "Backup"))
+    world.cluster.kill_pod(world.running_pod(), world.namespace)
+    # br would wait five minutes for the dead one's lock; it says itself that one may remove it when no br runs.
+    locks = [key for key in world.objects("killed") if key.endswith("checkpoint.lock")]
+    assert locks
+    for key in locks:
+        world.remove(key)
+    source.kv.set_faults(Faults())
+    status = world.reaches("Complete", "killed")
+    assert world.jobs() == ["backup-killed", "backup-killed-r1"]
+    assert [record["retryNum"] for record in status["backoffRetryStatus"]] == [1]
+    world.apply("Restore", "back", target, world.s3("killed"))
+    world.reaches("Complete", "back", "Restore")
+    same(source, target, *TABLES)
+
+
+def test_one_at_a_time_on_a_cluster(world: World, source: Tikv) -> None:
+    source.kv.set_faults(Faults(slow_ms=300))
+    world.apply("Backup", "first", source, world.s3("first"))
+    world.reaches("Running", "first")
+    world.apply("Backup", "second", source, world.s3("second"))
+    world.apply("Backup", "elsewhere", source, world.s3("elsewhere"), cluster="another")
+    waiting = world.reaches("Waiting", "second")
+    told = next(item for item in waiting["conditions"] if item["type"] == "Waiting")
+    assert told["reason"] == "ClusterInUse"
+    assert f"Backup {world.namespace}/first" in told["message"]
+    assert world.objects("second") == []
+    source.kv.set_faults(Faults())
+    ended = [world.reaches("Complete", name) for name in ("first", "second")]
+    world.reaches("Complete", "elsewhere")
+    assert int(ended[0]["commitTs"]) < int(ended[1]["commitTs"])
+    lease = world.cluster.api.find(LEASES, world.namespace, names.cluster_lease(world.namespace, "basic"))
+    assert lease is not None
+    assert lease["spec"]["holderIdentity"] == ""
+    assert lease["spec"]["leaseTransitions"] == 2
+
+
+def test_a_holder_that_died_for_good_is_taken_over(world: World, source: Tikv) -> None:
+    source.kv.set_faults(Faults(slow_ms=400))
+    world.apply("Backup", "dies", source, world.s3("dies"), backoffRetryPolicy={"maxRetryTimes": 0})
+    world.reaches("Running", "dies")
+    world.cluster.kill_pod(world.running_pod(), world.namespace)
+    source.kv.set_faults(Faults())
+    world.reaches("Failed", "dies")
+    world.apply("Backup", "next", source, world.s3("next"))
+    assert f"{world.namespace}/dies" in json.dumps(world.reaches("Waiting", "next")["conditions"])
+    world.reaches("Complete", "next")
