@@ -1,5 +1,6 @@
 """The cluster of a kubeconfig, through the ``kubernetes`` client. Imported by commands only when they ask a cluster."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
@@ -51,15 +52,18 @@ class Cluster:
         self._batch: Any = client.BatchV1Api(api)
 
     def _load(self, settings: Any, kubeconfig: str, context: str) -> None:
+        """From the kubeconfig, which the client by itself looks for only when imported; in a Pod without one its account."""
+        path = kubeconfig or os.environ.get("KUBECONFIG") or None
         try:
-            config.load_kube_config(kubeconfig or None, context or None, client_configuration=settings)
-            contexts, current = config.list_kube_config_contexts(kubeconfig or None)
-            chosen = next((item for item in contexts if item["name"] == context), current) if context else current
-            self._of_context = (chosen.get("context") or {}).get("namespace") or ""
+            config.load_kube_config(path, context or None, client_configuration=settings)
         except ConfigException:
-            if kubeconfig or context:
+            if kubeconfig or context or "KUBERNETES_SERVICE_HOST" not in os.environ:
                 raise
             config.load_incluster_config(client_configuration=settings)
+            return
+        contexts, current = config.list_kube_config_contexts(path)
+        chosen = next((item for item in contexts if item["name"] == context), current)
+        self._of_context = (chosen.get("context") or {}).get("namespace") or ""
 
     @property
     def namespace(self) -> str:

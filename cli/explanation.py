@@ -134,8 +134,10 @@ def _of_run(found: Explanation, evidence: Evidence, now: datetime) -> None:
     if summary.phase == "New":
         _never_seen(found, cr, now)
     for kind in dict.fromkeys((summary.phase, "Stalled", "CleanFailed")):
-        if (item := condition(cr, kind)) and (item.get("message") or item.get("reason")):
-            found.sentences.append(_sentence(f"{item.get('reason') or kind}: {item.get('message') or 'no more is said'}"))
+        item = condition(cr, kind) or {}
+        # A condition without a reason says only which Job it is.
+        if item.get("reason"):
+            found.sentences.append(_sentence(f"{item['reason']}: {item.get('message') or 'no more is said'}"))
     if jobs:
         _of_job(found, jobs[-1])
     _of_pods(found, evidence.pods)

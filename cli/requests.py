@@ -38,15 +38,6 @@ _LABELS: Final = {
     "BackupSchedule": names.SCHEDULE_LABEL,
     "CompactBackup": names.COMPACT_LABEL,
 }
-_PLURALS: Final = {
-    "backups": "Backup",
-    "backupschedules": "BackupSchedule",
-    "compactbackups": "CompactBackup",
-    "tidbclusters": "TidbCluster",
-    "clusters": "Cluster",
-    "tikvgroups": "TiKVGroup",
-    "namespaces": "Namespace",
-}
 CLUSTERS: Final = frozenset({"TidbCluster", "Cluster"})
 
 
@@ -105,7 +96,7 @@ def _matches(rule: Mapping[str, Any], item: Object) -> bool:
     wanted = (rule.get("labelSelector") or {}).get("matchLabels") or {}
     labels = meta.get("labels") or {}
     return (
-        item.get("kind") == _PLURALS.get(str(rule.get("resource")))
+        f"{str(item.get('kind')).lower()}s" == rule.get("resource")
         and item.get("apiVersion") == rule.get("apiVersion")
         and (not rule.get("namespace") or meta.get("namespace") == rule["namespace"])
         and (not rule.get("names") or meta.get("name") in rule["names"])
@@ -172,6 +163,7 @@ def _cluster(namespace: str, name: str, version: str) -> Object:
         "apiVersion": "pingcap.com/v1alpha1",
         "kind": "TidbCluster",
         "metadata": {"namespace": namespace, "name": name},
-        "spec": {"version": version, "tikv": {"baseImage": "pingcap/tikv"}},
+        # What a restore to a point in time wants of a cluster, the garbage collection of TiKV held, is taken for done.
+        "spec": {"version": version, "tikv": {"baseImage": "pingcap/tikv", "config": "[gc]\nratio-threshold = -1.0\n"}},
         "status": {"conditions": [{"type": "Ready", "status": "True"}]},
     }
