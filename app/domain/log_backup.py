@@ -217,6 +217,9 @@ class _Task:
         job = outcome.job
         if command == START:
             self._project_start(outcome)
+        elif outcome.phase is Phase.WAITING:
+            words = {"reason": outcome.reason, "message": outcome.message, "command": command}
+            self.draft.mark(Phase.WAITING, at=outcome.at, **words)
         if outcome.phase is not Phase.COMPLETE or job is None or job.report is None:
             return
         if command == TRUNCATE:

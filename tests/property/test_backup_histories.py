@@ -53,6 +53,8 @@ SAID = [
         for state, when in (("running", 10), ("paused", 40), ("errorPaused", 40), ("absent", 60), ("unknown", 10**6))
     ),
 ]
+PITR = {**BR_SPEC, "restoreMode": "pitr", "logRestoreStartTs": "5"}
+OFF = "[gc]\nratio-threshold = -1"
 SPECS: list[tuple[Kind[Any], str, dict[str, Any]]] = [
     (backup.KIND, "Backup", EXPORT_SPEC),
     (backup.KIND, "Backup", {**EXPORT_SPEC, "cleanPolicy": "Delete"}),
@@ -61,7 +63,10 @@ SPECS: list[tuple[Kind[Any], str, dict[str, Any]]] = [
     (backup.KIND, "Backup", {**BR_SPEC, "s3": {**S3, "prefix": "../x"}}),
     (restore.KIND, "Restore", {"to": EXPORT_SPEC["from"], "s3": S3}),
     (restore.KIND, "Restore", {**BR_SPEC, "prune": "afterFailed"}),
+    (restore.KIND, "Restore", PITR),
+    (restore.KIND, "Restore", {**PITR, "replicationConfig": {"compactBackupName": "c", "waitTimeout": "2h"}}),
     (compactbackup.KIND, "CompactBackup", {**BR_SPEC, "startTs": "1", "endTs": "2"}),
+    (compactbackup.KIND, "CompactBackup", {**BR_SPEC, "startTs": "1", "mode": "sharded", "shardCount": 2}),
 ]
 NAMES = [
     "backup-basic",
@@ -77,6 +82,9 @@ NAMES = [
     "restore-basic",
     "restore-basic-r1",
     "restore-basic-prune",
+    "basic-snapshot-restore",
+    "basic-snapshot-restore-r1",
+    "basic-log-restore",
     "basic",
     "of-somebody-else",
 ]
@@ -105,7 +113,20 @@ jobs = st.lists(
 )
 condition = st.fixed_dictionaries(
     {
-        "type": st.sampled_from(["Scheduled", "Running", "Complete", "Failed", "Invalid", "Waiting", "Clean", "Stopped"]),
+        "type": st.sampled_from(
+            [
+                "Scheduled",
+                "Running",
+                "Complete",
+                "Failed",
+                "Invalid",
+                "Waiting",
+                "Clean",
+                "Stopped",
+                "SnapshotRestored",
+                "CompactSettled",
+            ]
+        ),
         "status": st.sampled_from(["True", "False"]),
     },
     optional={"lastTransitionTime": times, "message": st.just("before")},
@@ -117,7 +138,10 @@ record = st.fixed_dictionaries(
 statuses = st.none() | st.fixed_dictionaries(
     {},
     optional={
-        "phase": st.sampled_from(["", "Waiting", "Invalid", "Scheduled", "Running", "Complete", "Failed", "Paused", "Clean"]),
+        "phase": st.sampled_from(
+            ["", "Waiting", "Invalid", "Scheduled", "Running", "Complete", "Failed", "Paused", "RetryFailed", "Clean"]
+        ),
+        "replicationStep": st.sampled_from(["snapshot-restore", "log-restore"]),
         "state": st.sampled_from(["Running", "Complete"]),
         "commitTs": st.just("450"),
         "backupPath": st.just("s3://bucket/daily/basic-0f5e9c1a"),
@@ -162,7 +186,8 @@ def test_any_request_is_answered_without_harm(
 ) -> None:
     kind, name, spec = case
     cr = parent(name, spec, status=status)
-    related = {"TidbCluster.pingcap.com/v1alpha1": {"db/basic": tidb_cluster(ready=ready)}}
+    cluster = tidb_cluster(ready=ready, tikv={"baseImage": "pingcap/tikv", "config": OFF})
+    related = {"TidbCluster.pingcap.com/v1alpha1": {"db/basic": cluster}}
     observed = Observed(
         parent=cr,
         children={JOB: {f"db/{child['metadata']['name']}": child for child in children}},
@@ -245,8 +270,12 @@ class History:
     """Interprets random steps, and checks after each one what must hold."""
 
     def __init__(self, kind: Kind[Any], name: str, spec: dict[str, Any]) -> None:
-        cluster = {"TidbCluster.pingcap.com/v1alpha1": {"db/basic": tidb_cluster()}}
-        self.world = Metacontroller(kind=kind, parent=parent(name, spec), related=cluster)
+        settled = {**parent("CompactBackup", BR_SPEC, name="c"), "status": {"state": "Failed"}}
+        related = {
+            "TidbCluster.pingcap.com/v1alpha1": {"db/basic": tidb_cluster(tikv={"baseImage": "pingcap/tikv", "config": OFF})},
+            "CompactBackup.pingcap.com/v1alpha1": {"db/c": settled},
+        }
+        self.world = Metacontroller(kind=kind, parent=parent(name, spec), related=related)
         self.repeats_vanished = name == "Backup"
         self.ended = False
         self.vanished = False

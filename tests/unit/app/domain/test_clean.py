@@ -296,6 +296,29 @@ def test_a_task_that_was_seen_to_be_gone_needs_no_stop() -> None:
     assert [intent.purpose for intent in cleaning.create] == [Purpose.CLEAN]
 
 
+@pytest.mark.parametrize(
+    ("phase", "commit", "jobs", "stops"),
+    [
+        ("Running", "450", (), True),
+        ("Paused", "450", (), True),
+        ("RetryFailed", "450", (), True),
+        ("Scheduled", "", (job("backup-basic-log-start", state="failed"),), True),
+        ("Stopped", "450", (), False),
+        ("Waiting", "", (), False),
+        ("", "", (), False),
+    ],
+)
+def test_whether_a_stop_is_needed_depends_on_what_may_be_in_the_cluster(
+    phase: str, commit: str, jobs: tuple[Any, ...], stops: bool
+) -> None:
+    status: dict[str, Any] = {"phase": phase, "commitTs": commit}
+    if phase == "Stopped":
+        status["conditions"] = [{"type": "Stopped", "status": "True"}]
+    cr = log("Retain", {key: value for key, value in status.items() if value})
+    decision = finalize(cr, *jobs, after=10**6, related=[tidb_cluster()])
+    assert ([intent.name for intent in decision.create], decision.finalized) == (["stop-basic"] if stops else [], not stops)
+
+
 def test_the_watch_goes_before_the_stop() -> None:
     decision = finalize(log("Retain", STARTED), job("backup-basic-log-watch"), related=[tidb_cluster()])
     assert ([drop.name for drop in decision.drop], list(decision.create)) == (["backup-basic-log-watch"], [])

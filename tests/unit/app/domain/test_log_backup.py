@@ -180,6 +180,39 @@ def test_a_running_backup_stays_running_while_its_next_command_has_to_wait() -> 
     assert walk.wanted() == ["backup-basic-log-pause"]
 
 
+@pytest.mark.parametrize(
+    ("asked", "name", "phase"),
+    [("log-start", "backup-basic-log-start", "Waiting"), ("log-pause", "backup-basic-log-pause", "Running")],
+)
+def test_a_command_that_waits_for_another_run_names_it(asked: str, name: str, phase: str) -> None:
+    walk = Walk()
+    if asked != "log-start":
+        walk.start()
+        walk.spec["logSubcommand"] = asked
+    assert walk.wanted() == [name]
+    busy = {"reason": "ClusterBusy", "message": "held by Restore db/x"}
+    walk.jobs[name] = job(name, created=at(walk.clock), said=report("Waiting", error=busy))
+    walk.sync()
+    assert walk.status["phase"] == phase
+    assert [item["message"] for item in walk.status["conditions"] if item["type"] == "Waiting"] == ["held by Restore db/x"]
+    walk.jobs[name] = job(name, created=at(walk.clock), said=report("Running"))
+    walk.sync()
+    assert "Waiting" not in {item["type"] for item in walk.status["conditions"]}
+
+
+def test_runs_of_br_are_shown_whatever_the_command() -> None:
+    walk = Walk(logTruncateUntil="900")
+    walk.start()
+    walk.wanted()
+    operation = {"operationID": "7", "command": "log truncate", "startedAt": at(1), "observedAt": at(2)}
+    walk.ends(
+        "backup-basic-log-truncate",
+        report("Complete", result={"truncateUntil": "900", "brOperations": [operation]}),
+        args=["--truncate-until=900"],
+    )
+    assert walk.status["brOperations"] == [operation]
+
+
 def test_a_start_that_fails_for_good_fails_the_backup_and_is_not_repeated() -> None:
     walk = Walk()
     walk.wanted()
