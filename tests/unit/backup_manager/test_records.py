@@ -174,7 +174,7 @@ def test_of_a_folder_and_a_folder_in_it_never_both() -> None:
         bucket, won = Bucket(), list[str]()
         gate = threading.Barrier(2)
 
-        def run(work: tuple[str, Owner], bucket: Bucket = bucket, won: list[str] = won, gate: Any = gate) -> None:
+        def run(work: tuple[str, Owner], bucket: Bucket = bucket, won: list[str] = won, gate: threading.Barrier = gate) -> None:
             gate.wait()
             try:
                 claim(at(work[0], bucket), work[1])
@@ -211,9 +211,10 @@ def in_parallel(work: Callable[[Any], None], items: list[Any]) -> None:
 def test_another_backups_record_is_not_written() -> None:
     records = at("p", Bucket())
     claim(records)
-    for call in (lambda: records.complete(TWO), lambda: records.fail(TWO, Problem(reason="x"))):
-        with pytest.raises(ClaimedError):
-            call()
+    with pytest.raises(ClaimedError):
+        records.complete(TWO)
+    with pytest.raises(ClaimedError):
+        records.fail(TWO, Problem(reason="x"))
 
 
 def test_a_record_that_vanished_is_told() -> None:

@@ -134,9 +134,7 @@ def test_check_fails_with_exit_4_and_all_lines(tmp_path: Path) -> None:
     spec = {"local": {"prefix": "p", "volumeMount": {"mountPath": str(tmp_path / "absent")}}, "from": {"host": "db"}}
     scene = world(tmp_path, spec)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            Database, "rows", lambda *_: (_ for _ in ()).throw(DatabaseUnreachableError("db does not answer", hint="Look."))
-        )
+        patch.setattr(Database, "rows", down)
         with pytest.raises(CheckError, match="reach, database failed: VolumeNotMounted") as caught:
             check.run(scene.context)
     assert caught.value.exit_code == 4
