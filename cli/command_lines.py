@@ -6,7 +6,7 @@ come from is told.
 
 import shlex
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from app.builders import scheduled_backup
 from app.domain.config import Config
 from app.domain.schedule import Snapshot
 from app.hooks.answer import plain
+from backup_manager import point_storage
 from backup_manager.database import Access
 from backup_manager.errors import UsageError
 from backup_manager.masking import Masker, secrets_of
@@ -123,7 +124,8 @@ def _line(cr: Object, container: Mapping[str, Any]) -> CommandLine:
     flags = {name: value for name, _, value in (word.removeprefix("--").partition("=") for word in words)}
     entries: Sequence[Mapping[str, Any]] = container.get("env") or ()
     literal = {str(entry["name"]): str(entry["value"]) for entry in entries if entry.get("value")}
-    env = {**_STAND_INS, **dict.fromkeys(_secret_sources(entries), _STAND_IN), **literal}
+    secrets = {name: f"{_STAND_IN}-{place}" for name, place in _secret_places(entries).items()}
+    env = {**_STAND_INS, **secrets, **literal}
     with tempfile.TemporaryDirectory(prefix="tidb-backup-") as scratch:
         task = _Task(verb=verb, flags=flags, cr=cr, env=env, scratch=Path(scratch))
         builder = _BUILDERS.get(verb)
@@ -133,12 +135,12 @@ def _line(cr: Object, container: Mapping[str, Any]) -> CommandLine:
             line = builder(task)
         except PathError as error:
             raise UsageError(str(error), hint="Correct the storage in the spec.") from None
-    needed = {**line.env, **_secret_sources(entries)}
-    return _masked(CommandLine(purpose=line.purpose, argv=line.argv, env=needed, files=line.files), task)
+    needed = {**line.env, **_sources(entries)}
+    return _masked(CommandLine(purpose=line.purpose, argv=line.argv, env=needed, files=line.files), task, secrets.values())
 
 
-def _masked(line: CommandLine, task: _Task) -> CommandLine:
-    mask = Masker([*secrets_of(task.env, task.spec), _STAND_IN])
+def _masked(line: CommandLine, task: _Task, secrets: Iterable[str]) -> CommandLine:
+    mask = Masker([*secrets_of(task.env, task.spec), *secrets, _STAND_IN])
     scratch = f"{task.scratch}/"
     return CommandLine(
         purpose=line.purpose,
@@ -148,18 +150,25 @@ def _masked(line: CommandLine, task: _Task) -> CommandLine:
     )
 
 
-def _secret_sources(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Variables that a Job takes from Secrets, with the place instead of the value. br and dumpling read Google's key from a
-    file, which the manager writes for them."""
+def _secret_places(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Variables that a Job takes from Secrets, and where from."""
     found = {}
     for entry in entries:
-        reference = (entry.get("valueFrom") or {}).get("secretKeyRef")
-        if reference and not entry["name"].endswith(names.ENV_PASSWORD):
+        if reference := (entry.get("valueFrom") or {}).get("secretKeyRef"):
             optional = ", optional" if reference.get("optional") else ""
-            place = f"Secret {reference['name']}, key {reference['key']}{optional}"
-            google = entry["name"] == "GCS_SERVICE_ACCOUNT_JSON_KEY"
-            name = "GOOGLE_APPLICATION_CREDENTIALS" if google else str(entry["name"])
-            found[name] = f"<{'a file with the ' if google else ''}{place}>"
+            found[str(entry["name"])] = f"Secret {reference['name']}, key {reference['key']}{optional}"
+    return found
+
+
+def _sources(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What the tool's own environment needs, with the place instead of the value. br and dumpling read Google's key from a
+    file, which the manager writes for them; the base snapshot's variables are the manager's alone."""
+    found = {}
+    for name, place in _secret_places(entries).items():
+        if name == "GCS_SERVICE_ACCOUNT_JSON_KEY":
+            found["GOOGLE_APPLICATION_CREDENTIALS"] = f"<a file with the {place}>"
+        elif not name.endswith(names.ENV_PASSWORD) and not name.startswith(names.ENV_FULL_BACKUP):
+            found[name] = f"<{place}>"
     return found
 
 
@@ -202,9 +211,11 @@ def _restore(task: _Task) -> CommandLine:
     if task.flags.get("mode") != "pitr":
         argv = br.restore(task.spec, task.cluster, target.br_arguments)
         return CommandLine(purpose=f"restore {task.location.url}", argv=[br.NAME, *argv], env=target.env)
-    base = task.spec.get("pitrFullBackupStorageProvider") or {}
-    full = for_br(base, location_of(base), env=task.env, scratch=task.scratch).url if provider_of(base) else ""
     point = str(task.flags.get("pitrRestoredTs") or task.spec.get("pitrRestoredTs") or "0")
+    full, base = "", task.spec.get("pitrFullBackupStorageProvider") or {}
+    if provider_of(base):
+        told = point_storage.both(task.spec, task.location, base, location_of(base), env=task.env, scratch=task.scratch)
+        target, full = told.log, told.base_url
     argv = br.restore_point(task.spec, task.cluster, target.br_arguments, restored_ts=point, full_backup=full)
     return CommandLine(purpose=f"restore to {point}", argv=[br.NAME, *argv], env=target.env)
 
