@@ -40,6 +40,7 @@ from crds.paths import PathError, export_location
 FORCE_ANNOTATION: Final = "tidb.pingcap.com/force-delete"
 """``"true"`` on a Backup lets it go without its data being deleted."""
 _PODS_LEFT: Final = 10
+_AHEAD: Final = 20
 _DOUBLINGS: Final = 12
 
 
@@ -70,8 +71,9 @@ class Attempt:
 
     @classmethod
     def latest(cls, first: str, jobs: Mapping[str, Job], seen: int = 0) -> "Attempt":
-        """The latest attempt of *first* among *jobs*; *seen* is the highest number that the status knows of."""
-        observed = (number for number in range(1, seen + len(jobs) + 1) if names.retry(first, number - 1) in jobs)
+        """The latest attempt of *first* among *jobs*; *seen* is the highest number that the status knows of. The status may be
+        behind and the attempts before the latest may be gone, so it is looked for some way ahead."""
+        observed = (number for number in range(1, seen + _AHEAD + 1) if names.retry(first, number - 1) in jobs)
         number = max([seen, 1, *observed])
         job = jobs.get(names.retry(first, number - 1))
         return cls(number=number, job=job, gone=job is None and seen >= number)

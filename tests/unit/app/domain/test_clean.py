@@ -270,6 +270,13 @@ def test_a_stop_that_keeps_failing_is_given_up_with_a_warning() -> None:
     assert "may still run" in decision.warnings[0]
 
 
+def test_the_latest_attempt_is_found_when_the_status_is_behind_and_those_before_it_are_gone() -> None:
+    """A second clean beside the one under way would be the alternative."""
+    decision = finalize(backup(status=COMPLETE), job("clean-basic-r1"))
+    assert (list(decision.create), decision.status["cleanStatus"]["attempt"]) == ([], 2)
+    assert finalize(log("Retain", STARTED), DEAD[2], after=10**6, related=[tidb_cluster()]).finalized
+
+
 def test_a_stop_that_keeps_failing_keeps_the_data_until_a_human_decides() -> None:
     decision = finalize(log("Delete", STARTED), *DEAD, after=10**6, related=[tidb_cluster()])
     assert not decision.finalized
