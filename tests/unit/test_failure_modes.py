@@ -1,0 +1,56 @@
+"""``docs/failure-modes.md`` names only conditions and reasons that the code has."""
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from app.domain import schedule
+from app.domain.status import Phase
+from crds import names
+
+ROOT: Final = Path(__file__).resolve().parent.parent.parent
+PAGE: Final = ROOT / "docs" / "failure-modes.md"
+_SHOWN: Final = re.compile(r"`([A-Z]\w+): ([A-Z]\w+)`")
+TYPES: Final = {str(phase) for phase in Phase} | {schedule.STALLED, schedule.HELD}
+KUBERNETES: Final = {"BackoffLimitExceeded"}
+"""Reasons of the Job controller."""
+
+
+@cache
+def source() -> str:
+    return "\n".join(path.read_text() for room in ("app", "backup_manager") for path in sorted((ROOT / room).rglob("*.py")))
+
+
+def rows() -> list[list[str]]:
+    lines = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+SHOWN: Final = sorted(set(_SHOWN.findall(PAGE.read_text())))
+
+
+def test_the_page_has_the_rows_that_are_checked() -> None:
+    table = rows()
+    assert len(table) > 15
+    assert {len(row) for row in table} == {3}
+    assert all(all(row) for row in table), "every row says what is seen and what to do"
+    assert len(SHOWN) > 12
+
+
+@pytest.mark.parametrize(("kind", "reason"), SHOWN)
+def test_condition_and_reason_exist(kind: str, reason: str) -> None:
+    assert kind in TYPES
+    assert reason in KUBERNETES or f'"{reason}"' in source()
+
+
+def test_annotations_exist() -> None:
+    found = set(re.findall(r"tidb\.pingcap\.com/[a-z-]+", PAGE.read_text()))
+    assert found
+    assert all(f'"{name}"' in source() or name in vars(names).values() for name in found)
+
+
+def test_a_reason_that_nobody_gives_would_be_seen() -> None:
+    assert '"NoSuchReasonAnywhere"' not in source()
