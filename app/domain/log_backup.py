@@ -218,8 +218,7 @@ class _Task:
         if command == START:
             self._project_start(outcome)
         elif outcome.phase is Phase.WAITING:
-            words = {"reason": outcome.reason, "message": outcome.message, "command": command}
-            self.draft.mark(Phase.WAITING, at=outcome.at, **words)
+            self.draft.mark(Phase.WAITING, at=outcome.at, reason=outcome.reason, message=outcome.message, command=command)
         if outcome.phase is not Phase.COMPLETE or job is None or job.report is None:
             return
         if command == TRUNCATE:
