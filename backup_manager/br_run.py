@@ -24,11 +24,13 @@ _RELEASE: Final = re.compile(r"^Release Version:\s*(\S+)", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrRun:
-    """How br is run. *reason* is the operation's general one, for failures that have no better."""
+    """How br is run. *reason* is the operation's general one, for failures that have no better; *asked* is for
+    ``log status`` and ``log metadata``, whose answer counts."""
 
     argv: Sequence[str]
     env: Mapping[str, str]
     reason: str
+    asked: bool = False
 
 
 def cluster(context: "Context") -> br.Cluster:
@@ -58,7 +60,7 @@ def tikv_version(context: "Context", binary: str) -> str:
 
 def run(context: "Context", work: BrRun) -> br.Heard:
     """Run br to its end. Raises when it did not end with 0, or did not know the command (it prints help, and ends with 0)."""
-    heard = br.Heard()
+    heard = br.Heard(asked=work.asked)
 
     def hear(stream: process.Stream, line: str) -> None:
         before, known = heard.progress, len(heard.operations)

@@ -50,7 +50,8 @@ def run(context: Context, state: "Backup") -> Result:
         start_ts=start,
         until=until,
     )
-    work = br_run.BrRun(argv=[state.binary, *told], env=state.target.env, reason=REASONS[command])
+    asked = command in {LogCommand.STATUS, LogCommand.METADATA}
+    work = br_run.BrRun(argv=[state.binary, *told], env=state.target.env, reason=REASONS[command], asked=asked)
     if command is LogCommand.START:
         return _start(context, state, work)
     context.journal.running()

@@ -155,7 +155,8 @@ def encrypts(spec: Mapping[str, Any]) -> bool:
 
 @dataclass(slots=True, kw_only=True)
 class Heard:
-    """What br's lines told so far. *facts* are what ``log metadata`` finds, *document* is the answer of ``log status``."""
+    """What br's lines told so far. *facts* are what ``log metadata`` finds, *document* is the answer of ``log status``;
+    only a run that is *asked* for these is searched for them."""
 
     progress: Progress | None = None
     operations: dict[str, Operation] = field(default_factory=dict)
@@ -163,16 +164,20 @@ class Heard:
     facts: dict[str, str] = field(default_factory=dict)
     document: str = ""
     usage: bool = False
+    asked: bool = False
 
     def line(self, stream: Stream, line: str) -> None:
         """Take in one line."""
+        # Logs have millions of lines that tell us nothing. Long needles are found missing fastest.
+        if not (_PROGRESS in line or _SUCCESS in line or _OPERATION in line or line[0:1] != "[" or self.asked):
+            return
         if stream is Stream.OUT and (told := progress(line)):
             self.progress = told
         elif announced := operation(line):
             self.operations[announced.operation_id] = announced
-        elif " success summary" in line:
+        elif _SUCCESS in line:
             self.summary = fields(line)
-        elif "log-max-ts=" in line:  # `br log metadata`, and the beginning of `br restore point`
+        elif "log-max-ts=" in line:  # `br log metadata`
             self.facts = fields(line)
         elif line.startswith('[{"name":'):  # `br log status --json`
             self.document = line
@@ -180,6 +185,7 @@ class Heard:
             self.usage = True
 
 
+_PROGRESS, _SUCCESS, _OPERATION = "[progress] [step=", " success summary", "BR operation started"
 _COMMON: Final = {"checksum": "checksum", "checkRequirements": "check-requirements"}
 
 
