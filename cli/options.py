@@ -1,8 +1,8 @@
 """What several commands share on the command line, and the places that these options mean."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import cached_property, update_wrapper
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -11,7 +11,7 @@ import click
 from backup_manager.errors import UsageError
 from cli.documents import Files, Source, read_files
 from cli.output import Answer, Format, Output
-from crds import durations
+from crds import durations, sizes
 
 if TYPE_CHECKING:
     from cli.cluster import Cluster
@@ -31,7 +31,6 @@ class Place:
     kubeconfig: str = ""
     context: str = ""
     log: str = ""
-    _documents: list[dict[str, Any]] = field(default_factory=list)
 
     @cached_property
     def source(self) -> Source:
@@ -135,6 +134,40 @@ class Moment(click.ParamType[datetime]):
         except ValueError:
             self.fail(f"{text!r} is no time; write 2026-01-31T02:00:00Z, 2026-01-31, or an age like 30d", param, ctx)
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+
+
+class Size(click.ParamType[int]):
+    """``10GiB``, ``500Gi``, ``12GB``."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read it, with or without the B."""
+        if isinstance(value, int):
+            return value
+        text = str(value).strip()
+        try:
+            found = sizes.whole_bytes(text.removesuffix("B").replace("kB", "k"))
+        except ValueError:
+            self.fail(f"{text!r} is no size; write it like 10GiB or 500MB", param, ctx)
+        if found < 0:
+            self.fail(f"{text!r} is negative", param, ctx)
+        return found
+
+
+class Span(click.ParamType[timedelta]):
+    """``30m``, ``2h``, ``1d``."""
+
+    name = "DURATION"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        """Read it."""
+        if isinstance(value, timedelta):
+            return value
+        try:
+            return durations.parse_span(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 now_option = click.option(

@@ -8,50 +8,15 @@ import click
 
 from backup_manager.errors import UsageError
 from cli.documents import Files, key_of, read_files
-from cli.options import Moment, answers
+from cli.options import Moment, Size, Span, answers
 from cli.output import Answer, Table
 from cli.requests import configuration
 from cli.schedules import choose
 from cli.simulation import Assumption, Day, Story, World
 from cli.words import Bytes, age, count, size, when
-from crds import durations, sizes
 
 _DAILY: Final = 14
 """So many days are shown one by one; more of them by the week."""
-
-
-class Size(click.ParamType[int]):
-    """``10GiB``, ``500Gi``, ``12GB``."""
-
-    name = "SIZE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Read it, with or without the B."""
-        if isinstance(value, int):
-            return value
-        text = str(value).strip()
-        try:
-            found = sizes.whole_bytes(text.removesuffix("B").replace("kB", "k"))
-        except ValueError:
-            self.fail(f"{text!r} is no size; write it like 10GiB or 500MB", param, ctx)
-        if found < 0:
-            self.fail(f"{text!r} is negative", param, ctx)
-        return found
-
-
-class Span(click.ParamType[timedelta]):
-    """``30m``, ``2h``, ``1d``."""
-
-    name = "DURATION"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        """Read it."""
-        if isinstance(value, timedelta):
-            return value
-        try:
-            return durations.parse_span(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 @click.command()

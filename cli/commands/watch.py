@@ -8,9 +8,8 @@ from typing import Final
 import click
 
 from backup_manager.errors import ManagerError, NotFoundError, TransientError, UnreachableError
-from cli.commands.simulate import Span
 from cli.documents import Source
-from cli.options import Place, places
+from cli.options import Place, Span, places
 from cli.output import Bars, Output
 from cli.summary import FAILED, KINDS, Summary, summarise
 from cli.words import when

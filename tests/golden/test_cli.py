@@ -52,7 +52,7 @@ def _backup(bucket: Bucket, prefix: str, name: str, uid: str, begin: datetime) -
 
 
 def _fill(bucket: Bucket) -> None:
-    """Three exports, of which one was cleaned and one damaged, a failed run, a running one, a restore; and a touched history."""
+    """Three exports, one of them cleaned and one damaged, a failed run, a running one, a restore; and a touched history."""
     day = datetime(2026, 3, 1, 2, 0, tzinfo=UTC)
     _backup(bucket, "shop/export", "first", UIDS[0], day)
     _backup(bucket, "shop/export", "second", UIDS[1], day + timedelta(days=1))
