@@ -10,7 +10,7 @@ import socket
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -64,9 +64,15 @@ class Br:
     env: Mapping[str, str]
 
     def __call__(
-        self, *args: str, env: Mapping[str, str] | None = None, stop_after: float = 150, how: signal.Signals = signal.SIGTERM
+        self,
+        *args: str,
+        env: Mapping[str, str] | None = None,
+        stop_after: float = 150,
+        stop_when: Callable[[], bool] = lambda: False,
+        how: signal.Signals = signal.SIGTERM,
     ) -> BrRun:
-        """Run ``br *args --pd ...``; after *stop_after* seconds it gets *how* (SIGTERM, so that it still reports)."""
+        """Run ``br *args --pd ...``; after *stop_after* seconds, or as soon as *stop_when* says so, it gets *how* (SIGTERM, so
+        that it still reports)."""
         argv = (*args, "--pd", self.pd)
         started = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +86,7 @@ class Br:
             text=True,
         )
         try:
-            stdout, stderr = process.communicate(timeout=stop_after)
+            stdout, stderr = _communicate(process, started + stop_after, stop_when)
         except subprocess.TimeoutExpired:
             process.send_signal(how)
             try:
@@ -89,6 +95,16 @@ class Br:
                 process.kill()
                 stdout, stderr = process.communicate()
         return BrRun(argv=argv, code=process.returncode, stdout=stdout, stderr=stderr, seconds=time.monotonic() - started)
+
+
+def _communicate(process: "subprocess.Popen[str]", deadline: float, stop_when: Callable[[], bool]) -> tuple[str, str]:
+    """The output of *process*. Raises TimeoutExpired at *deadline*, or when *stop_when* says so."""
+    while True:
+        try:
+            return process.communicate(timeout=0.5)
+        except subprocess.TimeoutExpired:
+            if time.monotonic() > deadline or stop_when():
+                raise
 
 
 def keep(name: str, run: BrRun, *, places: Mapping[str, str]) -> BrRun:
