@@ -36,7 +36,7 @@ check: venv ## format, lint, types, import contracts, unit tests (under a minute
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-cache > .venv/lint-imports.log 2>&1 || { cat .venv/lint-imports.log; exit 1; }
 	@$(BIN)/python -m crds.generate --check
-	@$(BIN)/pytest -q -n 2 --dist loadfile tests/unit tests/golden --doctest-modules crds app sandbox/metacontroller sandbox/access.py
+	@$(BIN)/pytest -q -n 2 --dist loadfile tests/unit tests/golden --doctest-modules crds app cli sandbox/metacontroller sandbox/access.py
 
 format: venv ## let ruff format and sort
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
@@ -53,10 +53,10 @@ unit: venv ## unit and golden tests alone
 	@$(BIN)/pytest -q tests/unit tests/golden
 
 integration: tools ## against a real S3 server, TiDB, dumpling, lightning, br, kube-apiserver
-	@$(BIN)/pytest -q tests/integration
+	@$(BIN)/pytest -q -n 2 --dist loadfile --durations=15 tests/integration
 
 e2e: tools ## through the sandbox cluster
-	@$(BIN)/pytest -q tests/e2e
+	@$(BIN)/pytest -q --durations=15 tests/e2e
 
 crds: venv ## write crds/*.yaml from the models
 	@$(BIN)/python -m crds.generate
