@@ -8,7 +8,7 @@ blanked whatever stands there, since tools print what they were given in their o
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 MASK: Final = "******"
 _SHORTEST: Final = 4
@@ -31,7 +31,7 @@ _NAMES: Final = (
     r"credentials|client_secret|x-amz-signature|x-amz-credential|authorization|token"
 )
 _ASSIGNED: Final = re.compile(
-    rf"(?i)(?<![\w])((?:{_NAMES})\\?\"?\s*[=:]\s*\\?\"?)(?!(?-i:YES|NO)\))((?:bearer\s+)?[^\s&\"'\\,\]}})]+)"
+    rf"(?i)(?:(?<![\w])|(?<=\\u0026))((?:{_NAMES})\\?\"?\s*[=:]\s*\\?\"?)(?!(?-i:YES|NO)\))((?:bearer\s+)?[^\s&\"'\\,\]}})]+)"
 )
 _WORDS: Final = ("passw", "pwd", "sig", "key", "token", "credential", "secret", "authorization")
 """Most lines of a log have none of these: substring search is a hundred times cheaper than the expression above."""
@@ -81,4 +81,11 @@ def secrets_of(env: Mapping[str, str], spec: Mapping[str, Any]) -> list[str]:
     for holder in (spec, spec.get("pitrFullBackupStorageProvider") or {}):
         if token := (holder.get("azblob") or {}).get("sasToken"):
             found.append(str(token))
-    return found
+    return [*found, *(part for secret in found for part in _signatures(secret))]
+
+
+def _signatures(secret: str) -> list[str]:
+    """The signature in an Azure SAS token, as written and decoded: the tools log a token in parts and in forms of their own."""
+    parts = (part.partition("=") for part in secret.lstrip("?").split("&"))
+    written = [value for name, _, value in parts if name == "sig"]
+    return [form for value in written for form in (value, unquote(value))]

@@ -32,7 +32,7 @@ from backup_manager.errors import (
     UnreachableError,
 )
 from backup_manager.storage.base import DeleteFailure, ObjectInfo, StoreState, Target, Upload
-from backup_manager.storage.conditional import write_patiently
+from backup_manager.storage.patience import delete_all, write_patiently
 from backup_manager.storage.settings import AzureSettings
 from crds.paths import Location
 
@@ -40,6 +40,7 @@ BATCH: Final = 256
 """What one batch request takes."""
 _PAGE: Final = 1000
 _LOOKUPS: Final = 200
+_BATCH_FAILURES: Final = 3
 _RETRIES: Final[dict[str, Any]] = {"retry_total": 5, "retry_backoff_factor": 0.3, "connection_timeout": 10, "read_timeout": 60}
 _LOCKED: Final = frozenset({"BlobImmutableDueToPolicy", "BlobImmutableDueToLegalHold", "ImmutabilityPolicyNotMet"})
 _AGAIN: Final = frozenset({"ServerBusy", "OperationTimedOut", "InternalError", "DirectoryIsNotEmpty", "AccountIsDisabled"})
@@ -61,6 +62,7 @@ class AzblobStorage:
         self._state: StoreState | None = None
         self._lookups = _LOOKUPS
         self._latest_lock: datetime | None = None
+        self._failed_batches = 0
         self._mutex = threading.Lock()
 
     @classmethod
@@ -121,8 +123,7 @@ class AzblobStorage:
 
     def delete(self, keys: Sequence[str]) -> Sequence[DeleteFailure]:
         """Delete current blobs, in batches."""
-        targets = [Target(key) for key in keys]
-        return [f for start in range(0, len(keys), BATCH) for f in self.delete_batch(targets[start : start + BATCH])]
+        return delete_all(self.delete_batch, keys, BATCH)
 
     def targets(self, prefix: str = "") -> Iterator[Sequence[Target]]:
         """Every blob, older version and unfinished blob. A snapshot goes with its blob."""
@@ -140,8 +141,13 @@ class AzblobStorage:
         if self.batch_size == 1:
             return [failure for target in batch if (failure := self._delete_one(target))]
         entries = [self._entry(target) for target in batch]
-        with self._errors("delete"):
-            answers = list(self._container.delete_blobs(*entries, raise_on_any_failure=False, retry_total=0))
+        try:
+            with self._errors("delete"):
+                answers = list(self._container.delete_blobs(*entries, raise_on_any_failure=False, retry_total=0))
+        except (StorageError, TransientError) as error:
+            if not self._gives_up_batches(error):
+                raise
+            return self.delete_batch(batch)
         failures = []
         for target, answer in zip(batch, answers, strict=True):
             status = int(answer.status_code)
@@ -149,6 +155,19 @@ class AzblobStorage:
             if status >= 300 and (failure := self._failure(target, status, code, str(answer.reason or ""))):
                 failures.append(failure)
         return failures
+
+    def _gives_up_batches(self, error: ManagerError) -> bool:
+        """Whether batches fail too often for a reason of their own; from then on each blob gets a request."""
+        if error.problem().reason not in {"StorageUnavailable", "StorageFailed", "StorageAccessDenied"}:
+            return False
+        with self._mutex:
+            self._failed_batches += 1
+            if self._failed_batches < _BATCH_FAILURES:
+                return False
+            if self.batch_size > 1:
+                self.batch_size = 1
+                self.notes.append(f"the store refuses batch deletion ({error.message}); blobs are deleted one by one")
+        return True
 
     def _entry(self, target: Target) -> dict[str, Any]:
         entry: dict[str, Any] = {"name": self._base + target.key}
@@ -209,15 +228,23 @@ class AzblobStorage:
     def state(self) -> StoreState:
         """Whether the container is there, its lock and its clock. Azure says nothing about versioning to a data user."""
         if self._state is None:
+            self._state = self._read_state()
+        return self._state
+
+    def _read_state(self) -> StoreState:
+        try:
             with self._errors("container"):
                 properties = self._container.get_container_properties(raw_response_hook=self._hear)
-            self._state = StoreState(
-                versioned=None if properties.immutable_storage_with_versioning_enabled is None else True,
-                lock=bool(properties.has_immutability_policy or properties.has_legal_hold),
-                default_lock="immutability policy" if properties.has_immutability_policy else "",
-                clock_skew=self._skew,
-            )
-        return self._state
+        except AccessDeniedError as error:
+            if error.problem().reason != AccessDeniedError.reason:
+                raise
+            return StoreState(clock_skew=self._skew)  # a container's own SAS token never shows properties
+        return StoreState(
+            versioned=None if properties.immutable_storage_with_versioning_enabled is None else True,
+            lock=bool(properties.has_immutability_policy or properties.has_legal_hold),
+            default_lock="immutability policy" if properties.has_immutability_policy else "",
+            clock_skew=self._skew,
+        )
 
     _skew: float | None = None
 

@@ -33,7 +33,7 @@ from backup_manager.errors import (
 )
 from backup_manager.storage import gcs_batch
 from backup_manager.storage.base import DeleteFailure, ObjectInfo, StoreState, Target, Upload
-from backup_manager.storage.conditional import write_patiently
+from backup_manager.storage.patience import delete_all, write_patiently
 from backup_manager.storage.settings import GcsSettings
 from crds.paths import Location
 
@@ -136,8 +136,7 @@ class GcsStorage:
 
     def delete(self, keys: Sequence[str]) -> Sequence[DeleteFailure]:
         """Delete live objects, in batches."""
-        targets = [Target(key) for key in keys]
-        return [f for start in range(0, len(keys), BATCH) for f in self.delete_batch(targets[start : start + BATCH])]
+        return delete_all(self.delete_batch, keys, BATCH)
 
     def targets(self, prefix: str = "") -> Iterator[Sequence[Target]]:
         """Every generation of every object; only the live ones where the bucket is known to keep no others."""

