@@ -168,7 +168,7 @@ def test_check_with_a_wrong_key_fails_in_seconds(tmp_path: Path, stores: dict[st
     store = stores[name]
     scene = world(tmp_path, store.at(fresh()), env={**store.env, **BAD_LOGIN[name]})
     began = datetime.now(UTC)
-    with pytest.raises(CheckError, match="InvalidCredentials|StorageAccessDenied"):
+    with pytest.raises(CheckError, match=r"InvalidCredentials|StorageAccessDenied"):
         check.run(scene.context)
     assert datetime.now(UTC) - began < timedelta(seconds=10)
     first = scene.report.result["checks"][0]

@@ -100,7 +100,7 @@ _BR_FIELDS: Final[Mapping[str, Sequence[Any]]] = {
     "onLine": [None, True, False],
     "options": [[], ["--log-level=error"], ["--ratelimit", "7"], ["--check-requirements=false", "--checksum=false"]],
 }
-_FILTERS: Final = ([], ["shop.*"], ["shop.*", "!shop.`a b`"], ["*.*", "!mysql.*", "/^db[0-9]+$/.*"])
+_FILTERS: Final[tuple[list[str], ...]] = ([], ["shop.*"], ["shop.*", "!shop.`a b`"], ["*.*", "!mysql.*", "/^db[0-9]+$/.*"])
 _TIMES: Final = ("", "400036290571534337", "2018-05-11 01:42:23", "2018-05-11T01:42:23+08:00")
 
 
