@@ -1,5 +1,7 @@
 """``python -m app``: serve the webhook as the settings say."""
 
+import argparse
+
 import uvicorn
 
 from app.settings import Settings
@@ -9,7 +11,13 @@ KEEP_ALIVE = 120
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Serve until told to stop. There are no arguments: ``--help`` lists the settings."""
+    argparse.ArgumentParser(
+        prog="python -m app",
+        description="Serve the Metacontroller hooks. Every setting is an environment variable:",
+        epilog="\n".join(f"  TIDB_BACKUP_{name.upper()}={field.default}" for name, field in Settings.model_fields.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     settings = Settings()
     uvicorn.run(
         "app.main:app",

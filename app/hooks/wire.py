@@ -41,7 +41,7 @@ def decode(body: bytes | bytearray) -> dict[str, Any]:
             400, f"the request body is not JSON: {error.msg}, line {error.lineno} column {error.colno}"
         ) from None
     if not isinstance(document, dict):
-        raise RequestError(422, f"the request body is a JSON {type(document).__name__}; an object with parent is needed")
+        raise RequestError(422, "the request body is no JSON object; an object with parent is needed")
     return document
 
 
