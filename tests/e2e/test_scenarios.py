@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,7 +15,9 @@ from urllib.parse import urlsplit
 import boto3
 import pymysql
 import pytest
+import yaml
 
+from crds import names
 from sandbox import Cluster
 from sandbox.api import JOBS, NAMESPACES, Object
 from sandbox.components import METACONTROLLER_BIN
@@ -323,3 +326,49 @@ def test_run_follows_a_file_to_its_end(world: World, tmp_path: Path) -> None:
     assert blocked.returncode == 1
     assert "couldn't find key password in Secret" in blocked.stderr
     assert "Traceback" not in blocked.stderr
+
+
+def each_minute(namespace: str) -> str:
+    """A BackupSchedule whose template is the Backup above."""
+    backup = yaml.safe_load(
+        filled("x", endpoint="${S3_ENDPOINT}", secret="s3-secret", prefix=namespace).replace("${TIDB_SOURCE_PORT}", "0")
+    )
+    schedule = {
+        "apiVersion": backup["apiVersion"],
+        "kind": "BackupSchedule",
+        "metadata": {"name": "minutely"},
+        "spec": {"schedule": "* * * * *", "maxBackups": 5, "backupTemplate": backup["spec"]},
+    }
+    return str(yaml.safe_dump(schedule)).replace("port: 0", "port: ${TIDB_SOURCE_PORT}")
+
+
+def test_a_schedule_makes_one_backup_a_slot_also_when_nobody_answered_during_one(world: World) -> None:
+    def names_there() -> set[str]:
+        resource = world.cluster.api.resource_of(names.API_VERSION, "Backup")
+        return {item["metadata"]["name"] for item in world.cluster.api.list(resource, world.namespace)["items"]}
+
+    def sleep_until(moment: datetime) -> None:
+        time.sleep(max(0.0, (moment - datetime.now(UTC)).total_seconds()))
+
+    world.cluster.apply(each_minute(world.namespace), namespace=world.namespace)
+    first = until(lambda: sorted(names_there()), "the first slot's Backup", 80)[0]
+    slot = names.slot_time(first)
+    assert slot is not None
+    expected = [names.slot_backup("minutely", slot + timedelta(minutes=n)) for n in range(3)]
+    sleep_until(slot + timedelta(seconds=50))
+    world.cluster.stop_component("webhook", kill=True)
+    try:
+        sleep_until(slot + timedelta(seconds=68))
+        assert names_there() == {first}
+    finally:
+        world.cluster.start_component("webhook")
+    until(lambda: expected[1] in names_there(), "the Backup of the slot in which nobody answered", 40)
+    until(lambda: expected[2] in names_there(), "the next slot's Backup", 80)
+    assert names_there() == set(expected)
+    for name in expected:
+        world.reaches("Complete", name)
+    world.cluster.kubectl("delete", "bks", "minutely", "-n", world.namespace)
+    for name in expected:
+        world.gone(name)
+    assert not world.objects()
+    world.neighbours_stand()
