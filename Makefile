@@ -56,7 +56,7 @@ integration: tools ## against a real S3 server, TiDB, dumpling, lightning, br, k
 	@$(BIN)/pytest -q -n 2 --dist loadfile --durations=15 tests/integration
 
 e2e: tools ## through the sandbox cluster
-	@$(BIN)/pytest -q --durations=15 tests/e2e
+	@$(BIN)/pytest -q -n 2 --dist loadfile --durations=15 tests/e2e
 
 crds: venv ## write crds/*.yaml from the models
 	@$(BIN)/python -m crds.generate

@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from sandbox.agent.launch import SETUP_FAILED
+from sandbox.agent.launch import SETUP_FAILED, TEMPORARY
 from sandbox.api import Object
+from sandbox.layout import ROOT, TOOLS
 from sandbox.processes import Recorded, start_time, tail
 
 LAUNCHER: Final = Path(__file__).with_name("launch.py")
@@ -21,6 +22,16 @@ TERMINATION_LOG: Final = "/dev/termination-log"
 MESSAGE_BYTES: Final = 4096
 FALLBACK_LINES, FALLBACK_BYTES = 80, 2048
 _KILLED: Final = 128 + signal.SIGKILL
+
+
+def _under_temporary() -> list[dict[str, Any]]:
+    """What a container needs of the machine and its private ``/tmp`` would hide: a clone, a tool cache or a Python there."""
+    needed = {ROOT, Path(sys.base_prefix), *(tool.resolve().parent for tool in TOOLS.glob("*"))}
+    return [
+        {"source": str(path), "target": str(path), "readOnly": True}
+        for path in sorted(needed)
+        if any(path.is_relative_to(temporary) for temporary in TEMPORARY)
+    ]
 
 
 def now() -> str:
@@ -77,7 +88,7 @@ class Container:
         launch = {
             "argv": argv,
             "env": dict(env),
-            "mounts": [*mounts, own],
+            "mounts": [*mounts, own, *_under_temporary()],
             "root": str(root),
             "readOnlyRoot": bool((self.spec.get("securityContext") or {}).get("readOnlyRootFilesystem")),
             "workingDir": self.spec.get("workingDir") or "/",

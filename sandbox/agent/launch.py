@@ -37,7 +37,8 @@ _DEVICE_LINKS: Final = {
     "stdout": "/proc/self/fd/1",
     "stderr": "/proc/self/fd/2",
 }
-_OWN: Final = ("/dev", "/proc", "/tmp", "/var/tmp")
+TEMPORARY: Final = ("/tmp", "/var/tmp")
+_OWN: Final = ("/dev", "/proc", *TEMPORARY)
 """Never taken from the machine."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -95,7 +96,7 @@ class View:
                 self._fill(directory)
         self._devices()
         self._processes()
-        for temporary in ("/tmp", "/var/tmp"):
+        for temporary in TEMPORARY:
             os.makedirs(self._root + temporary, exist_ok=True)
             os.chmod(self._root + temporary, 0o1777)
         for item in self._mounts:
