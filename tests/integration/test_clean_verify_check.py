@@ -171,9 +171,10 @@ def test_check_with_a_wrong_key_fails_in_seconds(tmp_path: Path, stores: dict[st
     with pytest.raises(CheckError, match=r"InvalidCredentials|StorageAccessDenied"):
         check.run(scene.context)
     assert datetime.now(UTC) - began < timedelta(seconds=30)
-    first = scene.report.result["checks"][0]
-    assert (first["name"], first["status"]) == ("reach", "FAILED")
-    assert first["hint"]
+    failed = next(item for item in scene.report.result["checks"] if item["status"] == "FAILED")
+    # Azure lets a SAS list objects without letting it see the container, so there the first look proves nothing.
+    assert failed["name"] == ("list" if name == "azblob" else "reach")
+    assert failed["hint"]
 
 
 def test_check_of_a_missing_bucket(tmp_path: Path, stores: dict[str, Store]) -> None:
