@@ -19,16 +19,23 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 RUN: Final = ("backup-export-s3.yaml", "backup-export-local.yaml", "restore-import-s3.yaml", "schedule-export.yaml")
 """They run to their end on real servers."""
+_VERSION: Final = "--tikvVersion=v8.5.0"
 BR: Final = {
-    "backup-br-s3.yaml": ("backup-snapshot-s3", ["backup", "--backupName=snapshot-s3", "--mode=snapshot"]),
-    "backup-br-gcs.yaml": ("backup-snapshot-gcs", ["backup", "--backupName=snapshot-gcs", "--mode=snapshot"]),
-    "backup-br-azblob.yaml": ("backup-snapshot-azblob", ["backup", "--backupName=snapshot-azblob", "--mode=snapshot"]),
-    "backup-log-s3.yaml": ("backup-log-log-start", ["backup", "--backupName=log", "--mode=log", "--subcommand=log-start"]),
+    "backup-br-s3.yaml": ("backup-snapshot-s3", ["backup", "--backupName=snapshot-s3", _VERSION, "--mode=snapshot"]),
+    "backup-br-gcs.yaml": ("backup-snapshot-gcs", ["backup", "--backupName=snapshot-gcs", _VERSION, "--mode=snapshot"]),
+    "backup-br-azblob.yaml": (
+        "backup-snapshot-azblob",
+        ["backup", "--backupName=snapshot-azblob", _VERSION, "--mode=snapshot"],
+    ),
+    "backup-log-s3.yaml": (
+        "backup-log-log-start",
+        ["backup", "--backupName=log", _VERSION, "--mode=log", "--subcommand=log-start"],
+    ),
     "compact.yaml": ("compact-2026-01-31", ["compact", "--resourceName=compact-2026-01-31"]),
-    "restore-br-s3.yaml": ("restore-restore-s3", ["restore", "--restoreName=restore-s3", "--mode=snapshot"]),
+    "restore-br-s3.yaml": ("restore-restore-s3", ["restore", "--restoreName=restore-s3", _VERSION, "--mode=snapshot"]),
     "restore-pitr.yaml": (
         "restore-restore-pitr",
-        ["restore", "--restoreName=restore-pitr", "--mode=pitr", "--pitrRestoredTs=2026-01-31T09:30:00Z"],
+        ["restore", "--restoreName=restore-pitr", _VERSION, "--mode=pitr", "--pitrRestoredTs=2026-01-31T09:30:00Z"],
     ),
 }
 """They need TiKV, which a sandbox has not: file -> the Job they become, and what its manager is told."""
