@@ -4,19 +4,17 @@ What minikv can prove and what not is in docs/minikv.md. The clusters are outsid
 """
 
 import json
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 
 from crds import names
 from sandbox import Cluster
-from sandbox.api import JOBS, LEASES, Object
-from sandbox.minikv import Faults, MiniKV, minikv_with_tidb
+from sandbox.api import LEASES
+from sandbox.minikv import Faults, minikv_with_tidb
+from tests.support.br_world import Tikv, World, until
 from tests.support.servers import Tidb
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -33,14 +31,6 @@ SEED = (
     "create table hr.people(id int primary key, n varchar(20))",
     "insert into hr.people values (1,'x')",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tikv:
-    """One cluster: its PD and its SQL."""
-
-    kv: MiniKV
-    db: Tidb
 
 
 @pytest.fixture(scope="module")
@@ -61,104 +51,6 @@ def target(tmp_path: Path) -> Iterator[Tikv]:
 def _no_faults_left(source: Tikv) -> Iterator[None]:
     yield
     source.kv.set_faults(Faults())
-
-
-def until(condition: Callable[[], Any], what: Callable[[], str], seconds: float = 120.0) -> Any:
-    """Poll *condition* until it is true, and return what it gave."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not in {seconds:g} s: {what()}"
-        time.sleep(0.1)
-    return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class World:
-    """One namespace of the sandbox, with its own folder in the bucket."""
-
-    cluster: Cluster
-    namespace: str
-
-    def s3(self, prefix: str, secret: str = "s3-secret") -> Object:
-        """A storage in the bucket."""
-        place = {"endpoint": "${S3_ENDPOINT}", "bucket": "${S3_BUCKET}", "prefix": f"{self.namespace}/{prefix}"}
-        return {"s3": {"provider": "aws", "region": "us-east-1", "secretName": secret, "forcePathStyle": True, **place}}
-
-    def apply(self, kind: str, name: str, tikv: Tikv, storage: Object, *, cluster: str = "basic", **spec: Any) -> None:
-        """A CR of *kind* for br; ``br_...`` go into ``spec.br``."""
-        br = {key.removeprefix("br_"): spec.pop(key) for key in list(spec) if key.startswith("br_")}
-        policy = {"minRetryDuration": "2s", "maxRetryTimes": 2, "retryTimeout": "10m"}
-        body = {
-            "br": {"cluster": cluster, "options": [f"--pd={tikv.kv.pd}"], **br},
-            "toolImage": "pingcap/br:v8.5.0",
-            "backoffRetryPolicy": policy,
-            **storage,
-            **({"cleanPolicy": "Delete"} if kind == "Backup" else {}),
-            **({"backupType": "full"} | spec),
-        }
-        cr = {"apiVersion": "pingcap.com/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": body}
-        self.cluster.apply(json.dumps(cr), namespace=self.namespace)
-
-    def status(self, name: str, kind: str = "Backup") -> Object:
-        found: Object = (self.cluster.get(kind, name, self.namespace) or {}).get("status") or {}
-        return found
-
-    def reaches(self, phase: str, name: str, kind: str = "Backup") -> Object:
-        """Wait for a phase; the status. Another end than that is a failure at once."""
-
-        def there() -> bool:
-            now = self.status(name, kind).get("phase")
-            assert now == phase or now not in {"Failed", "Invalid"}, self.told(name, kind)
-            return bool(now == phase)
-
-        until(there, lambda: f"{phase}: {self.told(name, kind)}")
-        return self.status(name, kind)
-
-    def told(self, name: str, kind: str) -> str:
-        status = self.status(name, kind)
-        return json.dumps({key: status.get(key) for key in ("phase", "conditions", "backoffRetryStatus")})
-
-    def failed(self, name: str, kind: str = "Backup") -> Object:
-        """The condition of a failure."""
-        status = self.reaches("Failed", name, kind)
-        found: Object = next(item for item in status["conditions"] if item["type"] == "Failed")
-        return found
-
-    @property
-    def client(self) -> Any:
-        """The bucket's server."""
-        return boto3.client(
-            "s3",
-            endpoint_url=self.cluster.bucket.endpoint,
-            aws_access_key_id=self.cluster.bucket.access_key,
-            aws_secret_access_key=self.cluster.bucket.secret_key,
-            region_name="us-east-1",
-        )
-
-    def objects(self, prefix: str) -> list[str]:
-        """Keys of data under *prefix*."""
-        start = f"{self.namespace}/{prefix}/"
-        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.cluster.bucket.name, Prefix=start)
-        return [item["Key"] for page in pages for item in page.get("Contents", ())]
-
-    def remove(self, key: str) -> None:
-        self.client.delete_object(Bucket=self.cluster.bucket.name, Key=key)
-
-    def delete(self, name: str) -> None:
-        """Delete a Backup and wait until it is gone."""
-        self.cluster.kubectl("delete", "backup", name, "-n", self.namespace, "--wait=false")
-        until(lambda: self.cluster.get("Backup", name, self.namespace) is None, lambda: self.told(name, "Backup"))
-
-    def running_pod(self) -> str:
-        def found() -> list[str]:
-            pods = self.cluster.pods(self.namespace)
-            return [pod["metadata"]["name"] for pod in pods if (pod.get("status") or {}).get("phase") == "Running"]
-
-        running: list[str] = until(found, lambda: "no Pod runs")
-        return running[0]
-
-    def jobs(self) -> list[str]:
-        return sorted(item["metadata"]["name"] for item in self.cluster.api.list(JOBS, self.namespace)["items"])
 
 
 @pytest.fixture
