@@ -96,7 +96,7 @@ def run(context: "Context", work: BrRun) -> br.Heard:
 def read_meta(storage: Storage, *, reason: str = "GetBackupMetadataFailed") -> backupmeta.BackupMeta:
     """``backupmeta`` of the folder. Raises PermanentError when br said it succeeded and there is none."""
     try:
-        return backupmeta.parse(storage.read(backupmeta.NAME))
+        data = storage.read(backupmeta.NAME)
     except NotFoundError:
         raise PermanentError(
             f"br said it succeeded, but {storage.location.url} holds no {backupmeta.NAME}",
@@ -104,6 +104,7 @@ def read_meta(storage: Storage, *, reason: str = "GetBackupMetadataFailed") -> b
             retryable=True,
             hint="Its last write was lost; the backup can be repeated.",
         ) from None
+    return backupmeta.parse(data, storage.read)
 
 
 def _operations(heard: br.Heard) -> list[dict[str, str]]:

@@ -77,7 +77,7 @@ def look(context: Context, state: Restore) -> None:
             hint="Give the path of a finished backup: status.backupPath of its Backup.",
         ) from None
     if not br.encrypts(context.resource.spec):
-        meta = backupmeta.parse(data)
+        meta = backupmeta.parse(data, state.storage.read)
         state.result = Result(commit_ts=str(meta.end_version), backup_size=meta.size)
 
 

@@ -1,6 +1,7 @@
 """``backupmeta``: both layouts, encrypted and cut short."""
 
 import os
+from collections.abc import Callable
 
 import pytest
 
@@ -33,6 +34,45 @@ def test_the_old_layout_counts_its_files_and_itself() -> None:
     data = message(4, number(11, 100) + message(1, b"name")) + message(4, number(11, 23)) + number(6, 7)
     meta = parse(data)
     assert (meta.end_version, meta.size) == (7, 123 + len(data))
+
+
+def file(name: str, size: int) -> bytes:
+    return message(1, name.encode()) + number(11, size)
+
+
+def reader(**parts: bytes) -> Callable[[str], bytes]:
+    """Side files by name."""
+    return lambda name: parts[name]
+
+
+def test_the_split_layout_of_older_br_counts_all_its_side_files_and_what_they_list() -> None:
+    index = message(13, message(1, file("one", 40)) + message(1, file("two", 50)))
+    data = number(6, 7) + number(12, 1) + index + message(14, message(1, file("schema", 1000)))
+    one = message(2, file("a.sst", 100)) + message(2, file("b.sst", 200))
+    two = message(1, file("deeper", 7))
+    deeper = message(2, file("c.sst", 300))
+    whole = parse(data, reader(one=one, two=two, deeper=deeper))
+    assert whole.size == len(data) + 1000 + 40 + 50 + 7 + 600
+    assert parse(data).size == len(data) + 1000 + 40 + 50
+    own = parse(data + number(25, 4321), reader())  # br's own figure: no side file is read for it
+    assert own.size == 4321
+
+
+def test_a_side_file_cut_short_is_named() -> None:
+    data = number(6, 7) + message(13, message(1, file("part-1", 40)))
+    with pytest.raises(BackupMetaError, match="part-1 of 8 bytes is no backup description: cut short"):
+        parse(data, reader(**{"part-1": message(2, file("a.sst", 100))[:8]}))
+
+
+def test_side_files_that_name_themselves_end() -> None:
+    again = message(1, file("again", 1))
+    with pytest.raises(BackupMetaError, match="without end"):
+        parse(number(6, 7) + message(13, again), reader(again=again))
+
+
+def test_a_message_without_any_time_is_refused() -> None:
+    with pytest.raises(BackupMetaError, match="it tells no time"):
+        parse(message(4, file("a.sst", 100)))
 
 
 def test_fixed_width_fields_are_passed_over() -> None:
