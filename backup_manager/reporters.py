@@ -34,7 +34,7 @@ class Pace:
         self._milestone: tuple[object, ...] = ()
 
     def wait(self, report: Report) -> float:
-        """Seconds until *report* may go out; 0 for one with news: another phase, a step begun or ended."""
+        """Seconds until *report* may go out; 0 for one with news: another phase, a step begun or ended, a look at a log."""
         if _milestone(report) != self._milestone:
             return 0.0
         return max(0.0, self._sent + self._every - self._clock())
@@ -46,7 +46,9 @@ class Pace:
 
 def _milestone(report: Report) -> tuple[object, ...]:
     waits_for = report.error.reason if report.error else ""
-    return report.phase, waits_for, tuple((part.step, part.progress >= 100) for part in report.progress)
+    # Each look at a log backup's task is news: there are few.
+    look = report.result.get("observedAt")
+    return report.phase, waits_for, look, tuple((part.step, part.progress >= 100) for part in report.progress)
 
 
 class JobAnnotationReporter:

@@ -18,8 +18,10 @@ Env = list[dict[str, Any]]
 
 _LOG_TO_TERM: Final = "\x01"
 """What Go's ``string(rune(1))`` gives: the operator means "1" and writes this; br looks only whether it is set."""
-_USES_BR: Final = frozenset({Purpose.BACKUP, Purpose.LOG, Purpose.WATCH, Purpose.RESTORE, Purpose.PRUNE})
-_NO_PASSWORD: Final = frozenset({Purpose.CLEAN, Purpose.COMPACT})
+_USES_BR: Final = frozenset({Purpose.BACKUP, Purpose.LOG, Purpose.RESTORE, Purpose.PRUNE})
+_NO_PASSWORD: Final = frozenset({Purpose.CLEAN, Purpose.COMPACT, Purpose.WATCH})
+_NO_STORAGE: Final = frozenset({Purpose.WATCH})
+"""It asks PD and nothing else, for as long as the log backup runs: what it does not need it does not get."""
 _RESTORES: Final = frozenset({Purpose.RESTORE, Purpose.PRUNE})
 _GIVEN_PATH: Final = frozenset({Purpose.EXPORT, Purpose.CLEAN})
 """br takes its place from the CR's storage."""
@@ -30,7 +32,8 @@ _AZURE_KEYS: Final = ("AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TENANT_ID
 def environment(observed: Observed, intent: JobIntent, config: Config) -> Env:
     """The whole environment of the Job that *intent* describes."""
     spec = observed.spec
-    env = [*_password(spec, intent), *storage(spec), *_full_backup(spec, intent)]
+    place = [] if intent.purpose in _NO_STORAGE else storage(spec)
+    env = [*_password(spec, intent), *place, *_full_backup(spec, intent)]
     if intent.purpose in _USES_BR:
         env.append(_literal("BR_LOG_TO_TERM", _LOG_TO_TERM))
     env = _overridden(env, spec.get("env") or [])

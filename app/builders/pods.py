@@ -49,9 +49,10 @@ _CONTAINERS: Final = {
 
 
 def tools_of(spec: Mapping[str, Any], intent: JobIntent) -> list[tuple[Tool, str]]:
-    """The tools that *intent* needs, each with its image. Dumpling and lightning are bundled with the manager."""
+    """The tools that *intent* needs, each with its image. Dumpling and lightning are bundled with the manager; a clean and the
+    watch of a log backup do all by themselves."""
     given = str(spec.get("toolImage") or "")
-    if intent.purpose is Purpose.CLEAN:
+    if intent.purpose in {Purpose.CLEAN, Purpose.WATCH}:
         return []
     if intent.purpose in {Purpose.EXPORT, Purpose.IMPORT}:
         tool = _DUMPLING if intent.purpose is Purpose.EXPORT else _LIGHTNING

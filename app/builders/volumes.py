@@ -52,7 +52,7 @@ def tls_of(spec: Mapping[str, Any], intent: JobIntent) -> Tls:
     cluster = intent.cluster
     if cluster is None or intent.purpose is Purpose.COMPACT:
         return Tls()
-    client = bool(access) and cluster.tidb_tls
+    client = bool(access) and cluster.tidb_tls and intent.purpose is not Purpose.WATCH
     return Tls(
         cluster=f"{cluster.name}-cluster-client-secret" if cluster.tls else "",
         client=(given or f"{cluster.name}-tidb-client-secret") if client else "",

@@ -1,5 +1,6 @@
 """Jobs against the tables of TiDB Operator 1.6 (2.7 and 4.3 of its facts), where the golden files do not go."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -103,6 +104,17 @@ def test_the_watch_is_light_and_lives_as_long_as_its_task() -> None:
     assert job["spec"]["template"]["spec"]["restartPolicy"] == "OnFailure"
     assert job["spec"]["backoffLimit"] == 2**31 - 1
     assert "activeDeadlineSeconds" not in job["spec"]
+
+
+def test_the_watch_gets_no_secret_but_the_clusters_and_no_tool() -> None:
+    access = {"host": "tidb", "secretName": "tidb-secret", "tlsClientSecretName": "tidb-tls"}
+    cluster = replace(CLUSTER, tls=True, tidb_tls=True)
+    job = made({**LOG_SPEC, "from": access}, Purpose.WATCH, command="log-watch", cluster=cluster)
+    assert "initContainers" not in job["spec"]["template"]["spec"]
+    assert not [entry for entry in container(job)["env"] if "secretKeyRef" in entry.get("valueFrom", {})]
+    volumes = job["spec"]["template"]["spec"]["volumes"]
+    assert [volume["secret"]["secretName"] for volume in volumes if "secret" in volume] == ["basic-cluster-client-secret"]
+    assert "--client-tls=true" not in container(job)["args"]
 
 
 def test_a_local_volume_needs_no_environment() -> None:
