@@ -5,8 +5,9 @@ an account with hierarchical namespace are blobs too, and go once they are empty
 """
 
 import io
+import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -29,17 +30,18 @@ from backup_manager.errors import (
     StorageError,
     ThrottledError,
     TransientError,
-    UnreachableError,
 )
 from backup_manager.storage.base import DeleteFailure, ObjectInfo, StoreState, Target, Upload
+from backup_manager.storage.listings import cut_short, relative
+from backup_manager.storage.locks import LockDates
 from backup_manager.storage.patience import delete_all, write_patiently
 from backup_manager.storage.settings import AzureSettings
+from backup_manager.storage.vendor_client import Reader, connection_failed
 from crds.paths import Location
 
 BATCH: Final = 256
 """What one batch request takes."""
 _PAGE: Final = 1000
-_LOOKUPS: Final = 200
 _BATCH_FAILURES: Final = 3
 _RETRIES: Final[dict[str, Any]] = {"retry_total": 5, "retry_backoff_factor": 0.3, "connection_timeout": 10, "read_timeout": 60}
 _LOCKED: Final = frozenset({"BlobImmutableDueToPolicy", "BlobImmutableDueToLegalHold", "ImmutabilityPolicyNotMet"})
@@ -60,8 +62,7 @@ class AzblobStorage:
         self._settings = settings
         self._base = f"{location.prefix}/" if location.prefix else ""
         self._state: StoreState | None = None
-        self._lookups = _LOOKUPS
-        self._latest_lock: datetime | None = None
+        self._locks = LockDates()
         self._failed_batches = 0
         self._mutex = threading.Lock()
 
@@ -81,10 +82,10 @@ class AzblobStorage:
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Every current blob under *prefix*."""
-        with self._errors("list"):
+        with self._listing():
             for blob in self._container.list_blobs(name_starts_with=self._base + prefix, results_per_page=_PAGE):
                 yield ObjectInfo(
-                    key=blob.name[len(self._base) :], size=blob.size or 0, etag=_mark(blob), modified=blob.last_modified
+                    key=self._relative(blob.name), size=blob.size or 0, etag=_mark(blob), modified=blob.last_modified
                 )
 
     def stat(self, key: str) -> ObjectInfo:
@@ -107,7 +108,7 @@ class AzblobStorage:
         """A stream that reads in chunks."""
         with self._errors(key):
             download = self._blob(key).download_blob()
-        return cast("AbstractContextManager[BinaryIO]", io.BufferedReader(_Body(download, self)))
+        return cast("AbstractContextManager[BinaryIO]", io.BufferedReader(Reader(download, self._errors)))
 
     def write(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
         """Store under the condition."""
@@ -128,11 +129,11 @@ class AzblobStorage:
     def targets(self, prefix: str = "") -> Iterator[Sequence[Target]]:
         """Every blob, older version and unfinished blob. A snapshot goes with its blob."""
         include = ["uncommittedblobs"] if self.state().versioned is False else ["versions", "uncommittedblobs"]
-        with self._errors("list"):
+        with self._listing():
             listing = self._container.list_blobs(name_starts_with=self._base + prefix, include=include, results_per_page=_PAGE)
             for page in listing.by_page():
                 yield [
-                    Target(blob.name[len(self._base) :], None if blob.is_current_version else blob.version_id, blob.size or 0)
+                    Target(self._relative(blob.name), None if blob.is_current_version else blob.version_id, blob.size or 0)
                     for blob in page
                 ]
 
@@ -201,19 +202,13 @@ class AzblobStorage:
         )
 
     def _locked_until(self, target: Target) -> datetime | None:
-        with self._mutex:
-            self._lookups -= 1
-            if self._lookups < 0:
-                return self._latest_lock
+        if not self._locks.may_ask():
+            return self._locks.latest
         try:
             blob = self._container.get_blob_client(self._base + target.key, version_id=target.version)
-            until = blob.get_blob_properties().immutability_policy.expiry_time
+            return self._locks.note(blob.get_blob_properties().immutability_policy.expiry_time)
         except AzureError:
             return None
-        if until:
-            with self._mutex:
-                self._latest_lock = max(until, self._latest_lock or until)
-        return until
 
     def uploads(self) -> Iterator[Upload]:
         """Unfinished blobs are among :meth:`targets`."""
@@ -259,8 +254,20 @@ class AzblobStorage:
         """Close the connections."""
         self._container.close()
 
+    def _relative(self, key: str) -> str:
+        return relative(key, self._base, self.location.url)
+
     def _blob(self, key: str) -> Any:
         return self._container.get_blob_client(self._base + key)
+
+    @contextmanager
+    def _listing(self) -> Iterator[None]:
+        """As :meth:`_errors`; and what Microsoft's client stumbles over, in a body that is no listing, is told as such."""
+        try:
+            with self._errors("list"):
+                yield
+        except (ValueError, TypeError, AttributeError):
+            raise cut_short(self.location.url, _SERVICE, _ENDPOINT) from None
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:
@@ -268,22 +275,6 @@ class AzblobStorage:
             yield
         except AzureError as error:
             raise translated(error, f"{self.location.url}: {what}", self.location.bucket) from None
-
-
-class _Body(io.RawIOBase):
-    """A download as a stream."""
-
-    def __init__(self, download: Any, storage: AzblobStorage) -> None:
-        self._download, self._storage = download, storage
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        with self._storage._errors("read"):
-            data: bytes = self._download.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
 
 
 def _mark(blob: Any) -> str:
@@ -298,30 +289,65 @@ def _credential(settings: AzureSettings) -> Any:
     if settings.application:
         from azure.identity import ClientSecretCredential  # noqa: PLC0415  (slow, and only for this way in)
 
-        return ClientSecretCredential(settings.tenant_id, settings.client_id, settings.client_secret)
+        trust = {"connection_verify": settings.ca_bundle} if settings.ca_bundle else {}
+        return ClientSecretCredential(settings.tenant_id, settings.client_id, settings.client_secret, **trust)
     if settings.account_key:
         return {"account_name": settings.account, "account_key": settings.account_key}
     raise settings.missing()
 
 
+_SERVICE: Final = "Azure Blob"
+_ENDPOINT: Final = "AZURE_STORAGE_ENDPOINT, if it is set,"
+_AAD_CODE: Final = re.compile(r"AADSTS\d+")
+_LOGIN: Final[Mapping[str, tuple[str, str]]] = {
+    "date header too old": (
+        "ClockSkew",
+        "The clock of this node and Azure's differ by more than 15 minutes. Fix NTP on the node.",
+    ),
+    "not valid in the specified time frame": (
+        "ExpiredToken",
+        "The SAS token's time has passed, or not come: make a new one and set azblob.sasToken.",
+    ),
+    "token is expired": ("ExpiredToken", "The application's token ran out; is the clock of this node right?"),
+    "AADSTS7000222": ("ExpiredToken", "The application's secret ran out: put a new AZURE_CLIENT_SECRET into the Secret."),
+}
+"""By a part of what Azure said."""
+_BAD_LOGIN_HINT: Final = "Check the account's key, the application or the SAS token (its dates and permissions too)."
+_FORBIDDEN: Final[Mapping[str, str]] = {
+    "AuthorizationFailure": "Does the account's firewall let this cluster in, and has the identity a role there?",
+    "AccountIsDisabled": "The storage account is disabled; ask its owner.",
+}
+
+
 def translated(error: AzureError, what: str, container: str) -> ManagerError:
     """Microsoft's error as one of ours. Only its code is repeated: its text may hold parts of the request."""
     if isinstance(error, ServiceRequestError | ServiceResponseError):
-        return _connection(error, what)
+        return connection_failed(error, what, "the account's name, network policies and the cluster's DNS")
     named = getattr(error, "error_code", None) or ""
     code = str(getattr(named, "value", named))
     status = int(getattr(error, "status_code", None) or 0)
-    message = f"{what}: {code or status or type(error).__name__}"
+    message = f"{what}: {code or _aad_code(error) or status or type(error).__name__}"
     if isinstance(error, ClientAuthenticationError) or code in _BAD_LOGIN or status == 401:
-        return AccessDeniedError(
-            message,
-            reason="InvalidCredentials",
-            hint="Check the account's key, the application or the SAS token (its dates and permissions too).",
-        )
+        return _bad_login(error, what, message)
     if status == 403:
-        hint = f"Allow it on container {container}: role Storage Blob Data Contributor, or SAS permissions racwdl."
-        return AccessDeniedError(message, hint=hint)
+        role = f"Allow it on container {container}: role Storage Blob Data Contributor, or SAS permissions racwdl."
+        return AccessDeniedError(message, hint=_FORBIDDEN.get(code, role))
+    if 200 <= status < 300:
+        return cut_short(what, _SERVICE, _ENDPOINT)
     return _answer(code, status, message, container)
+
+
+def _bad_login(error: AzureError, what: str, message: str) -> ManagerError:
+    text = str(error)
+    if "CERTIFICATE_VERIFY_FAILED" in text:  # on the way to the login
+        return connection_failed(error, what, "")
+    reason, hint = next((told for part, told in _LOGIN.items() if part in text), ("InvalidCredentials", _BAD_LOGIN_HINT))
+    return AccessDeniedError(message, reason=reason, hint=hint)
+
+
+def _aad_code(error: AzureError) -> str:
+    found = _AAD_CODE.search(str(error))
+    return found[0] if found else ""
 
 
 def _answer(code: str, status: int, message: str, container: str) -> ManagerError:
@@ -334,22 +360,7 @@ def _answer(code: str, status: int, message: str, container: str) -> ManagerErro
     if status == 404 or code in _GONE:
         return NotFoundError(message)
     if status in {429, 503} or code == "ServerBusy":
-        return ThrottledError(message)
+        return ThrottledError(message, hint="The store asks to slow down; lower the concurrency if this goes on.")
     if status >= 500:
         return TransientError(message, reason="StorageUnavailable")
     return StorageError(message)
-
-
-def _connection(error: AzureError, what: str) -> ManagerError:
-    text = str(error)
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        return StorageError(
-            f"{what}: the certificate is not trusted",
-            reason="UntrustedCertificate",
-            hint="Mount the authority's PEM file and name it in SSL_CERT_FILE (spec.env).",
-        )
-    return UnreachableError(
-        f"{what}: cannot be reached ({type(error).__name__})",
-        reason="StorageUnreachable",
-        hint="Check the account's name, network policies and the cluster's DNS.",
-    )

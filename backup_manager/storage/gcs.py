@@ -6,8 +6,8 @@ conditional write is the generation; the content mark of a listing is crc32c, wh
 
 import io
 import json
-import threading
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from typing import Any, BinaryIO, Final, cast
@@ -28,13 +28,15 @@ from backup_manager.errors import (
     StorageError,
     ThrottledError,
     TransientError,
-    UnreachableError,
     UsageError,
 )
 from backup_manager.storage import gcs_batch
 from backup_manager.storage.base import DeleteFailure, ObjectInfo, StoreState, Target, Upload
+from backup_manager.storage.listings import cut_short, relative
+from backup_manager.storage.locks import LockDates
 from backup_manager.storage.patience import delete_all, write_patiently
 from backup_manager.storage.settings import GcsSettings
+from backup_manager.storage.vendor_client import Reader, connection_failed
 from crds.paths import Location
 
 BATCH: Final = 100
@@ -42,7 +44,6 @@ BATCH: Final = 100
 _PAGE: Final = 1000
 _RETRY: Final = DEFAULT_RETRY.with_timeout(30.0)
 _SCOPE: Final = "https://www.googleapis.com/auth/devstorage.read_write"
-_LOOKUPS: Final = 200
 _BATCH_SECONDS: Final = 120
 _TEMPORARY: Final = frozenset({408, 429, 500, 502, 503, 504})
 
@@ -58,9 +59,7 @@ class GcsStorage:
         self._bucket = client.bucket(location.bucket)
         self._base = f"{location.prefix}/" if location.prefix else ""
         self._state: StoreState | None = None
-        self._lookups = _LOOKUPS
-        self._latest_lock: datetime | None = None
-        self._mutex = threading.Lock()
+        self._locks = LockDates()
 
     @classmethod
     def connect(cls, location: Location, settings: GcsSettings) -> "GcsStorage":
@@ -73,7 +72,8 @@ class GcsStorage:
         except google.auth.exceptions.GoogleAuthError as error:
             raise _no_credentials(error) from None
         if settings.ca_bundle:
-            client._http.verify = settings.ca_bundle
+            # Tokens are fetched by a session of their own, and a proxy that needs the authority stands before both.
+            client._http.verify = client._http._auth_request_session.verify = settings.ca_bundle
         return cls(location, client)
 
     def at(self, location: Location) -> "GcsStorage":
@@ -82,7 +82,7 @@ class GcsStorage:
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Every live object under *prefix*."""
-        with self._errors("list"):
+        with self._errors("list", in_bucket=True):
             for blob in self._client.list_blobs(
                 self._bucket,
                 prefix=self._base + prefix,
@@ -91,7 +91,7 @@ class GcsStorage:
                 retry=_RETRY,
             ):
                 yield ObjectInfo(
-                    key=blob.name[len(self._base) :], size=blob.size or 0, etag=blob.crc32c or "", modified=blob.updated
+                    key=self._relative(blob.name), size=blob.size or 0, etag=blob.crc32c or "", modified=blob.updated
                 )
 
     def stat(self, key: str) -> ObjectInfo:
@@ -117,16 +117,16 @@ class GcsStorage:
         with self._errors(key):
             blob = self._blob(key)
             blob.reload(retry=_RETRY)
-            return cast(
-                "AbstractContextManager[BinaryIO]", io.BufferedReader(_Translating(blob.open("rb", retry=_RETRY), self))
-            )
+            inner = blob.open("rb", retry=_RETRY)
+        reader = io.BufferedReader(Reader(inner, self._errors, inner.close))
+        return cast("AbstractContextManager[BinaryIO]", reader)
 
     def write(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
         """Store under the condition; the generation is the etag."""
         generation = 0 if if_absent else int(if_match) if if_match is not None else None
 
         def put() -> str:
-            with self._errors(key):
+            with self._errors(key, in_bucket=True):
                 blob = self._blob(key)
                 content = "application/octet-stream"
                 blob.upload_from_string(data, content_type=content, if_generation_match=generation, retry=None)
@@ -141,7 +141,7 @@ class GcsStorage:
     def targets(self, prefix: str = "") -> Iterator[Sequence[Target]]:
         """Every generation of every object; only the live ones where the bucket is known to keep no others."""
         versions = self.state().versioned is not False
-        with self._errors("list"):
+        with self._errors("list", in_bucket=True):
             listing = self._client.list_blobs(
                 self._bucket,
                 prefix=self._base + prefix,
@@ -152,7 +152,7 @@ class GcsStorage:
             )
             for page in listing.pages:
                 yield [
-                    Target(blob.name[len(self._base) :], str(blob.generation) if versions else None, blob.size or 0)
+                    Target(self._relative(blob.name), str(blob.generation) if versions else None, blob.size or 0)
                     for blob in page
                 ]
 
@@ -185,19 +185,13 @@ class GcsStorage:
         )
 
     def _locked_until(self, target: Target) -> datetime | None:
-        with self._mutex:
-            self._lookups -= 1
-            if self._lookups < 0:
-                return self._latest_lock
+        if not self._locks.may_ask():
+            return self._locks.latest
         try:
             blob = self._bucket.get_blob(self._base + target.key, generation=target.version, retry=_RETRY)
         except (google_errors.GoogleAPICallError, requests.exceptions.RequestException):
             return None
-        until = blob.retention_expiration_time if blob else None
-        if until:
-            with self._mutex:
-                self._latest_lock = max(until, self._latest_lock or until)
-        return cast("datetime | None", until)
+        return self._locks.note(blob.retention_expiration_time if blob else None)
 
     def uploads(self) -> Iterator[Upload]:
         """Resumable uploads cannot be listed; Google drops them after a week."""
@@ -217,7 +211,7 @@ class GcsStorage:
 
     def _read_state(self) -> StoreState:
         try:
-            with self._errors("bucket"):
+            with self._errors("bucket", in_bucket=True):
                 bucket = self._client.get_bucket(self.location.bucket, retry=_RETRY)
         except AccessDeniedError as error:
             if error.problem().reason != AccessDeniedError.reason:
@@ -237,11 +231,15 @@ class GcsStorage:
         """Close the connections."""
         self._client.close()
 
+    def _relative(self, key: str) -> str:
+        return relative(key, self._base, self.location.url)
+
     def _blob(self, key: str) -> Any:
         return self._bucket.blob(self._base + key)
 
     @contextmanager
-    def _errors(self, what: str) -> Iterator[None]:
+    def _errors(self, what: str, *, in_bucket: bool = False) -> Iterator[None]:
+        """Google's errors as ours. *in_bucket*: the call names no object that must exist, so what is missing is the bucket."""
         try:
             yield
         except (
@@ -249,27 +247,7 @@ class GcsStorage:
             google.auth.exceptions.GoogleAuthError,
             requests.exceptions.RequestException,
         ) as error:
-            raise translated(error, f"{self.location.url}: {what}", self.location.bucket) from None
-
-
-class _Translating(io.RawIOBase):
-    """A reader whose failures are ours."""
-
-    def __init__(self, inner: Any, storage: GcsStorage) -> None:
-        self._inner, self._storage = inner, storage
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        with self._storage._errors("read"):
-            data: bytes = self._inner.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        self._inner.close()
-        super().close()
+            raise translated(error, f"{self.location.url}: {what}", self.location.bucket, in_bucket=in_bucket) from None
 
 
 def _credentials(settings: GcsSettings) -> Any:
@@ -290,51 +268,57 @@ def _credentials(settings: GcsSettings) -> Any:
     return None
 
 
+_LOGIN: Final[Mapping[str, tuple[str, str]]] = {
+    "reasonable timeframe": ("ClockSkew", "The clock of this node and Google's differ by minutes. Fix NTP on the node."),
+    "invalid_grant": (
+        "InvalidCredentials",
+        "Google no longer knows the key, or its account: make a new key and put it into the Secret named by gcs.secretName.",
+    ),
+    "expired": ("ExpiredToken", "The workload's token ran out and could not be renewed; is its identity still bound?"),
+}
+_NO_LOGIN: Final = ("NoCredentials", "Set gcs.secretName (key credentials), or give the ServiceAccount a workload identity.")
+
+
 def _no_credentials(error: Exception) -> AccessDeniedError:
-    return AccessDeniedError(
-        f"no usable Google credentials: {str(error).splitlines()[0][:200]}",
-        reason="NoCredentials",
-        hint="Set gcs.secretName (key credentials), or give the ServiceAccount a workload identity.",
-    )
+    text = str(error)
+    reason, hint = next((told for part, told in _LOGIN.items() if part in text), _NO_LOGIN)
+    return AccessDeniedError(f"no usable Google credentials: {(text.splitlines() or [''])[0][:200]}", reason=reason, hint=hint)
 
 
-def translated(error: Exception, what: str, bucket: str) -> ManagerError:
-    """Google's error as one of ours."""
+def translated(error: Exception, what: str, bucket: str, *, in_bucket: bool = False) -> ManagerError:
+    """Google's error as one of ours; *in_bucket* as in :meth:`GcsStorage._errors`."""
+    if isinstance(error, google_errors.RetryError):
+        cause = error.cause
+        return translated(cause, what, bucket) if isinstance(cause, Exception) else connection_failed(error, what, _CHECK)
+    if isinstance(error, requests.exceptions.InvalidJSONError):
+        return cut_short(what, "Google Cloud Storage", "STORAGE_EMULATOR_HOST, if it is set,")
     if isinstance(error, google.auth.exceptions.TransportError | requests.exceptions.RequestException):
-        return _connection(error, what)
+        return connection_failed(error, what, _CHECK)
     if isinstance(error, google.auth.exceptions.GoogleAuthError):
         return _no_credentials(error)
-    if isinstance(error, google_errors.RetryError):
-        return UnreachableError(f"{what}: no answer in time", reason="StorageUnreachable")
     code = int(getattr(error, "code", 0) or 0)
-    message = f"{what}: {code} {getattr(error, 'message', '') or error}"[:400].splitlines()[0]
-    return _answer(code, message, bucket)
+    said = _REQUEST.sub("", str(getattr(error, "message", "") or error))
+    if code == 404 and (in_bucket or "bucket does not exist" in said):  # an object's own 404 names its bucket too
+        hint = "Create it, or correct gcs.bucket and gcs.projectId."
+        return NotFoundError(f"bucket {bucket} does not exist", reason="BucketNotFound", hint=hint)
+    return _answer(code, f"{what}: {code} {said}"[:400].splitlines()[0], bucket)
+
+
+_CHECK: Final = "network policies, the cluster's DNS and proxies"
+_REQUEST: Final = re.compile(r"^[A-Z]+ https?://\S+: ")
+"""Google's client puts the whole request before what the store said."""
 
 
 def _answer(code: int, message: str, bucket: str) -> ManagerError:
-    if code == 404 and "bucket" in message.lower():
-        hint = "Create it, or correct gcs.bucket and gcs.projectId."
-        return NotFoundError(f"bucket {bucket} does not exist", reason="BucketNotFound", hint=hint)
-    if code in {401, 403}:
-        hint = f"Give the account roles/storage.objectAdmin on bucket {bucket}."
-        return AccessDeniedError(message, reason="InvalidCredentials" if code == 401 else "", hint=hint)
+    if code == 401:
+        hint = "Check the key `credentials` of the Secret named by gcs.secretName, or the workload identity."
+        return AccessDeniedError(message, reason="InvalidCredentials", hint=hint)
+    if code == 403:
+        hint = f"Give the account roles/storage.objectAdmin on bucket {bucket}, and check that the bucket is yours."
+        return AccessDeniedError(message, hint=hint)
     if code in {429, 503}:
-        return ThrottledError(message)
+        return ThrottledError(message, hint="The store asks to slow down; lower the concurrency if this goes on.")
     if code in _TEMPORARY:
         return TransientError(message, reason="StorageUnavailable")
     kind = {404: NotFoundError, 412: PreconditionError}.get(code, StorageError)
     return kind(message)
-
-
-def _connection(error: Exception, what: str) -> ManagerError:
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return StorageError(
-            f"{what}: the certificate is not trusted",
-            reason="UntrustedCertificate",
-            hint="Mount the authority's PEM file and name it in SSL_CERT_FILE (spec.env).",
-        )
-    return UnreachableError(
-        f"{what}: cannot be reached ({type(error).__name__})",
-        reason="StorageUnreachable",
-        hint="Check network policies, the cluster's DNS and proxies.",
-    )

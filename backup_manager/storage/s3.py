@@ -26,6 +26,8 @@ from backup_manager.errors import (
 )
 from backup_manager.storage import s3_errors, s3_xml
 from backup_manager.storage.base import DeleteFailure, ObjectInfo, StoreState, Target, Upload
+from backup_manager.storage.listings import cut_short, relative
+from backup_manager.storage.locks import LockDates
 from backup_manager.storage.patience import ATTEMPTS, delete_all, write_patiently
 from backup_manager.storage.s3_client import Query, S3Client, clock_skew
 from crds.paths import Location
@@ -41,8 +43,6 @@ _NO_BATCH: Final = (
     "Http405",
     "Http501",
 )
-_LOOKUPS: Final = 200
-"""So many locked objects are asked for their date; the rest of a large locked backup is taken to be like them."""
 _BUFFER: Final = 1 << 20
 
 
@@ -57,8 +57,7 @@ class S3Storage:
         self._base = f"{location.prefix}/" if location.prefix else ""
         self._batches = True
         self._state: StoreState | None = None
-        self._lookups = _LOOKUPS
-        self._latest_lock: datetime | None = None
+        self._locks = LockDates()
         self._mutex = threading.Lock()
 
     def at(self, location: Location) -> "S3Storage":
@@ -113,26 +112,17 @@ class S3Storage:
     def _listing(self, query: Query, root: str) -> str:
         text = self._client.call("GET", query=query).body.decode("utf-8", "surrogateescape")
         if f"</{root}>" not in text and f"<{root} />" not in text:
-            raise StorageError(
-                f"{self.location.url}: the listing is cut short or no S3 listing at all",
-                reason="TruncatedListing",
-                hint="Is s3.endpoint the address of the S3 service itself, and no proxy in between cutting answers?",
-            )
+            raise cut_short(self.location.url, "S3", "s3.endpoint")
         return text
 
     def _next(self, text: str, tag: str) -> str:
         """The marker of the next page. A listing that says there is more but not where must not pass for a whole one."""
         if marker := s3_xml.field(text, tag):
             return marker
-        raise StorageError(
-            f"{self.location.url}: the listing says there is more, but not where ({tag} is missing)", reason="TruncatedListing"
-        )
+        raise cut_short(self.location.url, "S3", "s3.endpoint", f"it says there is more, but not where: {tag} is missing")
 
     def _relative(self, key: str) -> str:
-        """*key* inside this folder. A store that lists anything else is not to be trusted with a deletion."""
-        if not key.startswith(self._base):
-            raise StorageError(f"{self.location.url}: the store listed {key!r}, which is outside", reason="ForeignListing")
-        return key[len(self._base) :]
+        return relative(key, self._base, self.location.url)
 
     # Writing
 
@@ -319,15 +309,11 @@ class S3Storage:
         says_so = "object lock" in error.message.lower() or "worm" in error.message.lower()
         if not says_so and not self.state().lock:
             return False, None
-        with self._mutex:
-            self._lookups -= 1
-            if self._lookups < 0:
-                return True, self._latest_lock
-        until = self._retained_until(error.key, error.version)
+        if not self._locks.may_ask():
+            return True, self._locks.latest
+        until = self._locks.note(self._retained_until(error.key, error.version))
         if until is None:
             return says_so or self._held(error.key, error.version), None
-        with self._mutex:
-            self._latest_lock = max(until, self._latest_lock or until)
         return until > datetime.now(UTC), until
 
     def _retained_until(self, key: str, version: str | None) -> datetime | None:
