@@ -165,9 +165,11 @@ class Cluster(Access):
             record.kill(signal.SIGKILL)
         stop([record])
 
-    def restart_webhook(self, *, kill: bool = True) -> None:
-        """Crash the webhook and start it again."""
+    def restart_webhook(self, *, kill: bool = True, env: Mapping[str, str] | None = None) -> None:
+        """Crash the webhook and start it again; *env* replaces the settings that it was given in addition."""
         self.stop_component("webhook", kill=kill)
+        if env is not None:
+            self._webhook_env = dict(env)
         self.start_component("webhook")
 
     def component_names(self) -> list[str]:
