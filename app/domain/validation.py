@@ -223,9 +223,16 @@ def _against_cluster(kind: str, spec: Mapping[str, Any], where: str, cluster: Cl
         yield from _access(spec, "to" if kind == "Restore" else "from", where)
     if spec.get("backupMode") == "log" and not at_least(cluster.version, _HAS_LOG_BACKUP):
         yield f"log backup in {where} needs TiKV v6.1.0 or newer, not {cluster.version}"
-    if not cluster.version and not split_image(str(spec.get("toolImage") or "")).pinned:
-        why = "its TiKV image has no tag" if cluster.config_field else "no object in Kubernetes tells its version"
-        yield (
-            f"nothing tells which br fits cluster {cluster.namespace}/{cluster.name} ({why}) in {where}: "
-            "set spec.toolImage with a tag"
-        )
+    if not cluster.version:
+        yield from _unpinned(kind, spec, where, cluster)
+
+
+def _unpinned(kind: str, spec: Mapping[str, Any], where: str, cluster: Cluster) -> Iterator[str]:
+    """Images that would be pulled as ``latest``, because no version is known that could be their tag."""
+    why = "its TiKV image has no tag" if cluster.config_field else "no object in Kubernetes tells its version"
+    whose = f"fits cluster {cluster.namespace}/{cluster.name} ({why}) in {where}"
+    if not split_image(str(spec.get("toolImage") or "")).pinned:
+        yield f"nothing tells which br {whose}: set spec.toolImage with a tag"
+    if kind == "CompactBackup" and not split_image(str(spec.get("tikvImage") or "")).pinned:
+        # A br chosen by its digest alone has no tag that tikv-ctl could share.
+        yield f"nothing tells which tikv-ctl {whose}: set spec.tikvImage with a tag, or a tag in spec.toolImage"

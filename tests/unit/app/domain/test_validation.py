@@ -4,9 +4,12 @@ from typing import Any
 
 import pytest
 
+from app.builders.pods import tools_of
 from app.domain.cluster import find
 from app.domain.config import ClusterKind, Config
+from app.domain.jobs import JobIntent, Purpose
 from app.domain.validation import admit
+from crds.versions import split_image
 from tests.support.objects import BR_SPEC, EXPORT_SPEC, LOG_SPEC, S3, observed, parent, tidb_cluster
 
 CONFIG = Config()
@@ -237,3 +240,30 @@ def test_with_no_kind_to_look_up_the_cluster_is_taken_on_trust() -> None:
     admission = admit("Backup", observed(parent("Backup", {**BR_SPEC, "toolImage": "pingcap/br:v8.5.0"})), config)
     assert admission.cluster is not None
     assert not admission.invalid
+
+
+DIGEST = "@sha256:abc"
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [
+        ({}, "nothing tells which br fits cluster db/basic (no object in Kubernetes tells its version)"),
+        ({"tikvImage": "pingcap/tikv:v8.5.0"}, "set spec.toolImage with a tag"),
+        ({"toolImage": "registry:5000/br", "tikvImage": "pingcap/tikv:v8.5.0"}, "set spec.toolImage with a tag"),
+        ({"toolImage": "pingcap/br:v8.5.0"}, ""),  # tikv-ctl takes the tag of br
+        ({"toolImage": "pingcap/br:v8.5.0", "tikvImage": "registry:5000/tikv"}, ""),
+        ({"toolImage": f"pingcap/br{DIGEST}"}, "set spec.tikvImage with a tag"),
+        ({"toolImage": f"pingcap/br{DIGEST}", "tikvImage": "registry:5000/tikv"}, "set spec.tikvImage with a tag"),
+        ({"toolImage": f"pingcap/br{DIGEST}", "tikvImage": f"pingcap/tikv{DIGEST}"}, ""),
+    ],
+)
+def test_a_compaction_without_a_cluster_to_ask_pulls_no_latest(images: dict[str, str], expected: str) -> None:
+    spec = {**BR_SPEC, "startTs": "1", "endTs": "2", **images}
+    seen = observed(parent("CompactBackup", spec))
+    admission = admit("CompactBackup", seen, Config(cluster_kinds=()))
+    assert expected in admission.invalid
+    assert bool(expected) == bool(admission.invalid)
+    if admission.cluster:
+        intent = JobIntent(name="compact", purpose=Purpose.COMPACT, cluster=admission.cluster)
+        assert [tool.name for tool, image in tools_of(seen.spec, intent) if not split_image(image).pinned] == []
