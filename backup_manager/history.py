@@ -16,13 +16,12 @@ from enum import StrEnum
 from posixpath import dirname
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic.alias_generators import to_camel
+import msgspec
 
 from backup_manager.errors import ManagerError, NotFoundError, PreconditionError, StorageError
 from backup_manager.storage.base import Storage
 from crds.paths import Location
-from crds.report import Time
+from crds.wire import Document, WireError
 
 if TYPE_CHECKING:
     from backup_manager.operations.steps import Context
@@ -40,24 +39,15 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-class Entry(BaseModel):
+class Entry(Document, frozen=True, kw_only=True, omit_defaults=True):
     """One event. *event* is the record's new state, or ``Restored`` or ``RestoreFailed``; *kind*, *namespace*, *name* and *uid*
-    are of the CR behind it, *path* is the data's. *record* is the digest of the record as the event left it."""
-
-    # A newer manager may write more: the digest is of the bytes, so nothing is lost by not knowing it.
-    model_config = ConfigDict(
-        frozen=True,
-        extra="ignore",
-        populate_by_name=True,
-        alias_generator=to_camel,
-        defer_build=True,
-        hide_input_in_errors=True,
-    )
+    are of the CR behind it, *path* is the data's. *record* is the digest of the record as the event left it. What a newer
+    manager adds is not lost by not knowing it: digests are of the stored bytes."""
 
     v: Literal[1] = 1
     seq: int
     previous: str = ""
-    at: Time
+    at: datetime
     event: str
     path: str
     kind: str
@@ -77,7 +67,8 @@ class Entry(BaseModel):
 
     def to_json(self) -> bytes:
         """The bytes to store; the next entry carries their digest."""
-        return self.model_dump_json(by_alias=True, exclude_defaults=True, indent=1).encode()
+        told = self.but(at=self.at.astimezone(UTC).replace(microsecond=0))
+        return msgspec.json.format(msgspec.json.encode(told), indent=1)
 
 
 class Kind(StrEnum):
@@ -210,8 +201,8 @@ def _checked(folder: Location, stored: Mapping[str, bytes]) -> Account:
 
 def _entry(data: bytes, number: int) -> Entry | None:
     try:
-        entry = Entry.model_validate_json(data)
-    except ValidationError:
+        entry = Entry.read(data)
+    except WireError:
         return None
     return entry if entry.seq == number else None
 

@@ -18,9 +18,8 @@ from enum import StrEnum
 from posixpath import basename, dirname
 from typing import Any, Final, Literal, Self
 
+import msgspec
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.alias_generators import to_camel
 
 from backup_manager import history
 from backup_manager.custom_resource import Resource
@@ -35,7 +34,8 @@ from backup_manager.errors import (
 from backup_manager.masking import MASK, Masker
 from backup_manager.storage.base import ObjectInfo, Storage
 from crds.paths import Location
-from crds.report import Problem, Time
+from crds.report import Problem
+from crds.wire import Document, WireError
 
 SUFFIX: Final = ".record.json"
 OBJECTS_SUFFIX: Final = ".objects.gz"
@@ -53,12 +53,7 @@ class State(StrEnum):
     CLEANED = "Cleaned"
 
 
-class _Part(BaseModel):
-    # A newer manager may write more than this one knows; what it knows of others' words it keeps when it writes back.
-    model_config = ConfigDict(frozen=True, extra="allow", populate_by_name=True, alias_generator=to_camel)
-
-
-class Owner(_Part):
+class Owner(Document, frozen=True, kw_only=True):
     """The CR a path belongs to."""
 
     kind: str = "Backup"
@@ -77,26 +72,26 @@ class Owner(_Part):
         return f"{self.kind} {self.namespace}/{self.name} (uid {self.uid})"
 
 
-class Cleaned(_Part):
+class Cleaned(Document, frozen=True, kw_only=True):
     """Who deleted the data, when, why and how much."""
 
     by: str = ""
     why: str = ""
-    at: Time
+    at: datetime
     deleted: int = 0
     bytes: int = 0
 
 
-class Past(_Part):
+class Past(Document, frozen=True, kw_only=True):
     """An earlier life of the path, in short."""
 
     owner: Owner
     state: State
-    time_completed: Time | None = None
+    time_completed: datetime | None = None
     cleaned: Cleaned | None = None
 
 
-class Record(_Part):
+class Record(Document, frozen=True, kw_only=True):
     """The document."""
 
     v: Literal[1] = 1
@@ -104,13 +99,13 @@ class Record(_Part):
     owner: Owner
     backup_path: str
     operation: str = ""
-    spec: dict[str, Any] = Field(default_factory=dict)
+    spec: dict[str, Any] = msgspec.field(default_factory=dict)
     tool: str = ""
     tool_version: str = ""
     argv: tuple[str, ...] = ()
     attempts: int = 1
-    time_claimed: Time
-    time_completed: Time | None = None
+    time_claimed: datetime
+    time_completed: datetime | None = None
     commit_ts: str | None = None
     size: int | None = None
     object_count: int | None = None
@@ -118,6 +113,8 @@ class Record(_Part):
     problem: Problem | None = None
     cleaned: Cleaned | None = None
     past: tuple[Past, ...] = ()
+    unknown: dict[str, Any] = msgspec.field(default_factory=dict)
+    """What a newer manager wrote at the top level: kept when this one writes the record back."""
 
     @property
     def live(self) -> bool:
@@ -126,7 +123,8 @@ class Record(_Part):
 
     def to_json(self) -> bytes:
         """The bytes to store."""
-        return self.model_dump_json(by_alias=True, exclude_none=True, indent=2).encode()
+        written = self.plain()
+        return msgspec.json.format(msgspec.json.encode({**written.pop("unknown"), **written}), indent=2)
 
     @property
     def digest(self) -> str:
@@ -137,13 +135,15 @@ class Record(_Part):
     def parse(cls, data: bytes, where: str) -> Self:
         """Read a record. One that cannot be read is not ignored: it may be a claim. Raises StorageError."""
         try:
-            return cls.model_validate_json(data)
-        except ValidationError:
+            record = cls.read(data)
+        except WireError:
             raise StorageError(
                 f"{where} is no record that this version can read",
                 reason="UnreadableRecord",
                 hint="Look at it; remove it by hand when it does not belong to a backup, or use a newer manager.",
             ) from None
+        known = {field.encode_name for field in msgspec.structs.fields(cls)}
+        return record.but(unknown={key: value for key, value in orjson.loads(data).items() if key not in known})
 
 
 def record_location(location: Location) -> tuple[Location, str]:
@@ -223,11 +223,11 @@ class Records:
             update: dict[str, Any] = {"attempts": there.attempts + 1, "spec": wanted.spec, "operation": wanted.operation}
             if there.state is not State.COMPLETE:
                 update |= {"state": State.CLAIMED, "problem": None}
-            record = there.model_copy(update=update)
+            record = there.but(**update)
             self._write(record, if_match=etag)
             self._tell(record)
             return record
-        record = wanted.model_copy(update={"past": (*there.past, _past(there))[-_PAST:]})
+        record = wanted.but(past=(*there.past, _past(there))[-_PAST:])
         self._write(record, if_match=etag)
         self._refuse_neighbours(wanted.owner, before=there)
         self._tell(record)
@@ -271,16 +271,16 @@ class Records:
             name = self._key.removesuffix(SUFFIX) + OBJECTS_SUFFIX
             self._beside.write(name, packed)
             update |= {"objects": name, "object_count": count, "size": size}
-        return self._update(owner, lambda record: record.model_copy(update=update))
+        return self._update(owner, lambda record: record.but(**update))
 
     def fail(self, owner: Owner, problem: Problem) -> Record:
         """The run failed; what it wrote stays claimed, for a retry or a clean."""
-        return self._update(owner, lambda r: r.model_copy(update={"state": State.FAILED, "problem": problem}))
+        return self._update(owner, lambda r: r.but(state=State.FAILED, problem=problem))
 
     def begin_clean(self, owner: Owner) -> None:
         """Say that the data is being deleted, when there is a record of it."""
         if self.load() is not None:
-            self._update(owner, lambda record: record.model_copy(update={"state": State.CLEANING}), foreign=True)
+            self._update(owner, lambda record: record.but(state=State.CLEANING), foreign=True)
 
     def bury(self, owner: Owner, cleaned: Cleaned) -> Record:
         """Leave the tombstone, also where no record was (data of TiDB Operator)."""
@@ -289,10 +289,10 @@ class Records:
             found = self._fetch()
             try:
                 if found is None:
-                    record = bare.model_copy(update={"cleaned": cleaned})
+                    record = bare.but(cleaned=cleaned)
                     self._write(record, if_absent=True)
                 else:
-                    record = found[0].model_copy(update={"state": State.CLEANED, "cleaned": cleaned, "objects": ""})
+                    record = found[0].but(state=State.CLEANED, cleaned=cleaned, objects="")
                     self._write(record, if_match=found[1])
             except PreconditionError:
                 continue

@@ -114,11 +114,11 @@ class Journal:
         self._reporter.store(self._report)
 
     def _masked(self, problem: Problem) -> Problem:
-        return problem.model_copy(update={"message": self.masker(problem.message), "hint": self.masker(problem.hint)})
+        return problem.but(message=self.masker(problem.message), hint=self.masker(problem.hint))
 
     def _update(self, **fields: Any) -> None:
         with self._lock:
-            self._report = self._report.model_copy(update={**fields, "seq": self._report.seq + 1})
+            self._report = self._report.but(**fields, seq=self._report.seq + 1)
 
     def _tell(self, **fields: Any) -> None:
         self._update(**fields)

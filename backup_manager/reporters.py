@@ -242,6 +242,6 @@ def leave_last_words(report: Report, path: Path = TERMINATION_LOG) -> None:
     """The outcome into the container's termination message, where ``kubectl describe pod`` shows it."""
     if path.exists():
         with suppress(OSError):
-            outcome = report.model_copy(update={"progress": ()})
+            outcome = report.but(progress=())
             fits = len(outcome.to_json().encode()) <= TERMINATION_BYTES
-            path.write_text((outcome if fits else outcome.model_copy(update={"result": {}})).to_json())
+            path.write_text((outcome if fits else outcome.but(result={})).to_json())

@@ -54,7 +54,7 @@ def perform(operation: Operation, cr: Object, *, flags: Mapping[str, Any], env: 
             found: Result = operation(context)
         except ManagerError as error:
             problem = error.problem()
-            masked = problem.model_copy(update={"message": context.mask(problem.message), "hint": context.mask(problem.hint)})
+            masked = problem.but(message=context.mask(problem.message), hint=context.mask(problem.hint))
             result = context.journal.report.result
             return Outcome(result=result, problem=masked, exit_code=error.exit_code, lines=lines)
         return Outcome(result={**context.journal.report.result, **found.details}, lines=lines)

@@ -6,13 +6,14 @@ what it needs. The same document is what ``--report=stdout`` prints, one line ea
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
+import msgspec
 
 from crds import names
+from crds.wire import Document, WireError
 
 ANNOTATION: Final = names.REPORT_ANNOTATION
 MAX_BYTES: Final = 8 * 1024
@@ -32,32 +33,19 @@ class Phase(StrEnum):
     FAILED = "Failed"
 
 
-def _utc_seconds(value: datetime) -> datetime:
-    return value.astimezone(UTC).replace(microsecond=0)
+Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
-Time = Annotated[
-    datetime,
-    AfterValidator(_utc_seconds),
-    PlainSerializer(lambda value: value.strftime("%Y-%m-%dT%H:%M:%SZ"), return_type=str, when_used="json"),
-]
-"""RFC3339 in UTC with whole seconds, as Kubernetes writes times."""
-
-
-class _Part(BaseModel):
-    # A newer manager may say more than this hook knows: ignore it rather than lose the whole report.
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, defer_build=True)
-
-
-class StepProgress(_Part):
+class StepProgress(Document, frozen=True, kw_only=True):
     """One step of the work; *progress* is percent, 0 to 100, as in ``status.progresses``."""
 
     step: str
-    progress: float = Field(ge=0, le=100)
-    last_transition_time: Time | None = Field(default=None, alias="lastTransitionTime")
+    progress: Percent
+    last_transition_time: datetime | None = None
 
 
-class Problem(_Part):
+class Problem(Document, frozen=True, kw_only=True):
     """Why a run failed or waits: *reason* is CamelCase, *message* one or two lines, *hint* the next step."""
 
     reason: str
@@ -66,7 +54,7 @@ class Problem(_Part):
     retryable: bool = False
 
 
-class Report(_Part):
+class Report(Document, frozen=True, kw_only=True):
     """The document itself.
 
     *seq* grows by one with every report of an *attempt* (the Pod's uid). *bytes* is the work done so far, *eta* the expected
@@ -74,19 +62,19 @@ class Report(_Part):
     """
 
     v: Literal[1] = 1
-    seq: int = Field(ge=0)
+    seq: Count
     attempt: str = ""
     phase: Phase
     progress: tuple[StepProgress, ...] = ()
-    bytes: int | None = Field(default=None, ge=0)
-    eta: Time | None = None
-    commit_ts: str | None = Field(default=None, alias="commitTs")
-    backup_path: str | None = Field(default=None, alias="backupPath")
-    backup_size: int | None = Field(default=None, alias="backupSize", ge=0)
-    time_started: Time | None = Field(default=None, alias="timeStarted")
-    time_completed: Time | None = Field(default=None, alias="timeCompleted")
+    bytes: Count | None = None
+    eta: datetime | None = None
+    commit_ts: str | None = None
+    backup_path: str | None = None
+    backup_size: Count | None = None
+    time_started: datetime | None = None
+    time_completed: datetime | None = None
     error: Problem | None = None
-    result: dict[str, Any] = Field(default_factory=dict)
+    result: dict[str, Any] = msgspec.field(default_factory=dict)
 
     @property
     def final(self) -> bool:
@@ -96,31 +84,25 @@ class Report(_Part):
     def to_json(self) -> str:
         """One line of JSON of at most :data:`MAX_BYTES`; what does not fit loses its details first, never its outcome."""
         for candidate in (self, self._short(MAX_MESSAGE), self._short(200, drop_result=True)):
-            text = candidate.model_dump_json(by_alias=True, exclude_none=True)
+            text = candidate.to_line()
             if len(text.encode()) <= MAX_BYTES:
                 return text
-        return (
-            self._short(200, drop_result=True)
-            .model_copy(update={"progress": ()})
-            .model_dump_json(by_alias=True, exclude_none=True)
-        )
+        return self._short(200, drop_result=True).but(progress=()).to_line()
 
     def _short(self, message: int, *, drop_result: bool = False) -> Self:
-        update: dict[str, Any] = {"progress": self.progress[-8:]}
+        changes: dict[str, Any] = {"progress": self.progress[-8:]}
         if self.error:
-            update["error"] = self.error.model_copy(
-                update={"message": self.error.message[:message], "hint": self.error.hint[:message]}
-            )
+            changes["error"] = self.error.but(message=self.error.message[:message], hint=self.error.hint[:message])
         if drop_result:
-            update["result"] = {}
-        return self.model_copy(update=update)
+            changes["result"] = {}
+        return self.but(**changes)
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
         """Read a report; None when *text* is no report that this version understands."""
         try:
-            return cls.model_validate_json(text)
-        except ValidationError:
+            return cls.read(text)
+        except WireError:
             return None
 
     @classmethod

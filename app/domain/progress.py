@@ -19,7 +19,7 @@ def percent(report: Report) -> str:
 
 
 def _step(step: StepProgress) -> dict[str, object]:
-    written = step.model_dump(mode="json", by_alias=True, exclude_none=True)
+    written = step.plain()
     value = step.progress
     return {**written, "progress": int(value) if value.is_integer() else value}
 

@@ -97,5 +97,5 @@ def _verdict(what: str, outcome: Outcome) -> str:
 def _data(outcome: Outcome) -> Mapping[str, Any]:
     told: dict[str, Any] = {"ok": outcome.problem is None, **outcome.result}
     if outcome.problem:
-        told["error"] = outcome.problem.model_dump(mode="json", exclude_defaults=True)
+        told["error"] = {key: value for key, value in outcome.problem.plain().items() if value}
     return told

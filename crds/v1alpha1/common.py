@@ -6,13 +6,15 @@ absence as the API server does, and states the rules between its fields once, fo
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
-from crds import durations, report, sizes, tso
+from crds import durations, sizes, tso
+from crds.wire import utc
 
 RULES_BROKEN: Final = "rules_broken"
 """Type of the validation error that carries broken :class:`Rule` objects; its context holds them under ``broken``."""
@@ -98,8 +100,8 @@ Quantity = Annotated[str, *_quantity]
 """A Kubernetes quantity such as ``100Gi``; empty for none."""
 Timestamp = Annotated[str, *_timestamp]
 """A TSO or a date with time; empty for none."""
-Time = Annotated[report.Time, Field(strict=False)]
-"""RFC3339 in UTC."""
+Time = Annotated[datetime, Field(strict=False), PlainSerializer(utc, return_type=str, when_used="json")]
+"""RFC3339 in UTC with whole seconds, as Kubernetes writes times."""
 Int32 = Annotated[int, Field(ge=0, le=2**31 - 1)]
 UInt32 = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Int64 = Annotated[int, Field(ge=0, le=2**63 - 1), WithJsonSchema({"type": "integer", "format": "int64", "minimum": 0})]

@@ -78,7 +78,7 @@ def test_pace_lets_milestones_through_and_holds_the_rest_back() -> None:
     assert pace.wait(report(3, 60)) == 6
     assert pace.wait(report(3, 100)) == 0
     assert pace.wait(report(3, 50, Phase.WAITING)) == 0
-    look = report(3, 50).model_copy(update={"result": {"observedAt": "2026-01-31T00:00:00Z"}})
+    look = report(3, 50).but(result={"observedAt": "2026-01-31T00:00:00Z"})
     assert pace.wait(look) == 0
     pace.sent(look)
     assert pace.wait(look) == 10
