@@ -80,6 +80,7 @@ def run(context: "Context", work: BrRun) -> br.Heard:
         mask=context.mask,
         log=context.log,
         on_line=hear,
+        select=heard.select,
         cwd=context.scratch,
     )
     if ended.code != 0:

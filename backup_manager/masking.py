@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
+from backup_manager import log_blocks
+
 MASK: Final = "******"
 _SHORTEST: Final = 4
 """A shorter value (a password "a") would blank half of every line and so tell more than it hides; the patterns still apply."""
@@ -38,6 +40,12 @@ _WORDS: Final = ("passw", "pwd", "sig", "key", "token", "credential", "secret", 
 _DSN: Final = re.compile(r"(?<=[/\s\"'=\[(])([^:/@\s\"'\[(]+):([^@\s\"']+)@(?=[\w\[(.-]+)")
 
 
+class Masked(str):
+    """Text that went through a :class:`Masker`: whoever logs it need not do it again. Anything made from it is a plain text."""
+
+    __slots__ = ()
+
+
 class Masker:
     """Replaces secrets in text.
 
@@ -51,6 +59,8 @@ class Masker:
         }
         longest_first = sorted(forms, key=len, reverse=True)
         self._known = re.compile("|".join(re.escape(form) for form in longest_first)) if longest_first else None
+        lowered = (form.encode("utf-8", "replace").lower() for form in longest_first if "\n" not in form)
+        self._needles = (*(word.encode() for word in _WORDS), b"@", *lowered)
 
     def __call__(self, text: str) -> str:
         """*text* without secrets."""
@@ -60,6 +70,14 @@ class Masker:
         if any(word in lowered for word in _WORDS):
             text = _ASSIGNED.sub(rf"\g<1>{MASK}", text)
         return _DSN.sub(rf"\g<1>:{MASK}@", text) if "@" in text else text
+
+    def block(self, block: bytes) -> Masked:
+        """*block* (whole lines of a log) without secrets: the lines that may hold one are treated alone, the others stay."""
+        shown, done = list[str](), 0
+        for span in log_blocks.spans(block.lower(), self._needles):
+            shown += block[done : span.start].decode("utf-8", "replace"), self(block[span].decode("utf-8", "replace"))
+            done = span.stop
+        return Masked("".join((*shown, block[done:].decode("utf-8", "replace"))))
 
     def value(self, value: Any) -> Any:
         """*value* (JSON-like) with every text in it masked."""

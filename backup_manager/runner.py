@@ -23,7 +23,7 @@ from uuid import uuid4
 from backup_manager.custom_resource import Resource, choose
 from backup_manager.errors import ManagerError, PermanentError, UsageError
 from backup_manager.kubernetes_api import KubernetesApi, Server
-from backup_manager.masking import Masker, secrets_of
+from backup_manager.masking import Masked, Masker, secrets_of
 from backup_manager.operations.steps import Context, Operation, Result
 from backup_manager.reporter import Journal
 from backup_manager.reporters import leave_last_words, open_reporter
@@ -162,13 +162,13 @@ class Run:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def log(self, line: str) -> None:
-        """One masked line to stderr, in the form that the tools' own lines have."""
-        if not line.startswith("[2"):
-            level = "" if line.startswith("[ERROR]") else "[INFO] "
-            line = f"[{datetime.now(UTC):%Y/%m/%d %H:%M:%S.%f} +00:00] {level}[backup-manager] {line}"
+    def log(self, text: str) -> None:
+        """One line, or a tool's block of them, masked, to stderr; each in the form that the tools' own lines have."""
+        shown = text if isinstance(text, Masked) else self.mask(text)
+        if not shown.startswith("[2") or shown.count("\n") != shown.count("\n[2"):
+            shown = "\n".join(line if line.startswith("[2") else _dressed(line) for line in shown.split("\n"))
         with self._lock, suppress(OSError, ValueError):
-            self.stderr.write(self.mask(line) + "\n")
+            self.stderr.write(shown + "\n")
             self.stderr.flush()
 
     def _say(self, problem: Problem) -> None:
@@ -185,6 +185,11 @@ class Run:
             hint="Its log has the details (kubectl logs); please report them.",
             retryable=True,
         )
+
+
+def _dressed(line: str) -> str:
+    level = "" if line.startswith("[ERROR]") else "[INFO] "
+    return f"[{datetime.now(UTC):%Y/%m/%d %H:%M:%S.%f} +00:00] {level}[backup-manager] {line}"
 
 
 def _operation(module: str) -> Operation:

@@ -157,6 +157,7 @@ def load(context: Context, state: Import) -> None:
         mask=context.mask,
         log=context.log,
         on_line=hear,
+        select=state.heard.select,
         cwd=context.scratch,
     )
     if ended.code != 0 or not state.heard.success:

@@ -4,11 +4,12 @@ Upstream appends every value of ``spec.br`` to every subcommand, and br then ref
 ``spec.br.options`` stay verbatim, and last of the generic part so that they win.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from backup_manager import log_blocks
 from backup_manager.errors import UsageError
 from backup_manager.tools.brlog import Operation, Progress, fields, operation, progress
 from backup_manager.tools.process import Stream
@@ -165,10 +166,18 @@ class Heard:
     document: str = ""
     usage: bool = False
     asked: bool = False
+    look_within: int = 256 * 1024
+    """Every line so far into the log is looked at: br prints its help instead of working, not after it."""
+
+    def select(self, _stream: Stream, block: bytes) -> Iterable[bytes]:
+        """The lines of *block* that can tell something: of millions, most tell nothing."""
+        if self.asked or self.look_within > 0:
+            self.look_within -= len(block)
+            return log_blocks.lines(block)
+        return log_blocks.holding(block, _MARKS)
 
     def line(self, stream: Stream, line: str) -> None:
         """Take in one line."""
-        # Logs have millions of lines that tell us nothing. Long needles are found missing fastest.
         if not (_PROGRESS in line or _SUCCESS in line or _OPERATION in line or line[0:1] != "[" or self.asked):
             return
         if stream is Stream.OUT and (told := progress(line)):
@@ -186,6 +195,8 @@ class Heard:
 
 
 _PROGRESS, _SUCCESS, _OPERATION = "[progress] [step=", " success summary", "BR operation started"
+_MARKS: Final = tuple(mark.encode() for mark in (_PROGRESS, _SUCCESS, _OPERATION))
+"""Long ones, as those are found missing fastest."""
 _COMMON: Final = {"checksum": "checksum", "checkRequirements": "check-requirements"}
 
 

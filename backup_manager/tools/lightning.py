@@ -5,18 +5,22 @@ lightning end with 0, having imported nothing), and so do its checkpoints (a sta
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from backup_manager import log_blocks
 from backup_manager.database import Access
 from backup_manager.tools.brlog import fields
+from backup_manager.tools.process import Stream
 
 NAME: Final = "tidb-lightning"
 SUCCESS: Final = "tidb lightning exit successfully"
 CANCELED: Final = "tidb lightning canceled"
 Backend = Literal["tidb", "local"]
+_FILE, _PROGRESS = '"restore file completed"', "[progress]"
+_MARKS: Final = tuple(mark.encode() for mark in (SUCCESS, CANCELED, _FILE, _PROGRESS))
 _PROGRESS_SECONDS: Final = 10
 _PERCENT: Final = re.compile(r"(?P<percent>[\d.]+)%")
 _ROWS: Final = re.compile(r"kvs=(?P<rows>\d+)")
@@ -51,15 +55,19 @@ class Heard:
     rows: int = 0
     progress: Progress | None = field(default=None)
 
+    def select(self, _stream: Stream, block: bytes) -> Iterable[bytes]:
+        """The lines of *block* that can tell something."""
+        return log_blocks.holding(block, _MARKS)
+
     def line(self, line: str) -> None:
         """Take in one line."""
         if SUCCESS in line:
             self.success = True
         elif CANCELED in line:
             self.canceled = True
-        elif '"restore file completed"' in line and (match := _ROWS.search(line)):
+        elif _FILE in line and (match := _ROWS.search(line)):
             self.rows += int(match["rows"])
-        elif "[progress]" in line and (told := progress(line)):
+        elif _PROGRESS in line and (told := progress(line)):
             self.progress = told
 
 

@@ -1,8 +1,10 @@
 """The one place that runs a tool: its own process group, both pipes read at once, signals forwarded, secrets masked.
 
-The tool's lines are logged again (masked) and handed to the caller; only a bounded tail is kept, so a tool that logs for days
-costs no memory. SIGTERM to us becomes SIGTERM to the tool's group, and SIGKILL after a grace period. When we are killed
-ourselves, the kernel kills the tool too: a writer must never outlive the run that answers for it.
+The tool's lines are logged again (masked), and those that the caller selects are handed to it; both a block at a time
+(:mod:`backup_manager.log_blocks`). Only a bounded tail is kept: a tool that logs for days costs little time and no memory.
+
+SIGTERM to us becomes SIGTERM to the tool's group, and SIGKILL after a grace period. When we are killed ourselves, the kernel
+kills the tool too: a writer must never outlive the run that answers for it.
 """
 
 import ctypes
@@ -15,20 +17,19 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any, Final
 
+from backup_manager import log_blocks
 from backup_manager.errors import ToolError
 from backup_manager.masking import Masker
 from backup_manager.signals import Stop
 
 GRACE_SECONDS: Final = 20.0
-_PIECE: Final = 8 * 1024 * 1024
-"""A longer line is handed over in pieces: no line may cost more memory than this."""
 _TAIL_LINES: Final = 40
 _TAIL_WIDTH: Final = 2000
 _DRAIN_SECONDS: Final = 5.0
@@ -43,6 +44,13 @@ class Stream(StrEnum):
 
 
 LineHandler = Callable[[Stream, str], None]
+Selector = Callable[[Stream, bytes], Iterable[bytes]]
+"""Which lines of a block (whole lines of one stream) are worth a look."""
+
+
+def every_line(_stream: Stream, block: bytes) -> Iterable[bytes]:
+    """The selector that leaves out nothing."""
+    return log_blocks.lines(block)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,17 +109,19 @@ def run(
     mask: Masker,
     log: Callable[[str], None],
     on_line: LineHandler = lambda _stream, _line: None,
+    select: Selector = every_line,
     grace: float = GRACE_SECONDS,
     cwd: Path | None = None,
 ) -> Ended:
-    """Run *argv* to its end. *on_line* gets each line (unmasked, without its end) from two threads, one a stream."""
+    """Run *argv* to its end. *on_line* gets each line that *select* picks (unmasked, without its end) from two threads, one
+    a stream. *log* gets one line, or several with line ends between them."""
     stop.check()
     tool = Path(argv[0]).name
     log(f"run: {mask(shlex.join(argv))}")
     process = _start(argv, env, cwd)
     outputs = [
-        _Output(tool=tool, stream=Stream.OUT, pipe=process.stdout, on_line=on_line, mask=mask, log=log),
-        _Output(tool=tool, stream=Stream.ERR, pipe=process.stderr, on_line=on_line, mask=mask, log=log),
+        _Output(tool=tool, stream=stream, pipe=pipe, on_line=on_line, select=select, mask=mask, log=log)
+        for stream, pipe in ((Stream.OUT, process.stdout), (Stream.ERR, process.stderr))
     ]
     readers = [threading.Thread(target=output.read, name=f"{tool}-{output.stream}", daemon=True) for output in outputs]
     for reader in readers:
@@ -182,23 +192,25 @@ class _Output:
     stream: Stream
     pipe: IO[bytes] | None
     on_line: LineHandler
+    select: Selector
     mask: Masker
     log: Callable[[str], None]
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=_TAIL_LINES))
 
     def read(self) -> None:
-        """Log, keep and hand over every line."""
+        """Log every line, keep the last ones, hand over those that are selected."""
         if self.pipe is None:
             return
         with self.pipe as pipe:
-            while piece := pipe.readline(_PIECE):
-                self._line(piece.decode("utf-8", "replace").rstrip("\r\n"))
+            for block in log_blocks.read(pipe.fileno()):
+                self._block(block)
 
-    def _line(self, line: str) -> None:
-        shown = self.mask(line)
-        self.tail.append(shown[:_TAIL_WIDTH])
+    def _block(self, block: bytes) -> None:
+        shown = self.mask.block(block.removesuffix(b"\n"))
         self.log(shown)
-        try:
-            self.on_line(self.stream, line)
-        except Exception as error:  # noqa: BLE001  (a line that we misread must not stop a backup)
-            self.log(f"{self.tool}: could not read a line of {self.stream}: {type(error).__name__}")
+        self.tail.extend(line[:_TAIL_WIDTH].rstrip("\r") for line in shown.rsplit("\n", _TAIL_LINES)[-_TAIL_LINES:])
+        for line in self.select(self.stream, block):
+            try:
+                self.on_line(self.stream, line.decode("utf-8", "replace"))
+            except Exception as error:  # noqa: BLE001  (a line that we misread must not stop a backup)
+                self.log(f"{self.tool}: could not read a line of {self.stream}: {type(error).__name__}")

@@ -201,3 +201,23 @@ def test_work_that_ended_is_not_thrown_away_by_a_late_stop(tmp_path: Path) -> No
 
     run_steps(here.context, (Step(name="Last", work=last),), None)
     assert here.report.progress[-1].progress == 100
+
+
+def test_a_block_of_a_tools_lines_is_logged_whole_and_masked_once(bench: Bench) -> None:
+    tool = "[2026/11/23 19:05:07.525 +00:00] [INFO] [client.go:184]"
+
+    def operation(context: Context) -> Result:
+        context.log(context.mask.block(f"{tool} [a]\n{tool} [b=pw-hunter22]".encode()))
+        context.log(context.mask.block(f"{tool} [c]\nError: pw-hunter22\n{tool} [d]".encode()))
+        context.log(f"{tool} [e]\nplain pw-hunter22")
+        return Result()
+
+    assert bench.run(operation) == 0
+    logged = [line for line in bench.stderr.getvalue().splitlines() if tool in line or "******" in line]
+    assert logged[:2] == [f"{tool} [a]", f"{tool} [b=******]"]
+    assert (logged[2], logged[4], logged[5]) == (f"{tool} [c]", f"{tool} [d]", f"{tool} [e]")
+    assert all(line.startswith("[2") for line in logged), "a line of ours has no time"
+    assert (logged[3].partition("] [INFO] ")[2], logged[6].partition("] [INFO] ")[2]) == (
+        "[backup-manager] Error: ******",
+        "[backup-manager] plain ******",
+    )
