@@ -184,9 +184,17 @@ class _Deletion:
         cluster = clusters.find(self.observed, self.config)
         if holds(self.draft.done(), Phase.STOPPED) or cluster is None:
             return None
+        self._remember_start()
         if waiting := self.stop_writers():
             return waiting
         return self._stop(names.stop_job(name), cluster)
+
+    def _remember_start(self) -> None:
+        """The start's Job may be all that tells of it, and it goes now."""
+        entries: Mapping[str, Any] = self.draft.get("logSubCommandStatuses") or {}
+        if log_backup.START not in entries:
+            tried = {"command": log_backup.START, "phase": str(Phase.SCHEDULED)}
+            self.draft.put(logSubCommandStatuses={**entries, log_backup.START: tried}, backupPath=self.path)
 
     def _stop(self, first: str, cluster: clusters.Cluster) -> Decision[JobIntent] | None:
         attempt = Attempt.latest(first, self.jobs)

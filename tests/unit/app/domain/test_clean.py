@@ -260,6 +260,18 @@ def test_a_log_command_under_way_ends_before_the_stop() -> None:
     assert not decision.create
 
 
+def test_a_start_that_the_status_does_not_know_of_yet_is_stopped_and_cleaned_all_the_same() -> None:
+    """Deleted right after its first pass: with its Job goes the only sign that a task may be in the cluster."""
+    path = "s3://bucket/daily"
+    first = finalize(log("Delete"), job("backup-basic-log-start", path=path), related=[tidb_cluster()])
+    assert [drop.name for drop in first.drop] == ["backup-basic-log-start"]
+    second = finalize(then(log("Delete"), first), related=[tidb_cluster()])
+    assert [intent.name for intent in second.create] == ["stop-basic"]
+    stopped = job("stop-basic", state="complete", said=report("Complete"))
+    third = finalize(then(log("Delete"), second), stopped, related=[tidb_cluster()])
+    assert [(intent.purpose, intent.path) for intent in third.create] == [(Purpose.CLEAN, path)]
+
+
 DEAD = [job(names.retry("stop-basic", n), state="failed", ended=at(n)) for n in range(3)]
 
 
