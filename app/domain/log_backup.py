@@ -222,7 +222,8 @@ class _Task:
         if outcome.phase is not Phase.COMPLETE or job is None or job.report is None:
             return
         if command == TRUNCATE:
-            self.draft.put(logSuccessTruncateUntil=str(job.report.result.get("truncateUntil") or self._truncated_to(job)))
+            done = job.report.result.get("logSuccessTruncateUntil") or self._truncated_to(job)
+            self.draft.put(logSuccessTruncateUntil=str(done))
             return
         if command == STOP:
             self.draft.put(timeCompleted=outcome.at)

@@ -216,6 +216,14 @@ def test_created_before_its_cluster_and_left_by_it(world: LogWorld, tmp_path: Pa
     assert "PD at" in told["message"]
 
 
+def test_deleted_right_after_it_was_made(world: LogWorld, source: Tikv) -> None:
+    world.apply("Backup", LOG, source, world.s3("log"), backupMode="log")
+    until(lambda: "backup-log-log-start" in world.jobs(), world.shown, 30)
+    world.delete(LOG)
+    assert not task_in_pd(source)
+    assert world.objects("log") == []
+
+
 def test_a_stop_that_fails_keeps_the_data(world: LogWorld, source: Tikv) -> None:
     world.start(source)
     options = [f"--pd={source.kv.pd}"]

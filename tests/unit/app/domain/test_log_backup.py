@@ -200,6 +200,17 @@ def test_a_command_that_waits_for_another_run_names_it(asked: str, name: str, ph
     assert "Waiting" not in {item["type"] for item in walk.status["conditions"]}
 
 
+def test_what_the_manager_truncated_counts_whatever_the_spec_says_meanwhile() -> None:
+    walk = Walk(logTruncateUntil="900")
+    walk.start()
+    walk.wanted()
+    walk.spec["logTruncateUntil"] = "950"
+    walk.ends("backup-basic-log-truncate", report("Complete", result={"logSuccessTruncateUntil": "900"}))
+    assert walk.status["logSuccessTruncateUntil"] == "900"
+    asked = [intent.truncate_until for _ in range(3) for intent in walk.sync().create if intent.purpose is Purpose.LOG]
+    assert asked[0] == "950"
+
+
 def test_runs_of_br_are_shown_whatever_the_command() -> None:
     walk = Walk(logTruncateUntil="900")
     walk.start()
@@ -207,7 +218,7 @@ def test_runs_of_br_are_shown_whatever_the_command() -> None:
     operation = {"operationID": "7", "command": "log truncate", "startedAt": at(1), "observedAt": at(2)}
     walk.ends(
         "backup-basic-log-truncate",
-        report("Complete", result={"truncateUntil": "900", "brOperations": [operation]}),
+        report("Complete", result={"logSuccessTruncateUntil": "900", "brOperations": [operation]}),
         args=["--truncate-until=900"],
     )
     assert walk.status["brOperations"] == [operation]
