@@ -97,6 +97,11 @@ KNOWN: Final = (
         "The path holds another backup: choose another prefix, or delete what is there.",
     ),
     _known(
+        r"log backup task is running: .*please stop the task before restore",
+        "LogBackupRunning",
+        "Stop the target's log backup (logStop: true in its Backup), restore, then start it again and take a full backup.",
+    ),
+    _known(
         r"ErrStreamLogTaskExist|already .*log backup task|task .*already exist",
         "LogTaskExists",
         "Stop the running log backup first.",

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from crds.versions import split_image
-from sandbox.layout import TOOLS, VENV_BIN
+from sandbox.layout import ROOT, TOOLS, VENV_BIN
+
+STAND_INS: Final = ROOT / "sandbox" / "stand_in_br"
 
 
 class ImageError(Exception):
@@ -37,6 +39,9 @@ IMAGES: Final = (
     Image(pattern="br", entrypoint=("/br",), files=_tools("br")),
     Image(pattern="dumpling", entrypoint=("/dumpling",), files=_tools("dumpling")),
     Image(pattern="tidb-lightning", entrypoint=("/tidb-lightning",), files=_tools("tidb-lightning")),
+    # Stand-ins, named as such, for what the real tools cannot do here; see sandbox/stand_in_br.
+    Image(pattern="stand-in-br", entrypoint=("/br",), files={"/br": STAND_INS / "br.py"}),
+    Image(pattern="stand-in-tikv", entrypoint=("/tikv-ctl",), files={"/tikv-ctl": STAND_INS / "tikv_ctl.py"}),
     # Whatever the machine has: for Jobs of tests.
     Image(pattern="busybox"),
 )

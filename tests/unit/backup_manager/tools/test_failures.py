@@ -93,6 +93,12 @@ CASES = {
         "Error: backup meta file exists in s3://b/p, there may be some backup files already",
         ("BackupPathInUse", False),
     ),
+    "log backup in the target": (
+        "",
+        "Error: failed to check task exists: log backup task is running: x, please stop the task before restore, and after "
+        "PITR operation finished, create log-backup task again and create a full backup on this cluster",
+        ("LogBackupRunning", False),
+    ),
     "gc": (
         "\ndump failed: Error 8055: snapshot is older than GC safe point; GC life time is shorter than transaction duration",
         "",
