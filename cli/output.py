@@ -1,7 +1,7 @@
 """The one place that writes to the terminal. A command returns an :class:`Answer`; what it looks like is decided here.
 
 ``table`` is for people: plain columns, colours on a terminal alone. ``json`` and ``yaml`` carry :attr:`Answer.data` whole,
-``csv`` the first table. Notes go to stderr, so that stdout can be piped.
+``csv`` the first table and those of the same columns. Notes go to stderr, so that stdout can be piped.
 """
 
 import csv
@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
@@ -38,12 +38,13 @@ class Format(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Rows for people. A cell that is None is shown as ``-``."""
+    """Rows for people. A cell that is None is shown as ``-``. *lead* is what the title says, as columns: csv has no titles."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
     title: str = ""
     empty: str = ""
+    lead: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +101,7 @@ class Output:
             case Format.YAML:
                 self._say(to_yaml(answer.data).rstrip())
             case Format.CSV:
-                self._say(_csv(next(part for part in answer.parts if isinstance(part, Table))).rstrip())
+                self._say(_csv([part for part in answer.parts if isinstance(part, Table)]).rstrip())
             case Format.TABLE:
                 self._say("\n\n".join(text for part in answer.parts if (text := self._text(part))))
         for note in answer.notes:
@@ -204,11 +205,14 @@ def _cell(value: object) -> str:
     return " ".join((when(value) if isinstance(value, datetime) else str(value)).split())
 
 
-def _csv(table: Table) -> str:
+def _csv(tables: Sequence[Table]) -> str:
+    columns = tables[0].columns
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(name.lower().replace(" ", "_") for name in table.columns)
-    writer.writerows([_plain(value) for value in row] for row in table.rows)
+    writer.writerow(name.lower().replace(" ", "_") for name in (*tables[0].lead, *columns))
+    for table in tables:
+        if table.columns == columns:
+            writer.writerows([_plain(value) for value in (*table.lead.values(), *row)] for row in table.rows)
     return buffer.getvalue()
 
 

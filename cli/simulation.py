@@ -111,7 +111,7 @@ class World:
         while True:
             wait = self._settle()
             following = min([self.now + wait, *self._ends.values()])
-            while day <= min(following, end):
+            while day <= end and day < following:  # what happens at the very moment still belongs to it
                 self.story.days.append(self._account(day))
                 day += timedelta(days=1)
             if following > end:

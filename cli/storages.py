@@ -5,19 +5,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from posixpath import dirname
 from typing import Any, Final
 
 from backup_manager import history
-from backup_manager.errors import ManagerError, NotFoundError, StorageError, UsageError
+from backup_manager.errors import AccessDeniedError, ManagerError, NotFoundError, StorageError, UsageError
 from backup_manager.history import Account, Chain
 from backup_manager.records import SUFFIX, Record, record_location
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
 from cli.documents import Object
-from crds.paths import Location, PathError, location_of, provider_of
+from crds.paths import Location, PathError, Provider, location_of, provider_of
 
 _AT_ONCE: Final = 16
+_CREDENTIALS: Final = (
+    "Credentials come from this environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AZURE_STORAGE_KEY, "
+    "GOOGLE_APPLICATION_CREDENTIALS."
+)
+_OTHER_NAMES: Final = {"gs": "gcs", "azblob": "azure"}
+"""Schemes as the providers' own tools write them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +63,9 @@ class Spot:
 
 def spots(urls: Sequence[str]) -> list[Spot]:
     """The folders that *urls* name. Raises UsageError."""
+    written = (url.partition("://") for url in urls)
     try:
-        return [Spot(location=Location.parse(url)) for url in urls]
+        return [Spot(location=Location.parse(f"{_OTHER_NAMES.get(head, head)}{mark}{rest}")) for head, mark, rest in written]
     except PathError as error:
         raise UsageError(str(error), hint="Write it like s3://bucket/prefix; the endpoint is in S3_ENDPOINT.") from None
 
@@ -95,18 +103,35 @@ def _beside(spec: Mapping[str, Any], path: str, location: Location) -> Location:
     return Location(provider=location.provider, bucket=location.bucket, prefix=dirname(location.prefix))
 
 
-def read_all(places: Sequence[Spot], env: Mapping[str, str] = os.environ) -> Shelf:
-    """What lies in *places*; one that cannot be read becomes a problem. With a single one its error is raised."""
+def read_all(places: Sequence[Spot], env: Mapping[str, str] = os.environ, *, lenient: bool = False) -> Shelf:
+    """What lies in *places*; one that cannot be read becomes a problem. With a single one its error is raised, unless
+    *lenient*: then there is more to tell than storages do."""
     shelf = Shelf()
     for place in places:
         try:
+            _is_here(place.location)
             with closing(open_storage(place.spec, location=place.location, env=env)) as storage:
                 shelf.add(read(storage))
         except ManagerError as error:
-            if len(places) == 1:
-                raise
+            if len(places) == 1 and not lenient:
+                raise _for_users(error) from None
             shelf.problems.append(f"{place.location.url}: {error.message}")
     return shelf
+
+
+def _is_here(location: Location) -> None:
+    """A volume that Pods mount is seldom mounted here; an absent folder must not look like an empty one."""
+    if location.provider is Provider.LOCAL and not Path(location.url.removeprefix("local://")).is_dir():
+        raise NotFoundError(
+            f"there is no folder {location.url} on this machine", hint="Mount the volume here, or correct the path."
+        )
+
+
+def _for_users(error: ManagerError) -> ManagerError:
+    """The driver's hints speak of the Job; here it is the environment that holds credentials."""
+    if isinstance(error, AccessDeniedError):
+        error.hint = _CREDENTIALS
+    return error
 
 
 def read(storage: Storage) -> Shelf:

@@ -62,9 +62,12 @@ class Location:
         's3://b/p/q'
         >>> Location(provider=Provider.GCS, bucket="b").url
         'gcs://b/'
+        >>> Location.parse("local:///nfs/p").url
+        'local:///nfs/p'
         """
         if self.provider is Provider.LOCAL:
-            return f"local://{normpath('/'.join(('', self.bucket.strip('/'), self.prefix)))}"
+            inside = "/".join(part for part in (self.bucket.strip("/"), self.prefix) if part)
+            return f"local://{normpath(f'/{inside}')}"
         joined = "/".join(part for part in (self.bucket, self.prefix) if part)
         return f"{_SCHEMES[self.provider]}://{joined}{'/' if self.provider in _TRAILING_SLASH else ''}"
 

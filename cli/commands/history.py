@@ -48,8 +48,10 @@ def history(
     """
     if ctx.invoked_subcommand:
         return None
+    if urls and no_records:
+        raise click.UsageError("--storage names records to read, --no-records forbids to read any")
     crs = _crs(place, offline, urls)
-    shelf = Shelf() if no_records else _shelf(crs, urls)
+    shelf = Shelf() if no_records else _shelf(crs, urls, lenient=bool(crs))
     chronicle = Chronicle()
     chronicle.add_shelf(shelf)
     chronicle.add_crs([cr for cr in crs if cr["kind"] in {"Backup", "Restore"}], datetime.now(UTC))
@@ -70,7 +72,7 @@ def history(
     columns = ("TIME", "KIND", "NAME", "OUTCOME", "SIZE", "TOOK", "PATH", "NOTE")
     return Answer(
         data=[event.data for event in events],
-        parts=[Table(columns=columns, rows=rows, empty="no backup and no restore")],
+        parts=[Table(columns=columns, rows=rows, empty=f"no backup and no restore{_where(place, urls)}")],
         notes=shelf.problems,
         exit_code=5 if shelf.problems else 0,
     )
@@ -129,8 +131,14 @@ def _crs(place: Place, offline: bool, urls: Sequence[str]) -> list[Object]:
     return [cr for kind in kinds for cr in place.source.list(kind, everywhere=place.everywhere)]
 
 
-def _shelf(crs: Sequence[Object], urls: Sequence[str]) -> Shelf:
-    return read_all(spots(urls) if urls else spots_of(crs))
+def _shelf(crs: Sequence[Object], urls: Sequence[str], *, lenient: bool = False) -> Shelf:
+    return read_all(spots(urls) if urls else spots_of(crs), lenient=lenient)
+
+
+def _where(place: Place, urls: Sequence[str]) -> str:
+    """So that a mistyped name does not look like an empty past."""
+    looked = [*urls, *([f"namespace {place.namespace}"] if place.namespace and not place.everywhere else [])]
+    return f" in {', '.join(looked)}" if looked else ""
 
 
 def _earlier(path: str) -> dict[str, tuple[int, str]]:

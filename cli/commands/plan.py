@@ -145,7 +145,8 @@ def _table(plan: _Plan) -> Table:
     ]
     title = f"BackupSchedule {plan.subject.name}: {plan.policy}"
     columns = ("NAME", "AGE", "STATE", "VERDICT", "RULE", "UNTIL", "SIZE", "DATA")
-    return Table(title=title, columns=columns, rows=rows, empty=f"{title}; no Backups yet")
+    lead = {"SCHEDULE": plan.subject.name}
+    return Table(title=title, columns=columns, rows=rows, empty=f"{title}; no Backups yet", lead=lead)
 
 
 def _compared(before: _Plan, after: _Plan) -> list[dict[str, Any]]:
@@ -177,7 +178,8 @@ def _difference(before: _Plan, after: _Plan, *, show_all: bool) -> Table:
     ]
     title = f"BackupSchedule {after.subject.name}: {before.policy} -> {after.policy}"
     columns = ("NAME", "AGE", "STATE", "NOW", "RULE NOW", "THEN", "RULE THEN", "UNTIL", "SIZE")
-    return Table(title=title, columns=columns, rows=rows, empty=f"{title}; no verdict changes")
+    lead = {"SCHEDULE": after.subject.name}
+    return Table(title=title, columns=columns, rows=rows, empty=f"{title}; no verdict changes", lead=lead)
 
 
 def _summary(plan: _Plan) -> str:

@@ -117,3 +117,25 @@ def test_kubectl_calls_its_plugin_by_another_name() -> None:
     code = "import sys; sys.argv = ['/usr/bin/kubectl-tidb_backup', '--help']; from cli.main import main; main()"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "Usage: kubectl tidb-backup" in done.stdout
+
+
+def test_a_mistyped_place_does_not_look_like_an_empty_past(tmp_path: Path) -> None:
+    def said(*words: str) -> tuple[int, str]:
+        result = CliRunner().invoke(commands, ["history", *words])
+        return result.exit_code, result.output
+
+    url = f"local://{tmp_path}"
+    assert said("--offline", "--storage", url) == (0, f"no backup and no restore in {url}\n")
+    assert said("-f", SHOP, "--no-records", "-n", "shpo") == (0, "no backup and no restore in namespace shpo\n")
+    code, text = said("--offline", "--storage", f"{url}/absent")
+    assert (code, "there is no folder" in text) == (1, True)
+    code, text = said("--storage", url, "--no-records", "-f", SHOP)
+    assert (code, "--no-records forbids" in text) == (2, True)
+
+
+def test_csv_of_several_schedules_tells_them_apart() -> None:
+    result = CliRunner().invoke(commands, ["plan", "-f", SHOP, "-o", "csv", "--now", "2026-03-31T12:00:00Z"])
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("schedule,name,age,state,verdict,rule,until,size,data")
+    assert len(lines) > 10
+    assert all(line.startswith("shop/nightly,nightly-2026-03-") for line in lines[1:])

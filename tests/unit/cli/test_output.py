@@ -64,6 +64,18 @@ def test_csv_is_the_first_table_with_raw_values_and_no_formula() -> None:
     assert rows == [["name", "when", "size"], ["a", "2026-01-31T02:00:00Z", "5024"], ["'=sum", "", ""]]
 
 
+def test_csv_holds_every_table_of_those_columns_and_what_their_titles_tell() -> None:
+    first, none, second = (
+        Table(columns=("NAME",), rows=rows, title=f"Schedule {name}", lead={"OF": name})
+        for name, rows in (("x", [("a",), ("b",)]), ("y", []), ("z", [("c",)]))
+    )
+    other = Table(columns=("ELSE", "WHAT"), rows=[("1", "2")])
+    orders: list[list[str | Table]] = [[first, "text", none, second, other], [none, first, second]]
+    for parts in orders:
+        rows = list(csv.reader(io.StringIO(written(Format.CSV, answer=Answer(data=None, parts=parts))[0])))
+        assert rows == [["of", "name"], ["x", "a"], ["x", "b"], ["z", "c"]]
+
+
 def test_an_empty_table_says_so() -> None:
     assert (
         written(Format.TABLE, answer=Answer(data=[], parts=[Table(columns=("A",), rows=[], empty="nothing")]))[0] == "nothing\n"

@@ -42,6 +42,16 @@ def test_a_count_keeps_so_many_and_the_one_under_way() -> None:
     assert {verdict.name for verdict in found.verdicts if verdict.keep} == set(left)
 
 
+@pytest.mark.parametrize("cron", ["0 0 * * *", "0 6,18 * * *"])
+def test_the_last_row_is_the_end_of_the_story(cron: str) -> None:
+    """Also when something happens at that very moment."""
+    found = story(12, schedule=cron, maxBackups=3)
+    last = found.days[-1]
+    assert last.time == found.end
+    assert (last.made, last.gone) == (len(found.runs), sum(run.deleted is not None for run in found.runs))
+    assert [day.made for day in found.days] == [round(len(found.runs) / 12 * number) for number in range(1, 13)]
+
+
 def test_retain_leaves_the_bytes() -> None:
     found = story(10, maxBackups=2, backupTemplate={**TEMPLATE, "cleanPolicy": "Retain"})
     last = found.days[-1]

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import cli.storages
-from backup_manager.errors import AccessDeniedError, UsageError
+from backup_manager.errors import AccessDeniedError, NotFoundError, UsageError
 from backup_manager.history import Chain
 from backup_manager.records import Cleaned, Owner, Records
 from backup_manager.storage.memory import Bucket, MemoryStorage
@@ -46,8 +47,28 @@ def test_folders_of_crs() -> None:
 
 def test_folders_by_url() -> None:
     assert spots(["s3://b/p/"])[0].location.prefix == "p"
+    assert [spot.location.url for spot in spots(["gs://b/p", "azblob://b"])] == ["gcs://b/p/", "azure://b/"]
     with pytest.raises(UsageError, match="no storage path"):
         spots(["b/p"])
+
+
+def test_a_folder_that_is_not_here_is_not_an_empty_one(tmp_path: Path) -> None:
+    absent, there = f"local://{tmp_path}/absent", f"local://{tmp_path}"
+    assert read_all(spots([there]), env={}) == Shelf()
+    with pytest.raises(NotFoundError, match=r"no folder .*/absent on this machine"):
+        read_all(spots([absent]), env={})
+    assert read_all(spots([absent, there]), env={}).problems == [f"{absent}: there is no folder {absent} on this machine"]
+    assert read_all(spots([absent]), env={}, lenient=True).problems
+
+
+def test_whoever_has_no_credentials_is_told_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_forbidden(*_args: object, **_more: object) -> None:
+        raise AccessDeniedError("no usable S3 credentials", hint="Set s3.secretName.")
+
+    monkeypatch.setattr(cli.storages, "open_storage", open_forbidden)
+    with pytest.raises(AccessDeniedError) as refused:
+        read_all(spots(["s3://b/p"]), env={})
+    assert "AWS_ACCESS_KEY_ID" in refused.value.hint
 
 
 def filled() -> Bucket:
