@@ -60,7 +60,7 @@ def run(context: Context, cluster: br.Cluster, log: Storage) -> Result:
     context.journal.note(source=log.location.url)
     with lease.held(context, cluster.namespace, cluster.name), history.restoring(context, log, "pitr restore"):
         run_steps(context, STEPS, state)
-    return Result(commit_ts=state.heard.summary.get("restore-to") or str(state.target))
+    return Result(commit_ts=state.heard.summary.get("source-end-point") or str(state.target))
 
 
 def prepare(context: Context, state: Point) -> None:

@@ -19,6 +19,12 @@ from tests.support.manager import World, local_storage, world
 META = bytes.fromhex("280730ac02c80188271a00")  # end_version 300
 REACH = '[x] [INFO] [collector.go:268] ["log metadata"] [log-min-ts=200] [log-min-date="-"] [log-max-ts=450] [log-max-date="-"]'
 
+CLOSING = (
+    '[x] [INFO] [collector.go:264] ["Full Restore success summary"] [BackupTS=300] [RestoreTS=900]\n'
+    '[x] [INFO] [collector.go:268] ["restore log success summary"] [total-take=2.3s] [source-start-point=300] '
+    "[source-end-point=450] [target-end-point=901] [total-kv-count=0]"
+)
+
 
 @pytest.mark.parametrize(
     ("start", "target", "expected"),
@@ -89,6 +95,11 @@ def test_the_newest_point_is_asked_for_by_its_time(case: Case) -> None:
     assert put[-2:] == ["--restored-ts=450", f"--full-backup-storage=local://{case.tmp_path}/volume/full"]
     assert [part.step for part in here.report.progress] == ["Prepare", "Look", "Restore"]
     assert here.report.result["restoreTo"] == "450"
+
+
+def test_br_s_last_word_is_the_point_it_reached(case: Case) -> None:
+    """br v8.5.0 on a log whose reach it did not tell beforehand."""
+    assert case.run(out=CLOSING)[0].commit_ts == "450"
 
 
 def test_a_point_past_the_log_never_reaches_the_cluster(case: Case) -> None:
