@@ -67,9 +67,16 @@ class Access:
     def tidb(self, server: str = DEFAULT_TIDBS[0]) -> Database:
         """One of the TiDBs, by the name it was started with."""
         state = self.layout.state
-        if server not in state.tidbs:
-            raise SandboxError(f"no TiDB {server!r} in this sandbox; there are {', '.join(state.tidbs) or 'none'}")
+        if server not in state.servers:
+            raise SandboxError(f"no TiDB {server!r} in this sandbox; there are {', '.join(state.servers) or 'none'}")
         return Database(host=HOST, port=state.ports[f"tidb-{server}"], user="root", password=state.tidb_password)
+
+    def pd(self, server: str) -> str:
+        """Where the PD of a TiDB answers, ``host:port``: only those on a minikv have one."""
+        state = self.layout.state
+        if server not in state.tikvs:
+            raise SandboxError(f"no PD of {server!r} in this sandbox; there are those of {', '.join(state.tikvs) or 'nobody'}")
+        return f"{HOST}:{state.ports[f'minikv-{server}-pd']}"
 
     @property
     def webhook_url(self) -> str:
@@ -88,11 +95,11 @@ class Access:
             "AWS_SECRET_ACCESS_KEY": bucket.secret_key,
             "AWS_REGION": "us-east-1",
         }
-        for server in self.layout.state.tidbs:
-            database, prefix = self.tidb(server), f"TIDB_{server.upper().replace('-', '_')}"
+        for server in self.layout.state.servers:
+            database, prefix = self.tidb(server), f"TIDB_{_shouted(server)}"
             values |= {f"{prefix}_HOST": database.host, f"{prefix}_PORT": str(database.port)}
             values |= {f"{prefix}_USER": database.user, f"{prefix}_PASSWORD": database.password}
-        return values
+        return values | {f"PD_{_shouted(server)}": self.pd(server) for server in self.layout.state.tikvs}
 
     # Kubernetes
 
@@ -189,6 +196,10 @@ class Access:
         draft = self.layout.lag_file.with_suffix(".new")
         draft.write_text(json.dumps(seconds))
         draft.replace(self.layout.lag_file)
+
+
+def _shouted(server: str) -> str:
+    return server.upper().replace("-", "_")
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:

@@ -51,11 +51,13 @@ def main() -> None:
 @main.command()
 @name_option
 @click.option("--tidb", "tidbs", multiple=True, default=("source",), show_default=True, help="a TiDB to start; repeat for more")
+@click.option("--tikv", "tikvs", multiple=True, help="a TiDB with a PD and a store that br can reach; repeat for more")
 @click.option("--without", "left_out", multiple=True, type=click.Choice(sorted(ALL_PARTS)), help="a part to leave out")
-def up(name: str, tidbs: tuple[str, ...], left_out: tuple[str, ...]) -> None:
+def up(name: str, tidbs: tuple[str, ...], tikvs: tuple[str, ...], left_out: tuple[str, ...]) -> None:
     """Start everything and print where it answers; it stays up until 'down'."""
     started = time.monotonic()
-    cluster = Cluster(name, tidbs=tidbs, parts=ALL_PARTS - set(left_out), owned=False, say=lambda line: _out.print(f"  {line}"))
+    parts = ALL_PARTS - set(left_out)
+    cluster = Cluster(name, tidbs=tidbs, tikvs=tikvs, parts=parts, owned=False, say=lambda line: _out.print(f"  {line}"))
     with _out.status("starting ...") if _out.is_terminal else nullcontext():
         cluster.start()
     _out.print(f"up after {time.monotonic() - started:.1f} s\n")
@@ -76,9 +78,11 @@ def _endpoints(cluster: Cluster) -> Table:
     if "s3" in cluster.component_names():
         bucket = cluster.bucket
         table.add_row("S3", bucket.endpoint, f"bucket {bucket.name}, keys in Secret s3-secret")
-    for server in state.tidbs:
+    for server in state.servers:
         database = cluster.tidb(server)
         table.add_row(f"TiDB {server}", f"{database.host}:{database.port}", "user root, password in Secret tidb-secret")
+    for server in state.tikvs:
+        table.add_row(f"PD {server}", cluster.pd(server), "with a TiKV-like store: docs/minikv.md")
     return table
 
 

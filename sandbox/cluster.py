@@ -32,8 +32,9 @@ Say = Callable[[str], None]
 class Cluster(Access):
     """One sandbox, running or about to.
 
-    *parts* are those of :data:`ALL_PARTS` to start; *owned* ties it to this process, so that a later start sweeps it up when
-    this process died without stopping it.
+    *tidbs* are servers on their embedded store, *tikvs* servers on a minikv each, for br. *parts* are those of
+    :data:`ALL_PARTS` to start; *owned* ties it to this process, so that a later start sweeps it up when this process died
+    without stopping it.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Cluster(Access):
         name: str = DEFAULT_NAME,
         *,
         tidbs: Sequence[str] = DEFAULT_TIDBS,
+        tikvs: Sequence[str] = (),
         parts: frozenset[str] = ALL_PARTS,
         owned: bool = True,
         webhook_env: Mapping[str, str] | None = None,
@@ -49,7 +51,7 @@ class Cluster(Access):
         if unknown := parts - ALL_PARTS:
             raise SandboxError(f"unknown parts: {', '.join(sorted(unknown))}; there are {', '.join(sorted(ALL_PARTS))}")
         super().__init__(name)
-        self._tidbs, self._parts, self._owned = tuple(tidbs), parts, owned
+        self._tidbs, self._tikvs, self._parts, self._owned = tuple(tidbs), tuple(tikvs), parts, owned
         self._webhook_env = dict(webhook_env or {})
         self._say = say
         self._started_at = 0.0
@@ -74,7 +76,7 @@ class Cluster(Access):
         if self.layout.exists():
             raise SandboxError(f"the sandbox {self.layout.name!r} is already up; stop it with: {_down(self.layout.name)}")
         self._started_at = time.monotonic()
-        self.layout.create(State.fresh(tidbs=self._tidbs, owned=self._owned))
+        self.layout.create(State.fresh(tidbs=self._tidbs, tikvs=self._tikvs, owned=self._owned))
         try:
             write_certificates(self.layout.certificates)
             prepare.write_kubeconfig(self.layout)
@@ -89,6 +91,7 @@ class Cluster(Access):
         alone: list[str] = [part for part in ("webhook", "s3") if part in self._parts]
         alone += [f"tidb-{server}" for server in self.layout.state.tidbs]
         jobs += [pool.submit(self.start_component, name) for name in alone]
+        jobs += [pool.submit(self._start_tikv, server) for server in self.layout.state.tikvs]
         try:
             done, _ = wait(jobs, return_when=FIRST_EXCEPTION)
             for job in done:
@@ -100,6 +103,10 @@ class Cluster(Access):
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def _start_tikv(self, server: str) -> None:
+        self.start_component(f"minikv-{server}")
+        self.start_component(f"tidb-{server}")
 
     def _start_kubernetes(self, pool: ThreadPoolExecutor) -> None:
         self.start_component("etcd")
@@ -126,8 +133,8 @@ class Cluster(Access):
         # The agent goes first and ends its containers; Kubernetes would otherwise see them as lost.
         stop([record for record in records if record.name == "agent"])
         stop(self.layout.container_processes(), grace=2.0)
-        # The data goes anyway: nobody needs a long goodbye.
-        stop([record for record in records if record.name != "etcd"], grace=2.0)
+        # The data goes anyway: nobody needs a long goodbye. Stores outlive those that hang without them.
+        stop([record for record in records if not record.name.startswith(("etcd", "minikv-"))], grace=2.0)
         stop(records, grace=2.0)
         if keep:
             self.layout.keep_logs()
@@ -180,6 +187,8 @@ class Cluster(Access):
         layout, api = self.layout, self.api
         if name.startswith("tidb-"):
             return components.tidb(layout, name.removeprefix("tidb-"), self._tidb_ready(name))
+        if name.startswith("minikv-"):
+            return components.minikv(layout, name.removeprefix("minikv-"))
         match name:
             case "etcd":
                 return components.etcd(layout)

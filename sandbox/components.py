@@ -16,7 +16,7 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from sandbox.errors import SandboxError
-from sandbox.layout import TOOLS, VENV_BIN, Layout
+from sandbox.layout import MINIKV_PORTS, TOOLS, VENV_BIN, Layout
 from sandbox.ports import HOST
 
 S3_ACCESS_KEY: Final = "sandbox"
@@ -167,11 +167,24 @@ def agent(layout: Layout, ready: Callable[[], bool]) -> Component:
     return Component(name="agent", argv=argv, ready=ready, what="its Node is Ready")
 
 
+def minikv(layout: Layout, server: str) -> Component:
+    """A PD and a store for one tidb-server, on which the real br works; docs/minikv.md says what it proves."""
+    name = f"minikv-{server}"
+    flags = [f"{part}-addr={HOST}:{layout.state.ports[name + part]}" for part in MINIKV_PORTS]
+    argv = [tool("minikv"), "-dir", str(layout.data(name) / "store"), *flags]
+    log = layout.log(name)
+    return Component(name=name, argv=argv, ready=lambda: '{"ready":true' in log.read_text(), what="it prints its ready line")
+
+
 def tidb(layout: Layout, server: str, ready: Callable[[], bool]) -> Component:
-    """One real tidb-server on its embedded store. It runs in its own folder, where it leaves a slow-query log."""
+    """One real tidb-server, on its embedded store or on a minikv. It runs in its own folder, where it leaves a slow-query
+    log."""
     name = f"tidb-{server}"
     ports, folder = layout.state.ports, layout.data(name)
-    argv = [tool("tidb-server"), "--store=unistore", f"--path={folder}/store", f"--host={HOST}", f"-P={ports[name]}"]
+    store = ["--store=unistore", f"--path={folder}/store"]
+    if server in layout.state.tikvs:
+        store = ["--store=tikv", f"--path={HOST}:{ports[f'minikv-{server}-pd']}"]
+    argv = [tool("tidb-server"), *store, f"--host={HOST}", f"-P={ports[name]}"]
     argv += [f"--status-host={HOST}", f"--status={ports[f'{name}-status']}", f"--socket={_socket(folder / 'tidb.sock')}"]
     argv += ["-L=warn", f"--temp-dir={folder}/tmp"]
     return Component(name=name, argv=argv, ready=ready, what="root can log in")

@@ -1,8 +1,9 @@
 """The main job, on real parts, in front of one's eyes: ``make demo``.
 
 A real TiDB with the flights of 2013 is exported to a real S3 server by a ``Backup``, restored into a second TiDB by a
-``Restore``, compared by SQL on both servers, restored a second time (refused), backed up by a ``BackupSchedule``, and cleaned
-by ``kubectl delete``. Everything goes through kube-apiserver, Metacontroller's rules, the HTTP hooks and Jobs.
+``Restore``, compared by SQL on both servers, and restored a second time (refused). The real br does the same, to S3 and to a
+volume. A ``BackupSchedule`` makes Backups meanwhile, and ``kubectl delete`` cleans. Everything goes through kube-apiserver,
+Metacontroller's rules, the HTTP hooks and Jobs. What br reaches is a stand-in for TiKV (docs/minikv.md).
 """
 
 import sys
@@ -18,63 +19,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from crds import sizes
-from sandbox import flights
+from sandbox import demo_crs, flights
 from sandbox.cluster import Bucket, Cluster, Database
 from sandbox.errors import SandboxError
 
-NAMESPACE: Final = "demo"
-PREFIX: Final = "demo"
+NAMESPACE: Final = demo_crs.NAMESPACE
 NEIGHBOURS: Final = ("demo-other/keep.txt", "demo/keep.txt", "demo/flights/keep.txt")
 """Objects around the backup's own folder; every one must outlive its cleaning."""
 _ENDED: Final = {"Complete", "Failed", "Invalid"}
-
-_STORAGE: Final = """
-    provider: aws
-    region: us-east-1
-    endpoint: ${S3_ENDPOINT}
-    bucket: ${S3_BUCKET}
-    secretName: s3-secret
-"""
-
-BACKUP: Final = f"""
-apiVersion: pingcap.com/v1alpha1
-kind: Backup
-metadata: {{name: flights, namespace: {NAMESPACE}}}
-spec:
-  cleanPolicy: Delete
-  from: {{host: "${{TIDB_SOURCE_HOST}}", port: ${{TIDB_SOURCE_PORT}}, user: root, secretName: tidb-secret}}
-  tableFilter: ["{flights.DATABASE}.*"]
-  s3:{_STORAGE}    prefix: {PREFIX}
-"""
-
-RESTORE: Final = f"""
-apiVersion: pingcap.com/v1alpha1
-kind: Restore
-metadata: {{name: NAME, namespace: {NAMESPACE}}}
-spec:
-  to: {{host: "${{TIDB_TARGET_HOST}}", port: ${{TIDB_TARGET_PORT}}, user: root, secretName: tidb-secret}}
-  s3:{_STORAGE}    path: PATH
-"""
-
-SCHEDULE: Final = f"""
-apiVersion: pingcap.com/v1alpha1
-kind: BackupSchedule
-metadata: {{name: airlines, namespace: {NAMESPACE}}}
-spec:
-  schedule: "@every 20s"
-  maxBackups: 2
-  backupTemplate:
-    cleanPolicy: Delete
-    from: {{host: "${{TIDB_SOURCE_HOST}}", port: ${{TIDB_SOURCE_PORT}}, user: root, secretName: tidb-secret}}
-    tableFilter: ["{flights.DATABASE}.airlines"]
-    s3:
-      provider: aws
-      region: us-east-1
-      endpoint: ${{S3_ENDPOINT}}
-      bucket: ${{S3_BUCKET}}
-      secretName: s3-secret
-      prefix: {PREFIX}-schedule
-"""
 
 
 class DemoError(Exception):
@@ -103,10 +55,11 @@ class Demo:
         """Tell it all; True when both sides are equal and nothing foreign was touched."""
         before = self._load()
         self._plant_neighbours()
-        self.cluster.apply(SCHEDULE)  # works in the background while the rest goes on
+        self.cluster.apply(demo_crs.SCHEDULE)  # works in the background while the rest goes on
         self._back_up()
-        after = self._restore()
-        self._restore_again(after)
+        after = {"dumpling, lightning": self._restore()}
+        self._restore_again(after["dumpling, lightning"])
+        after |= self._with_br()
         self._watch_schedule()
         self._clean()
         return self._report(before, after)
@@ -127,7 +80,7 @@ class Demo:
 
     def _back_up(self) -> None:
         started = time.monotonic()
-        self._applied(BACKUP, "Backup flights")
+        self._applied(demo_crs.BACKUP, "Backup flights")
         backup = self._follow("Backup", "flights")
         status = backup["status"]
         self._done(
@@ -156,6 +109,34 @@ class Demo:
             if flights.fingerprint(target) != before:
                 raise DemoError("the second restore changed the target")
         self._done("Restore once more: refused, target unchanged", started, note=failed["reason"])
+
+    def _with_br(self) -> dict[str, dict[str, flights.Fingerprint]]:
+        """The same by br: to S3 and back, then to a volume and back, each into an empty cluster; what is there afterwards."""
+        volume = self.cluster.layout.folder / "volume"
+        volume.mkdir()
+        volume.chmod(0o777)  # the store and the Job write there as whoever they run as
+        found = {}
+        for place, storage in (("S3", demo_crs.br_s3()), ("a volume", demo_crs.br_volume(volume))):
+            name = f"flights-br-{place.split()[-1].lower()}"
+            self._br_backup(name, place, storage)
+            found[f"br, {place}"] = self._br_restore(name, place, storage)
+        return found
+
+    def _br_backup(self, name: str, place: str, storage: str) -> None:
+        started = time.monotonic()
+        self._applied(demo_crs.br_backup(name, storage), f"Backup {name}")
+        status = self._follow("Backup", name)["status"]
+        size, note = int(status["backupSize"]), f"commitTs {status['commitTs']}"
+        self._done(f"Backup {name} (br to {place})", started, size=size, note=note)
+
+    def _br_restore(self, name: str, place: str, storage: str) -> dict[str, flights.Fingerprint]:
+        with _connect(self.cluster.tidb("empty")) as target, target.cursor() as cursor:
+            cursor.execute(f"DROP DATABASE IF EXISTS `{flights.DATABASE}`")
+            started = time.monotonic()
+            self._applied(demo_crs.br_restore(name, storage), f"Restore {name}")
+            self._follow("Restore", name)
+            self._done(f"Restore {name} (br from {place})", started)
+            return flights.fingerprint(target)
 
     def _watch_schedule(self) -> None:
         started = time.monotonic()
@@ -196,22 +177,21 @@ class Demo:
             "kubectl delete: data cleaned", started, note=f"{held} objects deleted, {len(NEIGHBOURS)} neighbours untouched"
         )
 
-    def _report(self, before: dict[str, flights.Fingerprint], after: dict[str, flights.Fingerprint]) -> bool:
+    def _report(self, before: dict[str, flights.Fingerprint], after: dict[str, dict[str, flights.Fingerprint]]) -> bool:
         table = Table(title="What was done", title_justify="left")
         for column, justify in (("step", "left"), ("time", "right"), ("bytes", "right"), ("note", "left")):
             table.add_column(column, justify=justify)  # type: ignore[arg-type]
         for line in self.lines:
             table.add_row(line.step, f"{line.seconds:.1f} s", "" if line.size is None else f"{line.size:,}", line.note)
         self.console.print(table)
-        check = Table(title="Source against target, computed by SQL on each server", title_justify="left")
-        for column in ("table", "rows source", "rows target", "checksum source", "checksum target", ""):
-            check.add_column(column, justify="left" if column in {"table", ""} else "right")
+        check = Table(title="Source against each target, computed by SQL on each server", title_justify="left")
+        for column in ("table", "rows", "checksum", *after):
+            check.add_column(column, justify="right" if column in {"rows", "checksum"} else "left")
         for name, source in before.items():
-            target = after[name]
-            mark = "[green]equal[/]" if source == target else "[red]DIFFERENT[/]"
-            check.add_row(name, f"{source.count:,}", f"{target.count:,}", f"{source.checksum:x}", f"{target.checksum:x}", mark)
+            marks = [_compared(source, found.get(name)) for found in after.values()]
+            check.add_row(name, f"{source.count:,}", f"{source.checksum:x}", *marks)
         self.console.print(check)
-        return before == after
+        return all(before == found for found in after.values())
 
     # Helpers
 
@@ -222,7 +202,7 @@ class Demo:
     def _restore_yaml(self, name: str) -> str:
         backup = self._get("Backup", "flights") or {}
         path = str(backup["status"]["backupPath"]).removeprefix("s3://")
-        return RESTORE.replace("NAME", name, 1).replace("PATH", path)
+        return demo_crs.restore(name, path)
 
     def _follow(self, kind: str, name: str, *, expect: str = "Complete") -> dict[str, Any]:
         """Show live progress from the CR's own status until it ends."""
@@ -280,6 +260,12 @@ def _connect(database: Database) -> "pymysql.Connection[pymysql.cursors.Cursor]"
     )
 
 
+def _compared(source: flights.Fingerprint, target: flights.Fingerprint | None) -> str:
+    if source == target:
+        return "[green]equal[/]"
+    return f"[red]DIFFERENT[/]: {target.count:,} rows, {target.checksum:x}" if target else "[red]MISSING[/]"
+
+
 def _s3(bucket: Bucket) -> Any:
     return boto3.client(
         "s3",
@@ -300,8 +286,8 @@ def main(make: Callable[[Callable[[str], None]], Cluster] | None = None) -> int:
     def say(text: str) -> None:
         console.print(f"  {text}", highlight=False)
 
-    console.print("[bold]Starting etcd, kube-apiserver, controllers, webhook, Metacontroller's rules, S3 and two TiDBs[/]")
-    cluster = make(say) if make else Cluster("demo", tidbs=("source", "target"), say=say)
+    console.print("[bold]Starting etcd, kube-apiserver, controllers, webhook, Metacontroller's rules, S3 and three TiDBs[/]")
+    cluster = make(say) if make else Cluster("demo", tidbs=("target",), tikvs=("source", "empty"), say=say)
     try:
         with cluster:
             cluster.make_namespace(NAMESPACE)

@@ -31,6 +31,7 @@ _KUBERNETES_PORTS: Final = ("etcd", "etcd-peer", "apiserver", "webhook", "metaco
 _S3_PORTS: Final = tuple(
     f"s3-{part}" for part in ("s3", "s3-grpc", "master", "master-grpc", "volume", "volume-grpc", "filer", "filer-grpc")
 )
+MINIKV_PORTS: Final = ("-pd", "-pd-peer", "-store", "-status")
 
 
 def home() -> Path:
@@ -47,19 +48,31 @@ class State:
 
     ports: dict[str, int]
     tidbs: tuple[str, ...] = DEFAULT_TIDBS
+    tikvs: tuple[str, ...] = ()
+    """TiDBs on a PD and a store of their own (minikv), so that br can reach them."""
     owner: tuple[int, int] = (0, 0)
     api_token: str = field(default_factory=lambda: secrets.token_hex(16))
     tidb_password: str = field(default_factory=lambda: secrets.token_hex(8))
     s3_secret_key: str = field(default_factory=lambda: secrets.token_hex(16))
 
     @classmethod
-    def fresh(cls, *, tidbs: Iterable[str], owned: bool) -> Self:
+    def fresh(cls, *, tidbs: Iterable[str], tikvs: Iterable[str] = (), owned: bool) -> Self:
         """A new state with free ports and new passwords; *owned* ties it to this very process."""
-        servers = tuple(tidbs)
+        plain, stored = tuple(tidbs), tuple(tikvs)
+        if twice := set(plain) & set(stored):
+            raise SandboxError(
+                f"{', '.join(sorted(twice))}: a TiDB is either on its embedded store or on a minikv, not on both"
+            )
         names = [*_KUBERNETES_PORTS, *_S3_PORTS]
-        names += [port for tidb in servers for port in (f"tidb-{tidb}", f"tidb-{tidb}-status")]
+        names += [port for tidb in (*plain, *stored) for port in (f"tidb-{tidb}", f"tidb-{tidb}-status")]
+        names += [f"minikv-{tikv}{part}" for tikv in stored for part in MINIKV_PORTS]
         owner = (os.getpid(), start_time(os.getpid())) if owned else (0, 0)
-        return cls(ports=dict(zip(names, free_ports(len(names)), strict=True)), tidbs=servers, owner=owner)
+        return cls(ports=dict(zip(names, free_ports(len(names)), strict=True)), tidbs=plain, tikvs=stored, owner=owner)
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """Every TiDB."""
+        return self.tidbs + self.tikvs
 
     @property
     def abandoned(self) -> bool:
@@ -118,7 +131,7 @@ class Layout:
             raise SandboxError(
                 f"no sandbox called {self.name!r}; start one with: python -m sandbox up --name {self.name}"
             ) from None
-        return State(**{**stored, "tidbs": tuple(stored["tidbs"]), "owner": tuple(stored["owner"])})
+        return State(**{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()})
 
     def exists(self) -> bool:
         """Whether it was started and not yet taken down."""
