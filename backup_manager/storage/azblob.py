@@ -20,7 +20,7 @@ from azure.core.exceptions import (
     ServiceRequestError,
     ServiceResponseError,
 )
-from azure.storage.blob import ContainerClient
+from azure.storage.blob import ContainerClient, ExponentialRetry
 
 from backup_manager.errors import (
     AccessDeniedError,
@@ -36,14 +36,14 @@ from backup_manager.storage.listings import cut_short, relative
 from backup_manager.storage.locks import LockDates
 from backup_manager.storage.patience import delete_all, write_patiently
 from backup_manager.storage.settings import AzureSettings
-from backup_manager.storage.vendor_client import Reader, connection_failed
+from backup_manager.storage.vendor_client import Reader, connection_failed, untrusted
 from crds.paths import Location
 
 BATCH: Final = 256
 """What one batch request takes."""
 _PAGE: Final = 1000
 _BATCH_FAILURES: Final = 3
-_RETRIES: Final[dict[str, Any]] = {"retry_total": 5, "retry_backoff_factor": 0.3, "connection_timeout": 10, "read_timeout": 60}
+_TIMEOUTS: Final[dict[str, Any]] = {"connection_timeout": 10, "read_timeout": 60}
 _LOCKED: Final = frozenset({"BlobImmutableDueToPolicy", "BlobImmutableDueToLegalHold", "ImmutabilityPolicyNotMet"})
 _AGAIN: Final = frozenset({"ServerBusy", "OperationTimedOut", "InternalError", "DirectoryIsNotEmpty", "AccountIsDisabled"})
 _GONE: Final = frozenset({"BlobNotFound", "ResourceNotFound"})
@@ -70,7 +70,7 @@ class AzblobStorage:
     def connect(cls, location: Location, settings: AzureSettings) -> "AzblobStorage":
         """With a SAS token, an AAD application or the account's key, in this order. Raises AccessDeniedError."""
         endpoint = settings.endpoint or f"https://{settings.account}.blob.core.windows.net"
-        options = dict(_RETRIES) | ({"connection_verify": settings.ca_bundle} if settings.ca_bundle else {})
+        options = {**_TIMEOUTS, **_trust(settings), "retry_policy": _Retries()}
         container = ContainerClient(endpoint, location.bucket, credential=_credential(settings), **options)
         return cls(location, container, settings)
 
@@ -277,10 +277,26 @@ class AzblobStorage:
             raise translated(error, f"{self.location.url}: {what}", self.location.bucket) from None
 
 
+class _Retries(ExponentialRetry):
+    """Some fifteen seconds in four tries, where the client's own way takes minutes; and what cannot pass is not repeated."""
+
+    def __init__(self) -> None:
+        super().__init__(initial_backoff=1, increment_base=2, random_jitter_range=1, retry_total=3)
+
+    def increment(self, settings: Any, request: Any, response: Any = None, error: Any = None) -> bool:
+        if isinstance(error, ClientAuthenticationError) or untrusted(error):
+            return False
+        return bool(super().increment(settings, request, response, error))
+
+
 def _mark(blob: Any) -> str:
     """The content's MD5 where the writer gave one, else the etag, which changes with every write."""
     md5 = blob.content_settings.content_md5 if blob.content_settings else None
     return f"md5:{bytes(md5).hex()}" if md5 else str(blob.etag or "").strip('"')
+
+
+def _trust(settings: AzureSettings) -> dict[str, Any]:
+    return {"connection_verify": settings.ca_bundle} if settings.ca_bundle else {}
 
 
 def _credential(settings: AzureSettings) -> Any:
@@ -289,8 +305,8 @@ def _credential(settings: AzureSettings) -> Any:
     if settings.application:
         from azure.identity import ClientSecretCredential  # noqa: PLC0415  (slow, and only for this way in)
 
-        trust = {"connection_verify": settings.ca_bundle} if settings.ca_bundle else {}
-        return ClientSecretCredential(settings.tenant_id, settings.client_id, settings.client_secret, **trust)
+        options = _trust(settings) | {"retry_total": 2}
+        return ClientSecretCredential(settings.tenant_id, settings.client_id, settings.client_secret, **options)
     if settings.account_key:
         return {"account_name": settings.account, "account_key": settings.account_key}
     raise settings.missing()
@@ -339,7 +355,7 @@ def translated(error: AzureError, what: str, container: str) -> ManagerError:
 
 def _bad_login(error: AzureError, what: str, message: str) -> ManagerError:
     text = str(error)
-    if "CERTIFICATE_VERIFY_FAILED" in text:  # on the way to the login
+    if untrusted(error):  # on the way to the login
         return connection_failed(error, what, "")
     reason, hint = next((told for part, told in _LOGIN.items() if part in text), ("InvalidCredentials", _BAD_LOGIN_HINT))
     return AccessDeniedError(message, reason=reason, hint=hint)

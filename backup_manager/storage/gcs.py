@@ -36,13 +36,15 @@ from backup_manager.storage.listings import cut_short, relative
 from backup_manager.storage.locks import LockDates
 from backup_manager.storage.patience import delete_all, write_patiently
 from backup_manager.storage.settings import GcsSettings
-from backup_manager.storage.vendor_client import Reader, connection_failed
+from backup_manager.storage.vendor_client import Reader, connection_failed, untrusted
 from crds.paths import Location
 
 BATCH: Final = 100
 """What Google recommends for one batch request."""
 _PAGE: Final = 1000
-_RETRY: Final = DEFAULT_RETRY.with_timeout(30.0)
+_RETRY: Final = DEFAULT_RETRY.with_timeout(30.0).with_predicate(
+    lambda error: not untrusted(error) and DEFAULT_RETRY._predicate(error)
+)
 _SCOPE: Final = "https://www.googleapis.com/auth/devstorage.read_write"
 _BATCH_SECONDS: Final = 120
 _TEMPORARY: Final = frozenset({408, 429, 500, 502, 503, 504})

@@ -29,7 +29,7 @@ from backup_manager.storage.base import DeleteFailure, ObjectInfo, StoreState, T
 from backup_manager.storage.listings import cut_short, relative
 from backup_manager.storage.locks import LockDates
 from backup_manager.storage.patience import ATTEMPTS, delete_all, write_patiently
-from backup_manager.storage.s3_client import Query, S3Client, clock_skew
+from backup_manager.storage.s3_client import Query, S3Client
 from crds.paths import Location
 
 BATCH: Final = 1000
@@ -367,11 +367,10 @@ class S3Storage:
         return self._state
 
     def _read_state(self) -> StoreState:
-        versioned, skew = None, None
+        versioned = None
         try:
             answer = self._client.call("GET", query=[("versioning", "")])
             versioned = s3_xml.field(answer.body.decode("utf-8", "replace"), "Status") in {"Enabled", "Suspended"}
-            skew = clock_skew(answer)
         except AccessDeniedError as error:
             if error.problem().reason != AccessDeniedError.reason:
                 raise
@@ -381,7 +380,7 @@ class S3Storage:
             if error.problem().reason != "StorageFailed":
                 raise
         lock, default = self._lock_state()
-        return StoreState(versioned=versioned, lock=lock, default_lock=default, clock_skew=skew)
+        return StoreState(versioned=versioned, lock=lock, default_lock=default, clock_skew=self._client.skew)
 
     def _lock_state(self) -> tuple[bool | None, str]:
         try:

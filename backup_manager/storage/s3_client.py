@@ -41,6 +41,8 @@ class S3Client:
         self._keys = keys or key_source(settings)
         self._transport = transport or HttpPool(endpoint, ca_bundle=settings.ca_bundle)
         self.sleep = sleep
+        self.skew: float | None = None
+        """The server's clock minus ours in seconds, as its first answer had it."""
 
     def call(
         self,
@@ -65,6 +67,8 @@ class S3Client:
     def _once(self, method: str, key: str, query: Query, headers: Mapping[str, str], body: bytes) -> Answer:
         path, target, signed = self._sign(method, key, query, headers, body)
         answer = self._transport.send(method, target, signed, body)
+        if self.skew is None:
+            self.skew = clock_skew(answer)
         if answer.status >= 300:
             text = answer.body.decode("utf-8", "replace")
             raise self._error(answer.status, answer.headers, text, _what(method, path), s3_errors.action(method, key, query))

@@ -113,6 +113,10 @@ def of_answer(
         if code in THROTTLED or status in {429, 503}:
             return ThrottledError(message, hint="The store asks to slow down; lower the concurrency if this goes on.")
         return TransientError(message, reason="StorageUnavailable")
+    if (
+        status == 400 and "<Error>" not in body and "https" in body.lower()
+    ):  # Go's and nginx's words for plain HTTP on such a port
+        return StorageError(message, reason="TLSFailed", hint="The port of s3.endpoint speaks TLS: write https:// there.")
     right = headers.get("x-amz-bucket-region") or s3_xml.field(body, "Region")
     if code in _WRONG_REGION or status == 301 or (status == 400 and right and right != region):
         return _wrong_region(message, bucket, region, right)

@@ -34,9 +34,14 @@ class Reader(io.RawIOBase):
         super().close()
 
 
+def untrusted(error: object) -> bool:
+    """Whether *error* comes from a certificate that is not trusted, which no repetition changes."""
+    return "CERTIFICATE_VERIFY_FAILED" in str(error)
+
+
 def connection_failed(error: Exception, what: str, hint: str) -> ManagerError:
     """The error for no answer at all. A certificate that is not trusted stays so; the rest may pass."""
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+    if untrusted(error):
         return StorageError(
             f"{what}: the certificate is not trusted",
             reason="UntrustedCertificate",

@@ -71,23 +71,28 @@ class TokenServer:
 
     @cached_property
     def key(self) -> str:
-        """A service account's key file, made now."""
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric import rsa
+        """A service account's key file for this server."""
+        return service_account_key(self.url)
 
-        private = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        account = {
-            "type": "service_account",
-            "project_id": "test",
-            "private_key_id": "1",
-            "private_key": private.decode(),
-            "client_email": "backup@test.iam.gserviceaccount.com",
-            "client_id": "1",
-            "token_uri": self.url,
-        }
-        return json.dumps(account)
+
+def service_account_key(token_url: str) -> str:
+    """A service account's key file, made now, whose tokens come from *token_url*."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    private = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    account = {
+        "type": "service_account",
+        "project_id": "test",
+        "private_key_id": "1",
+        "private_key": private.decode(),
+        "client_email": "backup@test.iam.gserviceaccount.com",
+        "client_id": "1",
+        "token_uri": token_url,
+    }
+    return json.dumps(account)
 
 
 class _Token(BaseHTTPRequestHandler):
@@ -133,9 +138,15 @@ def gcs(folder: Path) -> Iterator[Store]:
     ]
     with _running([*argv, f"-external-url={url}"], folder, "gcs"), token_server() as tokens:
         _wait(f"{url}/storage/v1/b?project=test")
-        _post(f"{url}/storage/v1/b?project=test", {"name": "backups"})
         spec = {"gcs": {"projectId": "test", "bucket": "backups"}}
-        yield Store(name="gcs", spec=spec, env={"STORAGE_EMULATOR_HOST": url, "GCS_SERVICE_ACCOUNT_JSON_KEY": tokens.key})
+        store = Store(name="gcs", spec=spec, env={"STORAGE_EMULATOR_HOST": url, "GCS_SERVICE_ACCOUNT_JSON_KEY": tokens.key})
+        make_bucket(store, "backups")
+        yield store
+
+
+def make_bucket(store: Store, name: str) -> None:
+    """One more bucket at fake-gcs-server."""
+    _post(f"{store.env['STORAGE_EMULATOR_HOST']}/storage/v1/b?project=test", {"name": name})
 
 
 @contextmanager

@@ -14,11 +14,15 @@ from typing import Any, Final
 
 import pymysql
 
+from sandbox.certificates import write_certificates
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 TOOLS: Final = ROOT / ".tools" / "bin"
 ACCESS_KEY: Final = "test-access"
 SECRET_KEY: Final = "test-secret-key"
 READER_KEY: Final = "test-reader"
+WRITER_KEY: Final = "test-writer"
+NEIGHBOUR_KEY: Final = "test-neighbour"
 _READY_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 10.0
 
@@ -94,11 +98,24 @@ class S3:
     endpoint: str
     access_key: str = ACCESS_KEY
     secret_key: str = SECRET_KEY
+    https: str = ""
+    """The same server behind TLS, with a certificate of the authority in the file *authority*."""
+    authority: str = ""
 
     @property
     def reader(self) -> dict[str, str]:
         """Credentials in the environment that may list and read but not write."""
         return {"AWS_ACCESS_KEY_ID": READER_KEY, "AWS_SECRET_ACCESS_KEY": self.secret_key}
+
+    @property
+    def writer(self) -> dict[str, str]:
+        """The same for keys that may write and neither list nor read."""
+        return {"AWS_ACCESS_KEY_ID": WRITER_KEY, "AWS_SECRET_ACCESS_KEY": self.secret_key}
+
+    @property
+    def neighbour(self) -> dict[str, str]:
+        """The same for keys that own the bucket ``theirs`` and no other."""
+        return {"AWS_ACCESS_KEY_ID": NEIGHBOUR_KEY, "AWS_SECRET_ACCESS_KEY": self.secret_key}
 
     @property
     def env(self) -> dict[str, str]:
@@ -147,23 +164,35 @@ def tidb(folder: Path, *, store: str = "unistore") -> Iterator[Tidb]:
         yield server
 
 
+def _identity(name: str, access_key: str, *actions: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "credentials": [{"accessKey": access_key, "secretKey": SECRET_KEY}],
+        "actions": list(actions),
+    }
+
+
 @contextmanager
-def seaweed(folder: Path) -> Iterator[S3]:
-    """An S3 server in *folder*."""
+def seaweed(folder: Path, *, tls: bool = False) -> Iterator[S3]:
+    """An S3 server in *folder*; with *tls* it listens on a second port too, behind TLS."""
     folder.mkdir(parents=True, exist_ok=True)
     ports = {name: free_port() for name in ("master", "volume", "filer", "s3")}
     grpc = {name: free_port() for name in ("master", "volume", "filer", "s3")}
-    identity = {
-        "name": "test",
-        "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
-        "actions": ["Admin", "Read", "List", "Tagging", "Write"],
-    }
-    reader = {
-        "name": "reader",
-        "credentials": [{"accessKey": READER_KEY, "secretKey": SECRET_KEY}],
-        "actions": ["Read", "List"],
-    }
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity, reader]}))
+    identities = [
+        _identity("test", ACCESS_KEY, "Admin", "Read", "List", "Tagging", "Write"),
+        _identity("reader", READER_KEY, "Read", "List"),
+        _identity("writer", WRITER_KEY, "Write"),
+        _identity("neighbour", NEIGHBOUR_KEY, *(f"{action}:theirs" for action in ("Admin", "Read", "List", "Write"))),
+    ]
+    (folder / "s3.json").write_text(json.dumps({"identities": identities}))
+    secure = {}
+    if tls:
+        write_certificates(folder / "tls")
+        secure = {
+            "port.https": free_port(),
+            "cert.file": folder / "tls/apiserver.crt",
+            "key.file": folder / "tls/apiserver.key",
+        }
     argv = [
         tool("weed"),
         "server",
@@ -178,15 +207,19 @@ def seaweed(folder: Path) -> Iterator[S3]:
         "-s3.port.lance=0",
         *(f"-{name}.port={port}" for name, port in ports.items()),
         *(f"-{name}.port.grpc={port}" for name, port in grpc.items()),
+        *(f"-s3.{name}={value}" for name, value in secure.items()),
     ]
-    server = S3(endpoint=f"http://127.0.0.1:{ports['s3']}")
-    with _running(argv, folder, "weed") as process:
+    https = {"https": f"https://127.0.0.1:{secure['port.https']}", "authority": str(folder / "tls/ca.crt")} if tls else {}
+    server = S3(endpoint=f"http://127.0.0.1:{ports['s3']}", **https)
+    with _running(argv, folder, "weed", patience=0.5) as process:  # it does not end by itself while clients are connected
         _wait(process, folder / "weed.log", lambda: server.client().list_buckets())
         yield server
 
 
 @contextmanager
-def _running(argv: list[str], folder: Path, name: str) -> Iterator["subprocess.Popen[bytes]"]:
+def _running(
+    argv: list[str], folder: Path, name: str, *, patience: float = _STOP_SECONDS
+) -> Iterator["subprocess.Popen[bytes]"]:
     with (folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(argv, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
         try:
@@ -194,7 +227,7 @@ def _running(argv: list[str], folder: Path, name: str) -> Iterator["subprocess.P
         finally:
             process.terminate()
             try:
-                process.wait(_STOP_SECONDS)
+                process.wait(patience)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
