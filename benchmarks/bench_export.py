@@ -64,7 +64,7 @@ class Bench:
         path = self.folder / f"{prefix}.yaml"
         path.write_text(yaml.safe_dump(cr))
         report = f"--report={self.folder / 'report.jsonl'}"
-        argv = [sys.executable, "-m", "backup_manager.cli", "export", f"--from-file={path}", report]
+        argv = [str(Path(sys.executable).with_name("backup-manager")), "export", f"--from-file={path}", report]
         return self.timed(argv, env=self.env | env)
 
     def dumpling(self, output: str) -> float:

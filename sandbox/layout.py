@@ -131,7 +131,8 @@ class Layout:
             raise SandboxError(
                 f"no sandbox called {self.name!r}; start one with: python -m sandbox up --name {self.name}"
             ) from None
-        return State(**{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()})
+        lists = {name: tuple(value) for name, value in stored.items() if isinstance(value, list)}
+        return State(**{**stored, **lists})
 
     def exists(self) -> bool:
         """Whether it was started and not yet taken down."""

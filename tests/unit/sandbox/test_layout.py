@@ -32,6 +32,19 @@ def test_state_round_trip_and_secrecy() -> None:
         _ = layout.state
 
 
+def test_a_tidb_that_br_reaches_has_a_pd() -> None:
+    layout = Layout("one")
+    layout.create(State.fresh(tidbs=("plain",), tikvs=("br-source",), owned=False))
+    cluster, ports = Cluster("one"), layout.state.ports
+    assert layout.state.servers == ("plain", "br-source")
+    assert cluster.environment()["PD_BR_SOURCE"] == f"127.0.0.1:{ports['minikv-br-source-pd']}"
+    assert cluster.tidb("br-source").port == ports["tidb-br-source"]
+    with pytest.raises(SandboxError, match="no PD of 'plain'.*br-source"):
+        cluster.pd("plain")
+    with pytest.raises(SandboxError, match="both: a TiDB is either"):
+        State.fresh(tidbs=("both",), tikvs=("both",), owned=False)
+
+
 def test_only_logs_are_kept() -> None:
     layout = Layout("one")
     layout.create(State.fresh(tidbs=(), owned=False))
