@@ -20,7 +20,7 @@ from app.domain.retries import Policy
 from app.domain.run import Outcome, Run, show
 from app.domain.status import Draft, Phase
 from app.domain.times import moment
-from app.domain.validation import admit, hold
+from app.domain.validation import Admission, admit, hold, spec_problem
 from crds import names, tso
 from crds.paths import location_of
 
@@ -77,10 +77,16 @@ def in_sync(command: str, status: Mapping[str, Any]) -> bool:
 
 
 def _truncates(status: Mapping[str, Any], target: str) -> bool:
-    """Whether truncating to *target* would delete anything: it lies after the start and after the last truncation."""
-    if not target or target == status.get("logSuccessTruncateUntil"):
+    """Whether truncating to *target* would delete anything that may go: it lies after the start and after the last truncation,
+    and the log has come that far."""
+    if not target or target == status.get("logSuccessTruncateUntil") or _is_ahead(status, target):
         return False
     return _tso(target) > max(_tso(status.get("commitTs")), _tso(status.get("logSuccessTruncateUntil")))
+
+
+def _is_ahead(status: Mapping[str, Any], target: str) -> bool:
+    """Whether *target* lies after all that the log has: a slip of the pen would delete the whole of it."""
+    return bool(reached := _tso(status.get("logCheckpointTs"))) and _tso(target) > reached
 
 
 def _tso(text: Any) -> int:
@@ -255,6 +261,7 @@ class _Task:
         command = wanted_command(self.spec, status, self.target)
         out_of_reach = log_watch.is_gone(status) and command != TRUNCATE
         if in_sync(command, status) or out_of_reach or self._given_up(command):
+            self._remark(status)
             return self.answer()
         for other, entry in self.entries.items():
             if other != command and entry.get("phase") == Phase.FAILED:
@@ -272,6 +279,22 @@ class _Task:
             rule = f"{command} is to run again: its last run stands in the status"
             return self.answer(drop=[Drop(kind=JOB, name=job.name, rule=rule) for job in leftover])
         return self.start(self._first(command), command)
+
+    def _remark(self, status: Mapping[str, Any]) -> None:
+        """With nothing to be done: say what the spec asks for in vain."""
+        if status.get("phase") == Phase.FAILED:
+            return
+        if problem := spec_problem("Backup", self.observed):
+            hold(self.draft, self.observed, Admission(invalid=problem), move=False)
+        elif _is_ahead(status, self.target):
+            message = (
+                f"the log is not truncated to {self.target} yet: that lies after its checkpoint {status['logCheckpointTs']}, "
+                "so all of it would be deleted"
+            )
+            hold(self.draft, self.observed, Admission(waiting=("LogTruncateAhead", message)), move=False)
+        elif 0 < _tso(self.target) <= _tso(status.get("commitTs")) and not status.get("logSuccessTruncateUntil"):
+            # Nothing lies there; who waits for this field to reach the spec's may go on.
+            self.draft.put(logSuccessTruncateUntil=self.target)
 
     def _given_up(self, command: str) -> bool:
         """Whether the last run of *command* failed for good; another truncation target is another run."""

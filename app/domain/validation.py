@@ -26,6 +26,7 @@ _TYPES: Final = ("", "full", "db", "table")
 _NEEDS_DATABASE: Final = "v4.0.8-0"
 """Older br cannot change the GC life time by itself."""
 _HAS_LOG_BACKUP: Final = "v6.1.0-0"
+_LOG_FIELDS: Final = ("logSubcommand", "logStop", "logTruncateUntil")
 _LABEL: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 
@@ -41,7 +42,7 @@ class Admission:
 def admit(kind: str, observed: Observed, config: Config) -> Admission:
     """Judge the spec of the observed CR of *kind*, then its cluster."""
     spec, where = observed.spec, f"{observed.namespace}/{observed.name}"
-    if problem := next(_problems(kind, spec, where), None):
+    if problem := spec_problem(kind, observed):
         return Admission(invalid=problem)
     if not spec.get("br"):
         return Admission()
@@ -55,6 +56,11 @@ def admit(kind: str, observed: Observed, config: Config) -> Admission:
     if problem := next(_against_cluster(kind, spec, where, cluster), None):
         return Admission(invalid=problem)
     return Admission(cluster=cluster)
+
+
+def spec_problem(kind: str, observed: Observed) -> str:
+    """The first rule that the spec breaks by itself, whatever its cluster; empty for none."""
+    return next(_problems(kind, observed.spec, f"{observed.namespace}/{observed.name}"), "")
 
 
 def hold(draft: Draft, observed: Observed, admission: Admission, *, move: bool = True) -> bool:
@@ -80,6 +86,8 @@ def _problems(kind: str, spec: Mapping[str, Any], where: str) -> Iterator[str]:
     mode = spec.get("restoreMode" if kind == "Restore" else "backupMode") or "snapshot"
     if mode == "volume-snapshot":
         yield f"volume-snapshot in {where} is not served: it is deprecated upstream and gone in its v2; use snapshot"
+    if kind == "Backup":
+        yield from _of_a_log(spec, where)
     yield from _database_or_br(kind, spec, where)
     if full := spec.get("pitrFullBackupStorageProvider"):
         yield from _storage(full, f"{where}, pitrFullBackupStorageProvider")
@@ -88,6 +96,16 @@ def _problems(kind: str, spec: Mapping[str, Any], where: str) -> Iterator[str]:
     yield from _retry_policy(spec, where)
     yield from _clean_policy(kind, spec, where)
     yield from _service_account(spec)
+
+
+def _of_a_log(spec: Mapping[str, Any], where: str) -> Iterator[str]:
+    """Upstream passes over fields that do not go with the mode; what was meant by them would not happen."""
+    if spec.get("backupMode") != "log":
+        for field in _LOG_FIELDS:
+            if spec.get(field):
+                yield f"spec.{field} of {where} is of a log backup: set backupMode: log, or remove it"
+    elif (what := str(spec.get("backupType") or "")) in {"db", "table"}:
+        yield f"backupType {what} of {where}: a log backup is of the whole cluster; remove it, and choose by tableFilter"
 
 
 def _access(spec: Mapping[str, Any], field: str, where: str) -> Iterator[str]:

@@ -149,6 +149,56 @@ def test_a_stop_is_terminal_and_still_lets_the_log_be_truncated() -> None:
     assert walk.wanted() == []
 
 
+def condition(walk: Walk, kind: str) -> dict[str, Any]:
+    return next((item for item in walk.status.get("conditions", ()) if item["type"] == kind), {})
+
+
+@pytest.mark.parametrize(
+    ("spec", "rule"),
+    [
+        ({"logTruncateUntil": "2026-02-30 00:00:00"}, "day is out of range for month"),
+        ({"logSubcommand": "log-start", "logStop": True}, "logStop is the old way"),
+        ({"logSubcommand": "log-reboot"}, "spec.logSubcommand"),
+        ({"s3": None}, "no storage"),
+    ],
+)
+def test_a_wrong_edit_of_a_running_backup_is_told_and_changes_nothing(spec: dict[str, Any], rule: str) -> None:
+    walk = Walk()
+    walk.start()
+    before, walk.spec = walk.spec, {key: value for key, value in {**walk.spec, **spec}.items() if value is not None}
+    assert walk.wanted() == []
+    assert rule in condition(walk, "Invalid")["message"]
+    assert walk.status["phase"] == "Running"
+    walk.spec = before
+    assert walk.wanted() == []
+    assert condition(walk, "Invalid") == {}
+
+
+def test_what_the_log_has_not_come_to_is_not_truncated() -> None:
+    """A typo in the year would delete the whole log."""
+    walk = Walk(logTruncateUntil="900")
+    walk.start()
+    walk.status["logCheckpointTs"] = "899"
+    assert walk.wanted() == []
+    assert (condition(walk, "Waiting")["reason"], walk.status["phase"]) == ("LogTruncateAhead", "Running")
+    assert "its checkpoint 899" in condition(walk, "Waiting")["message"]
+    walk.status["logCheckpointTs"] = "900"
+    assert walk.wanted() == ["backup-basic-log-truncate"]
+    assert condition(walk, "Waiting") == {}
+
+
+def test_a_truncation_to_before_the_start_is_recorded_without_a_job_and_once() -> None:
+    walk = Walk(logTruncateUntil="400")
+    walk.start()
+    assert walk.wanted() == []
+    assert walk.status["logSuccessTruncateUntil"] == "400"
+    before = dict(walk.status)
+    assert walk.wanted() == []
+    assert walk.status == before
+    walk.spec["logTruncateUntil"] = "900"
+    assert walk.wanted() == ["backup-basic-log-truncate"]
+
+
 def test_the_schedule_may_ask_for_a_later_truncation() -> None:
     walk = Walk(logTruncateUntil="500")
     walk.start()

@@ -80,12 +80,61 @@ def test_a_backup_that_cannot_work(spec: dict[str, Any], expected: str) -> None:
     assert expected in invalid(spec)
 
 
+LOG_RUNGS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"br": None}, {}, "or br to use br"),
+    ({"br": None, "from": EXPORT_SPEC["from"]}, {}, "this mode works through br"),
+    ({"br": {"cluster": ""}}, {}, "cluster should be configured for BR"),
+    ({"br": {}}, {}, "spec.br.cluster"),
+    ({"backupType": "raw"}, {}, "invalid backup type raw for BR"),
+    ({"backupType": "db", "br": {"cluster": "basic", "db": "shop"}}, {}, "a log backup is of the whole cluster"),
+    ({"backupType": "table", "br": {"cluster": "basic", "db": "d", "table": "t"}}, {}, "choose by tableFilter"),
+    ({"s3": None}, {}, "no storage in spec of db/basic"),
+    ({"s3": {**S3, "bucket": ""}}, {}, "bucket should be configured for BR"),
+    ({"s3": {**S3, "prefix": ""}, "cleanPolicy": "Delete"}, {}, "would empty the whole bucket"),
+    ({"gcs": {"projectId": "p", "bucket": "b"}}, {}, "s3"),
+    ({"commitTs": "yesterday"}, {}, "spec.commitTs: 'yesterday' is no timestamp"),
+    ({"commitTs": "2026-02-30 00:00:00"}, {}, "day is out of range for month"),
+    ({"logTruncateUntil": "soon"}, {}, "spec.logTruncateUntil: 'soon' is no timestamp"),
+    ({"logTruncateUntil": "9" * 30}, {}, "larger than any TSO"),
+    ({"logSubcommand": "log-truncate"}, {}, "spec.logSubcommand: must be one of 'log-start', 'log-stop' or 'log-pause'"),
+    ({"logSubcommand": "log-start", "logStop": True}, {}, "logStop is the old way to say logSubcommand: log-stop"),
+    ({"logSubcommand": "log-stop", "logStop": False}, {}, "logStop is the old way"),
+    ({"backoffRetryPolicy": {"minRetryDuration": "soon"}}, {}, "minRetryDuration"),
+    ({"backoffRetryPolicy": {"retryTimeout": "-1s"}}, {}, "must not be negative"),
+    ({"backupMode": "logs"}, {}, "spec.backupMode: must be one of"),
+    ({}, {"version": "v6.0.0"}, "log backup in db/basic needs TiKV v6.1.0 or newer, not v6.0.0"),
+    ({}, {"version": "v4.0.7"}, "missing cluster config in spec of db/basic: set spec.from.host"),
+]
+
+
+@pytest.mark.parametrize(("spec", "cluster", "expected"), LOG_RUNGS)
+def test_a_log_backup_that_cannot_work(spec: dict[str, Any], cluster: dict[str, Any], expected: str) -> None:
+    merged = {key: value for key, value in {**LOG_SPEC, **spec}.items() if value is not None}
+    assert expected in invalid(merged, "Backup", tidb_cluster(**cluster))
+
+
+@pytest.mark.parametrize(
+    "field", [{"logSubcommand": "log-start"}, {"logSubcommand": "log-stop"}, {"logStop": True}, {"logTruncateUntil": "450"}]
+)
+@pytest.mark.parametrize("base", [BR_SPEC, EXPORT_SPEC])
+def test_a_field_of_a_log_backup_elsewhere(base: dict[str, Any], field: dict[str, Any]) -> None:
+    (name,) = field
+    assert invalid({**base, **field}) == f"spec.{name} of db/basic is of a log backup: set backupMode: log, or remove it"
+
+
+@pytest.mark.parametrize("version", ["v6.1.0", "v8.5.0", "v6.1.0-alpha-12-g1234567", "nightly", "latest"])
+def test_a_log_backup_of_a_cluster_that_knows_it(version: str) -> None:
+    assert invalid(LOG_SPEC, "Backup", tidb_cluster(version=version)) == ""
+
+
 @pytest.mark.parametrize(
     "spec",
     [
         EXPORT_SPEC,
         BR_SPEC,
         LOG_SPEC,
+        {**BR_SPEC, "logStop": False},
+        {**LOG_SPEC, "logStop": True, "logTruncateUntil": "2026-01-31 00:00:00", "backupType": "full"},
         with_s3(provider="ceph", endpoint="minio:9000"),
         with_s3(endpoint="https://minio:9000/x"),
         with_storage(azblob={"container": "c", "secretName": "s"}),
