@@ -53,7 +53,7 @@ def admit(kind: str, observed: Observed, config: Config) -> Admission:
         return Admission(waiting=("ClusterNotFound", f"TidbCluster {name} (spec.br.cluster) not found; {hint}"))
     if not cluster.ready:
         return Admission(waiting=("ClusterNotReady", f"TidbCluster {cluster.namespace}/{cluster.name} is not Ready"))
-    if problem := next(_against_cluster(kind, spec, where, cluster), None):
+    if problem := next(_against_cluster(kind, spec, where, cluster), ""):
         return Admission(invalid=problem)
     return Admission(cluster=cluster)
 
