@@ -30,6 +30,8 @@ from crds import names
 from crds.report import Phase as ReportPhase
 from crds.report import Report
 
+_INTERRUPTED: Final = "Interrupted"
+"""The manager's reason when its Pod was stopped."""
 _TERMINAL: Final = frozenset({Phase.COMPLETE, Phase.FAILED})
 _REPORTED: Final = {ReportPhase.PREPARE: Phase.PREPARE, ReportPhase.WAITING: Phase.WAITING}
 
@@ -69,8 +71,7 @@ def _follow(draft: Draft, job: Job, observed: Observed, now: datetime, config: C
     draft.put(message=None)
     (_show_shards if sharded else _show_tool)(draft, job)
     if job.failed:
-        failure = failure_of(job)
-        _fail(draft, failure.at, failure.cause, _given_up(draft) or failure.message)
+        _give_up(draft, job)
     elif job.complete and not (job.succeeded or sharded):
         # A sharded Job has one report for many Pods, so there the completed indexes are the proof.
         _fail(
@@ -95,6 +96,20 @@ def _sharded(observed: Observed) -> bool:
 def _fail(draft: Draft, at: datetime | None, reason: str, message: str) -> None:
     draft.enter(Phase.FAILED, at=at, reason=reason, message=message)
     draft.put(message="; ".join(text for text in (reason, message) if text))
+
+
+def _give_up(draft: Draft, job: Job) -> None:
+    """The Job failed. Kubernetes sees that its limit is reached only when the container has begun once more, and stops that
+    run: then not its end but the last failure on record is the cause."""
+    failure, records = failure_of(job), draft.get("backoffRetryStatus") or ()
+    told = bool(job.report and job.report.phase is ReportPhase.FAILED and failure.cause != _INTERRUPTED)
+    if told or not records:
+        _fail(draft, failure.at, failure.cause, _given_up(draft) or failure.message)
+        return
+    causes = [str(record.get("retryReason") or "") for record in records]
+    own = [cause for cause in causes if not cause.startswith(_INTERRUPTED)]
+    reason, _, message = (own or causes)[-1].partition("; ")
+    _fail(draft, failure.at, reason, "; ".join(text for text in (message, "maxRetryTimes is used up") if text))
 
 
 def _show_tool(draft: Draft, job: Job) -> None:

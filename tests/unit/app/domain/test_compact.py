@@ -110,6 +110,25 @@ def test_a_pod_that_failed_is_told_with_every_retry_and_the_next_one_goes_on() -
     assert (end.status["state"], end.status["message"]) == ("Failed", "CompactBackupFailed; store is away")
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        report("Failed", timeCompleted=at(70), error={"reason": "Interrupted", "message": "stopped", "retryable": True}),
+        report("Running"),
+        None,
+    ],
+    ids=["stopped and said so", "killed", "without a word"],
+)
+def test_the_run_that_kubernetes_stops_at_the_limit_is_not_the_cause(said: str | None) -> None:
+    before = sync(SPEC, job("basic", said=failed(60))).status
+    before = sync(SPEC, job("basic", said=said), status=before).status  # its end may be seen before that of the Job
+    end = sync(SPEC, job("basic", state="failed", ended=at(80), said=said), status=before).status
+    assert (end["state"], end["message"]) == ("Failed", "CompactBackupFailed; store is away; maxRetryTimes is used up")
+    reasons = {item["type"]: item.get("reason") for item in end["conditions"]}
+    assert reasons["Failed"] == "CompactBackupFailed"
+    assert end["backoffRetryStatus"] == before["backoffRetryStatus"]
+
+
 def sharded(state: str = "active", said: str | None = None, **status: Any) -> dict[str, Any]:
     found = job("basic", state=state, said=said, **status)
     found["spec"]["completions"] = 3
