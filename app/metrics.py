@@ -8,6 +8,7 @@ replicas each knows the syncs that it answered: take the maximum over instances.
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -20,17 +21,20 @@ from app.domain import cron
 from app.domain.observed import Observed, metadata
 from app.domain.scheduled import BACKUPS, state_of
 from app.domain.times import moment
-from crds import names
+from crds import names, tso
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _RUN: Final = ("kind", "namespace", "name", "schedule")
 _SCHEDULE: Final = ("namespace", "schedule")
+_LOG_ENDS: Final = frozenset({"Stopped", "Clean", "CleanFailed"})
+"""Phases of a log backup that no longer is to follow its cluster. A failed one still should."""
 _GAUGES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "phase": ("1 for the phase that the CR is in.", (*_RUN, "phase")),
     "run_duration_seconds": ("How long the run took, once it ended.", _RUN),
     "run_bytes": ("Size of the data.", _RUN),
     "run_completed_timestamp_seconds": ("When the run ended.", _RUN),
+    "log_checkpoint_timestamp_seconds": ("Up to when a log backup that should be running has the log.", _RUN),
     "clean_objects_deleted": ("Objects that the clean deleted.", _RUN),
     "clean_objects_failed": ("Objects that the clean could not delete.", _RUN),
     "schedule_last_success_timestamp_seconds": ("When a Backup of the schedule was last complete.", _SCHEDULE),
@@ -138,6 +142,12 @@ def _run_samples(seen: _Seen) -> Iterator[Sample]:
     ):
         if isinstance(value := part.get(field), int | float):
             yield name, labels, value
+
+    if status.get("logSubCommandStatuses") and status.get("phase") not in _LOG_ENDS:
+        # Before the first look the start stands for it, so that a watch that never looks is noticed too.
+        with suppress(tso.TimestampError):
+            if reached := tso.parse(str(status.get("logCheckpointTs") or status.get("commitTs") or "")):
+                yield "log_checkpoint_timestamp_seconds", labels, tso.to_datetime(reached).timestamp()
 
 
 def _schedule_samples(seen: _Seen, now: datetime) -> Iterator[Sample]:

@@ -9,6 +9,7 @@ import pytest
 
 from app.domain.observed import Observed
 from app.metrics import Metrics
+from crds import tso
 from tests.support.schedules import DAILY, DAY, NOW, backup, observed, schedule
 
 STATUS = {
@@ -74,6 +75,28 @@ def test_a_run(metrics: Metrics) -> None:
     assert found[f"clean_objects_deleted{RUN}"] == 7
     assert found[f"clean_objects_failed{RUN}"] == 1
     assert found[f"run_completed_timestamp_seconds{RUN}"] == datetime(2026, 1, 31, 2, 5, tzinfo=UTC).timestamp()
+
+
+LOG = {"logSubCommandStatuses": {"log-start": {}}, "commitTs": "470668947067502592", "phase": "Running"}
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ({"logCheckpointTs": str(tso.from_datetime(NOW))}, NOW.timestamp()),
+        ({}, tso.to_datetime(470668947067502592).timestamp()),
+        ({"phase": "Paused"}, tso.to_datetime(470668947067502592).timestamp()),
+        ({"phase": "Failed", "logCheckpointTs": str(tso.from_datetime(NOW))}, NOW.timestamp()),
+        ({"phase": "Stopped"}, None),
+        ({"phase": "CleanFailed"}, None),
+        ({"commitTs": ""}, None),
+        ({"logSubCommandStatuses": None}, None),
+    ],
+)
+def test_how_far_a_log_backup_is(metrics: Metrics, status: dict[str, Any], expected: float | None) -> None:
+    seen, _ = run()
+    metrics.note("backup", seen, {**LOG, **status}, gone=False)
+    assert samples(metrics).get(f"log_checkpoint_timestamp_seconds{RUN}") == expected
 
 
 def test_a_schedule(metrics: Metrics) -> None:

@@ -19,6 +19,7 @@ NAME = re.compile(r"\btidb_backup_\w+")
 SELECTOR = re.compile(r"(tidb_backup_\w+)\{([^}]*)\}")
 GROUPING = re.compile(r"\bby \(([^)]*)\) \(")
 RUN = {"metadata": {"namespace": "shop", "name": "one"}, "spec": {}}
+LOG = {"metadata": {"namespace": "shop", "name": "log"}, "spec": {}}
 SCHEDULE = {
     "metadata": {"namespace": "shop", "name": "nightly", "creationTimestamp": "2026-01-01T00:00:00Z"},
     "spec": {"schedule": "0 2 * * *"},
@@ -37,6 +38,8 @@ def series() -> dict[str, set[str]]:
         "cleanStatus": {"deleted": 1, "failed": 0},
     }
     metrics.note("backup", Observed(parent=RUN, children={}), {"phase": "Complete", **times}, gone=False)
+    log = {"phase": "Running", "commitTs": "450", "logSubCommandStatuses": {"log-start": {}}}
+    metrics.note("backup", Observed(parent=LOG, children={}), log, gone=False)
     backup = {
         "metadata": {"namespace": "shop", "name": "b"},
         "status": {"phase": "Complete", "conditions": [{"type": "Complete", "status": "True"}]},
