@@ -158,7 +158,7 @@ class _Task:
         if found is None:
             return
         self.draft.enter(found.phase, at=found.at, reason=found.reason, message=found.message)
-        if found.phase is Phase.STOPPED:
+        if found.phase in {Phase.STOPPED, Phase.FAILED}:
             self.draft.put(timeCompleted=found.at)
 
     def _first(self, command: str) -> str:
@@ -243,6 +243,8 @@ class _Task:
         if outcome.phase and outcome.phase is not Phase.COMPLETE:
             words = {"reason": outcome.reason, "message": outcome.message, "command": START}
             self.draft.enter(outcome.phase, at=outcome.at, **words)
+        if outcome.phase is Phase.FAILED:
+            self.draft.put(timeCompleted=outcome.at)
         if job:
             progress.show_data(self.draft, job)
             self.draft.put(timeStarted=(job.report.time_started if job.report else None) or job.started)

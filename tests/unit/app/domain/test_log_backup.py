@@ -279,6 +279,7 @@ def test_a_start_that_fails_for_good_fails_the_backup_and_is_not_repeated() -> N
     walk.wanted()
     walk.ends("backup-basic-log-start", report("Failed", error={"reason": "PDUnreachable", "message": "x"}), state="failed")
     assert walk.status["phase"] == "Failed"
+    assert walk.status["timeCompleted"]
     assert walk.wanted() == []
     walk.jobs.clear()
     assert walk.wanted() == []

@@ -176,6 +176,7 @@ def test_a_task_that_vanished_fails_the_backup_at_the_second_look() -> None:
     cluster.says("absent", 60)
     assert (cluster.phase, cluster.condition("Failed")["reason"]) == ("Failed", "LogBackupTaskNotFound")
     assert cluster.condition("Failed")["lastTransitionTime"] == at(60)
+    assert cluster.status["timeCompleted"] == at(60)
     dropped = cluster.sync().drop
     assert [(drop.name, bool(drop.rule)) for drop in dropped] == [(WATCH, True)]
     del cluster.jobs[WATCH]
