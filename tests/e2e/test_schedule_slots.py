@@ -1,0 +1,65 @@
+"""A schedule by the clock on the wall, the hooks dead during one of its slots. It mostly waits, so it has a file of its own."""
+
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import yaml
+
+from crds import names
+from sandbox import Cluster
+from tests.support.export_world import World, filled, seed, until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def world(cluster: Cluster, namespace: str) -> World:
+    seed(cluster)
+    return World(cluster, namespace)
+
+
+def each_minute(namespace: str) -> str:
+    """A BackupSchedule whose template is the Backup above."""
+    backup = yaml.safe_load(
+        filled("x", endpoint="${S3_ENDPOINT}", secret="s3-secret", prefix=namespace).replace("${TIDB_SOURCE_PORT}", "0")
+    )
+    schedule = {
+        "apiVersion": backup["apiVersion"],
+        "kind": "BackupSchedule",
+        "metadata": {"name": "minutely"},
+        "spec": {"schedule": "* * * * *", "maxBackups": 5, "backupTemplate": backup["spec"]},
+    }
+    return str(yaml.safe_dump(schedule)).replace("port: 0", "port: ${TIDB_SOURCE_PORT}")
+
+
+def test_a_schedule_makes_one_backup_a_slot_also_when_nobody_answered_during_one(world: World) -> None:
+    def names_there() -> set[str]:
+        resource = world.cluster.api.resource_of(names.API_VERSION, "Backup")
+        return {item["metadata"]["name"] for item in world.cluster.api.list(resource, world.namespace)["items"]}
+
+    def sleep_until(moment: datetime) -> None:
+        time.sleep(max(0.0, (moment - datetime.now(UTC)).total_seconds()))
+
+    world.cluster.apply(each_minute(world.namespace), namespace=world.namespace)
+    first = until(lambda: sorted(names_there()), "the first slot's Backup", 80)[0]
+    slot = names.slot_time(first)
+    assert slot is not None
+    expected = [names.slot_backup("minutely", slot + timedelta(minutes=n)) for n in range(3)]
+    sleep_until(slot + timedelta(seconds=50))
+    world.cluster.stop_component("webhook", kill=True)
+    try:
+        sleep_until(slot + timedelta(seconds=68))
+        assert names_there() == {first}
+    finally:
+        world.cluster.start_component("webhook")
+    until(lambda: expected[1] in names_there(), "the Backup of the slot in which nobody answered", 40)
+    until(lambda: expected[2] in names_there(), "the next slot's Backup", 80)
+    assert names_there() == set(expected)
+    for name in expected:
+        world.reaches("Complete", name)
+    world.cluster.kubectl("delete", "bks", "minutely", "-n", world.namespace)
+    for name in expected:
+        world.gone(name)
+    assert not world.objects()
+    world.neighbours_stand()
