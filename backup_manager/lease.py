@@ -1,8 +1,9 @@
 """One BR task per TiDB cluster at a time: a ``coordination.k8s.io`` Lease that a run holds and renews while its tool works.
 
 Two snapshots at once slow each other down, a restore under a backup spoils it, and a log backup started in the middle of a
-restore misses data without a word. The Lease lies in the CR's own namespace and is named after the cluster
-(:func:`crds.names.cluster_lease`), so it keeps apart the CRs of one namespace.
+restore misses data without a word. The Lease is named after the cluster (:func:`crds.names.cluster_lease`) and lies in its
+namespace, so that CRs of all namespaces are kept apart. Where the Job's account has no right to Leases there, it lies in the
+CR's own namespace and keeps apart the CRs of that one; the log says so.
 
 A holder that died is known by its silence, measured with our own clock from when we first saw the Lease as it is: clocks of two
 nodes may differ. A holder that cannot renew any more stops its tool well before anybody may take over (fencing).
@@ -17,7 +18,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from backup_manager.errors import InterruptedError_, ManagerError, TransientError
-from backup_manager.kubernetes_api import ApiNotFoundError, ConflictError, KubernetesApi
+from backup_manager.kubernetes_api import ApiForbiddenError, ApiNotFoundError, ConflictError, KubernetesApi
 from backup_manager.tools.process import GRACE_SECONDS
 from crds import names
 from crds.report import Problem
@@ -66,14 +67,22 @@ def held(context: "Context", cluster_namespace: str, cluster: str, *, pace: Pace
         return
     lease = _Lease(
         api=context.kubernetes,
-        namespace=context.resource.namespace,
+        namespace=cluster_namespace or context.resource.namespace,
+        home=context.resource.namespace,
         name=names.cluster_lease(cluster_namespace, cluster),
         holder=context.env.get(names.ENV_POD_UID) or f"{context.resource.uid}-{context.journal.report.attempt}",
         owner=f"{context.resource.kind} {context.resource.namespace}/{context.resource.name}",
         owner_uid=context.resource.uid,
         pace=pace or Pace(),
     )
-    _acquire(context, lease)
+    try:
+        _acquire(context, lease)
+    except (ApiForbiddenError, ApiNotFoundError) as error:  # no right there, or no such namespace
+        if lease.namespace == lease.home:
+            raise
+        context.log(f"{error.message}: only the CRs of namespace {lease.home} are kept apart on this cluster")
+        lease.namespace, lease.seen = lease.home, _Seen()
+        _acquire(context, lease)
     renewal = _Renewal(lease=lease, lost=context.stop.request, log=context.log)
     renewal.start()
     try:
@@ -104,7 +113,7 @@ def _acquire(context: "Context", lease: "_Lease") -> None:
             context.log(problem.message)
             told = problem.message
         context.stop.wait(lease.pace.poll)
-    context.log(f"holds Lease {lease.name}")
+    context.log(f"holds Lease {lease.namespace}/{lease.name}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,10 +146,11 @@ class _Seen:
 
 @dataclass(slots=True, kw_only=True)
 class _Lease:
-    """The Lease of one cluster as one run sees it."""
+    """The Lease of one cluster as one run sees it; *home* is the namespace of the run's CR and Pods."""
 
     api: KubernetesApi
     namespace: str
+    home: str
     name: str
     holder: str
     owner: str
@@ -183,7 +193,7 @@ class _Lease:
         """Whether the holder is an earlier attempt of our own CR of which no Pod is left: nobody need wait for a dead one."""
         if not self.owner_uid or self.seen.owner_uid != self.owner_uid:
             return False
-        pods = self.api.pods(self.namespace, {names.OWNER_UID_LABEL: self.owner_uid})
+        pods = self.api.pods(self.home, {names.OWNER_UID_LABEL: self.owner_uid})
         ended = {"Succeeded", "Failed"}
         return not any(
             pod["metadata"].get("uid") == self.seen.holder and (pod.get("status") or {}).get("phase") not in ended

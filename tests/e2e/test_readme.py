@@ -82,6 +82,10 @@ RUN: Final = {
         "docs/install.md",
         "kubectl -n shop create rolebinding nightly-reports --role=tidb-backup-manager-reports --serviceaccount=shop:nightly",
     ),
+    (
+        "docs/install.md",
+        "kubectl -n tidb create role tidb-br-lease --verb=get,create,update --resource=leases.coordination.k8s.io",
+    ),
     ("docs/install.md", "kubectl delete backupschedules.pingcap.com --all --all-namespaces"),
     (
         "docs/install.md",
@@ -91,7 +95,7 @@ RUN: Final = {
 }
 """Typed in by a test here."""
 NOT_RUN: Final = {
-    ("README.md", "make demo"): "this test is part of it; the targets are checked",
+    ("README.md", "make demo"): "test_demo.py runs it with small tables, and this test is part of `make test`",
     ("sandbox/README.md", "python -m sandbox up --tidb source --tidb target"): "each command has a test in test_sandbox.py "
     "and test_scenarios.py; that they exist is checked",
     ("docs/images.md", "make images"): "takes minutes and needs an engine for images",
@@ -288,6 +292,11 @@ def test_a_cluster_on_a_laptop(desk: Desk, tmp_path: Path) -> None:
             ),
             (
                 "docs/install.md",
+                "kubectl -n tidb create role tidb-br-lease --verb=get,create,update --resource=leases.coordination.k8s.io",
+                "rolebinding.rbac.authorization.k8s.io/shop-br-lease created",
+            ),
+            (
+                "docs/install.md",
                 "kubectl get backups.pingcap.com --all-namespaces --no-headers "
                 "-o custom-columns=:metadata.namespace,:metadata.name |",
                 "patched (no change)",
@@ -304,6 +313,8 @@ def test_a_cluster_on_a_laptop(desk: Desk, tmp_path: Path) -> None:
 )
 def test_other_commands(desk: Desk, in_a_cluster: str, page: str, first: str, says: str) -> None:
     del in_a_cluster
+    if " -n tidb " in first:
+        desk.cluster.kubectl("create", "namespace", "tidb")
     assert says in desk.type(page, first)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from backup_manager import lease
 from backup_manager.errors import InterruptedError_, ToolError, UnreachableError
-from backup_manager.kubernetes_api import ApiNotFoundError, ConflictError, KubernetesApi, Server
+from backup_manager.kubernetes_api import ApiForbiddenError, ApiNotFoundError, ConflictError, KubernetesApi, Server
 from backup_manager.lease import ClusterLeaseLostError, Pace, held
 from backup_manager.operations.steps import Context
 from backup_manager.signals import Stop
@@ -29,6 +29,8 @@ class Api(KubernetesApi):
     leases: dict[str, dict[str, Any]] = field(default_factory=dict)
     live: list[dict[str, Any]] = field(default_factory=list)
     broken: bool = False
+    forbidden: frozenset[str] = frozenset()
+    absent: frozenset[str] = frozenset()
     writes: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -36,13 +38,15 @@ class Api(KubernetesApi):
         super().__init__(Server(url="http://127.0.0.1:9"))
 
     def lease(self, namespace: str, name: str) -> dict[str, Any]:
-        self._reach()
+        self._reach(namespace)
         if name not in self.leases:
             raise ApiNotFoundError(name)
         return self.leases[name]
 
     def put_lease(self, namespace: str, name: str, lease: Mapping[str, Any], *, create: bool) -> dict[str, Any]:
-        self._reach()
+        self._reach(namespace)
+        if namespace in self.absent:
+            raise ApiNotFoundError(f"namespaces {namespace} not found")
         with self.lock:
             old = self.leases.get(name)
             if create != (old is None) or (old and old["metadata"]["resourceVersion"] != lease["metadata"]["resourceVersion"]):
@@ -55,9 +59,11 @@ class Api(KubernetesApi):
     def pods(self, namespace: str, labels: Mapping[str, str]) -> Sequence[dict[str, Any]]:
         return self.live
 
-    def _reach(self) -> None:
+    def _reach(self, namespace: str) -> None:
         if self.broken:
             raise UnreachableError("no API server")
+        if namespace in self.forbidden:
+            raise ApiForbiddenError(f"leases of {namespace}: forbidden")
 
     @property
     def holder(self) -> str:
@@ -133,6 +139,28 @@ def test_other_clusters_are_not_waited_for(tmp_path: Path, api: Api, quick: Pace
         held(somebody(tmp_path, api, pod="pod-3", name="c").context, "ns", "advanced", pace=quick),
     ):
         assert len(api.leases) == 3
+
+
+def test_it_lies_with_the_cluster_so_that_all_namespaces_see_it(tmp_path: Path, api: Api, quick: Pace) -> None:
+    with held(somebody(tmp_path, api, pod="pod-1").context, "tidb", "basic", pace=quick):
+        assert api.leases["tidb-br.tidb.basic"]["metadata"]["namespace"] == "tidb"
+
+
+@pytest.mark.parametrize("kept_out", ["forbidden", "absent"])
+def test_without_a_right_there_it_lies_with_the_cr_and_the_log_says_so(
+    tmp_path: Path, api: Api, quick: Pace, kept_out: str
+) -> None:
+    setattr(api, kept_out, frozenset({"tidb"}))
+    made = somebody(tmp_path, api, pod="pod-1")
+    with held(made.context, "tidb", "basic", pace=quick):
+        assert api.leases["tidb-br.tidb.basic"]["metadata"]["namespace"] == "ns"
+    assert any("only the CRs of namespace ns are kept apart" in line for line in made.lines)
+
+
+def test_without_any_right_the_run_fails(tmp_path: Path, api: Api, quick: Pace) -> None:
+    api.forbidden = frozenset({"tidb", "ns"})
+    with pytest.raises(ApiForbiddenError), held(somebody(tmp_path, api, pod="pod-1").context, "tidb", "basic", pace=quick):
+        pass
 
 
 def left_by(api: Api, pod: str, *, uid: str = "uid-of-dead", seconds: int = 1) -> None:
