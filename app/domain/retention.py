@@ -144,22 +144,19 @@ _BUCKETS: Final[Mapping[Rule, _Bucket]] = {
 
 
 class _Kept:
-    """The rules that want each complete Backup, and the latest date that one of them promises."""
+    """By name of a complete Backup: the rules that want it, and the latest date that one of them promises."""
 
     def __init__(self) -> None:
-        self._wanted: dict[str, tuple[str, datetime | None]] = {}
+        self.of: dict[str, tuple[str, datetime | None]] = {}
 
     def want(self, item: Item, rule: Rule, until: datetime | None) -> None:
-        before = self._wanted.get(item.name)
+        before = self.of.get(item.name)
         if before is None:
-            self._wanted[item.name] = rule, until
+            self.of[item.name] = rule, until
             return
         known, date = before
         # A rule without a date may hold for ever: then nobody can promise an end.
-        self._wanted[item.name] = f"{known}+{rule}", max(date, until) if date and until else None
-
-    def of(self, item: Item) -> tuple[str, datetime | None] | None:
-        return self._wanted.get(item.name)
+        self.of[item.name] = f"{known}+{rule}", max(date, until) if date and until else None
 
 
 def _by_count(kept: _Kept, rule: Rule, count: int, complete: Sequence[Item], coming: Coming | None) -> None:
@@ -232,7 +229,7 @@ def _wanted(complete: Sequence[Item], policy: Policy, now: datetime, coming: Com
     else:
         _by_count(kept, Rule.UNLIMITED, len(complete), complete, None)
     for item in complete[: policy.min_keep]:
-        if kept.of(item) is None:
+        if item.name not in kept.of:
             kept.want(item, Rule.MIN_KEEP, None)
     return kept, gone
 
@@ -253,19 +250,19 @@ def _judge(items: Sequence[Item], policy: Policy, now: datetime, coming: Coming 
     kept, gone = _wanted([item for item in items if item.state is State.COMPLETE], policy, now, coming)
     failures = 0
     for item in items:
-        if item.state is State.RUNNING:
-            yield Verdict(name=item.name, keep=True, rule=Rule.RUNNING)
-        elif item.state is State.DELETING:
-            yield Verdict(name=item.name, keep=False, rule=Rule.DELETING)
-        elif item.state is State.FOREIGN:
-            yield Verdict(name=item.name, keep=True, rule=Rule.FOREIGN)
-        elif item.state is State.FAILED:
-            failures += 1
-            yield Verdict(name=item.name, keep=failures <= policy.failed_history, rule=Rule.FAILED_HISTORY)
-        elif wanted := kept.of(item):
-            yield Verdict(item.name, True, wanted[0], wanted[1])
-        else:
-            yield Verdict(item.name, False, gone)
+        match item.state:
+            case State.COMPLETE:
+                wanted = kept.of.get(item.name)
+                yield Verdict(item.name, True, *wanted) if wanted else Verdict(item.name, False, gone)
+            case State.FAILED:
+                failures += 1
+                yield Verdict(item.name, failures <= policy.failed_history, Rule.FAILED_HISTORY)
+            case State.RUNNING:
+                yield Verdict(item.name, True, Rule.RUNNING)
+            case State.FOREIGN:
+                yield Verdict(item.name, True, Rule.FOREIGN)
+            case State.DELETING:
+                yield Verdict(item.name, False, Rule.DELETING)
 
 
 def plan(backups: Sequence[Item], policy: Policy, now: datetime, *, coming: Coming | None = None) -> list[Verdict]:
@@ -278,8 +275,8 @@ def plan(backups: Sequence[Item], policy: Policy, now: datetime, *, coming: Comi
     """
     items = sorted(backups, key=_AGE, reverse=True)
     verdicts = list(_judge(items, policy, now, coming))
-    alive = (item for item in items if item.state is not State.DELETING)
-    return _restrain(verdicts, _halt(list(alive), now), policy)
+    alive = [item for item in items if item.state is not State.DELETING]
+    return _restrain(verdicts, _halt(alive, now), policy)
 
 
 def _restrain(verdicts: list[Verdict], halt: tuple[Rule, str] | None, policy: Policy) -> list[Verdict]:

@@ -1,25 +1,30 @@
 """``plan()`` against a slow reading of the same rules, and against the clock."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import cache, partial
+from random import Random
 from time import process_time
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.domain import schedule_log, scheduled
 from app.domain.config import Config
+from app.domain.observed import Object
 from app.domain.retention import Item, Policy, Rule, State, plan
 from app.domain.schedule_spec import read
 from tests.support import keep_oracle
-from tests.support.schedules import BR, NOW, backup
+from tests.support.schedules import BR, CREATED, LOG, NOW, backup, log_backup, observed, schedule
 
+BUCKETS = ("keepLast", "keepHourly", "keepDaily", "keepWeekly", "keepMonthly", "keepYearly")
 RULES = st.fixed_dictionaries(
     {"minKeep": st.integers(1, 4)},
     optional={
-        **{
-            rule: st.integers(1, 6)
-            for rule in ("keepLast", "keepHourly", "keepDaily", "keepWeekly", "keepMonthly", "keepYearly")
-        },
+        **{rule: st.integers(1, 6) for rule in BUCKETS},
         "keepWithin": st.sampled_from(["2h", "5d", "6w"]),
     },
 ).filter(lambda rules: len(rules) > 1)
@@ -47,20 +52,88 @@ def test_keeps_exactly_what_a_rule_wants(policy: dict[str, Any], minutes: list[i
     assert kept == keep_oracle.must_stay(keep_oracle.Policy.of(spec), complete, NOW)
 
 
-def _hundred_thousand(count: int = 100_000) -> list[Item]:
+SETS = 10_000
+FATES = ("Complete", "Complete", "Complete", "Failed", "Running")
+
+
+def _random_spec(draw: Random) -> dict[str, Any]:
+    """Every style of retention, beside a log backup or not."""
+    few = partial(draw.randint, 1, 6)
+    styles: list[dict[str, Any]] = [
+        {"maxBackups": few()},
+        {"maxReservedTime": f"{draw.randint(1, 2000)}h"},
+        {"retention": {"minKeep": few(), draw.choice(BUCKETS): few(), draw.choice(BUCKETS): few()}},
+        {"retention": {"keepWithin": draw.choice(["2h", "5d", "6w"]), "minKeep": few()}},
+    ]
+    log = {"logBackupTemplate": LOG} if draw.random() < 0.5 else {}
+    zone = draw.choice(["UTC", "America/St_Johns", "Pacific/Auckland"])
+    failed = draw.randint(0, 3)
+    spec = {"schedule": "* * * * *", "backupTemplate": BR, "timeZone": zone, "failedHistoryLimit": failed}
+    return {**spec, **log, **draw.choice(styles)}
+
+
+def _random_backups(draw: Random) -> list[Object]:
+    """Complete, failed and running ones of any age, and a log backup or none."""
+    ages = draw.sample(range(60 * 24 * 100), draw.randint(0, 12))
+    children: list[Object] = [backup(NOW - timedelta(minutes=age), draw.choice(FATES)) for age in ages]
+    if draw.random() < 0.5:
+        start = NOW - timedelta(days=draw.randint(1, 90))
+        children.append(log_backup(start, start + timedelta(minutes=draw.randint(1, 60 * 24 * 90))))
+    return children
+
+
+def test_ten_thousand_sets_without_a_wrong_deletion(record_property: Callable[[str, object], None]) -> None:
+    """:func:`plan` decides as the hook asks it; the oracle, which shares no code with it, says what had to stay: ``minKeep``,
+    the base of the window, what runs, the log backup."""
+    draw, gone, config = Random(5), 0, Config(max_deletions=99)
+    for number in range(SETS):
+        if number % 10 == 0:  # reading a spec takes longer than all the rest
+            spec = _random_spec(draw)
+            oracle, policy = keep_oracle.Policy.of(spec), read(spec, created=CREATED, config=config).policy
+        children = _random_backups(draw)
+        found = scheduled.read(observed(schedule(spec), children), epoch=CREATED)
+        log = schedule_log.read(found)
+        beside = replace(policy, pitr=True, checkpoint=log.reached) if log else policy
+        drops = [verdict.name for verdict in plan(found.items, beside, NOW) if not verdict.keep]
+        try:
+            keep_oracle.check_deletions(oracle, children, drops, NOW, limit=99)
+        except AssertionError as error:
+            raise AssertionError(f"set {number}: {error}: {spec}") from None
+        complete = {str(child["metadata"]["name"]) for child in children if child["status"].get("phase") == "Complete"}
+        assert len(complete - set(drops)) >= min(oracle.min_keep, len(complete)), f"set {number}: {spec}"
+        gone += len(drops)
+    record_property("worlds", SETS)
+    assert gone > SETS
+
+
+@cache
+def _many(count: int) -> list[Item]:
     times = [datetime(2026, 1, 31, tzinfo=UTC) - number * timedelta(minutes=7) for number in range(count)]
     return [Item(f"b{number}", State.COMPLETE, time, time, time) for number, time in enumerate(times)]
 
 
-def test_a_hundred_thousand_in_half_a_second() -> None:
-    items = _hundred_thousand()
-    policies = [
-        Policy(max_backups=50_000),
-        Policy(max_reserved_time=timedelta(days=30)),
-        Policy(counts={Rule.KEEP_HOURLY: 24, Rule.KEEP_DAILY: 7, Rule.KEEP_MONTHLY: 12, Rule.KEEP_YEARLY: 10}),
-    ]
-    for policy in policies:
+def _seconds(policy: Policy, items: Sequence[Item]) -> float:
+    """Processor time of one plan, the better of two: other work on the machine does not count."""
+
+    def once() -> float:
         began = process_time()
         plan(items, policy, NOW)
-        # The bound is 0.5 s; twice that leaves room for a machine that runs other tests too.
-        assert process_time() - began < 1.0
+        return process_time() - began
+
+    return min(once() for _ in range(2))
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Policy(max_backups=50_000),
+        Policy(max_reserved_time=timedelta(days=30), pitr=True),
+        Policy(counts={Rule.KEEP_HOURLY: 24, Rule.KEEP_DAILY: 7, Rule.KEEP_MONTHLY: 12, Rule.KEEP_YEARLY: 10}),
+    ],
+    ids=["count", "time", "buckets"],
+)
+def test_a_hundred_thousand_take_ten_times_what_ten_thousand_do(policy: Policy) -> None:
+    """``benchmarks/bench_plan.py`` holds it to 0.5 s; twice that here leaves room for a machine that runs other tests too."""
+    tenth, whole = _seconds(policy, _many(10_000)), _seconds(policy, _many(100_000))
+    assert whole < 1.0
+    assert whole < 25 * tenth, f"{whole:.3f} s for 100,000, {tenth:.3f} s for 10,000"

@@ -1,10 +1,11 @@
 """Random histories of a schedule, with a movable clock: no run twice, none out of order, no wrong deletion, and it settles.
 
-``SCHEDULE_HISTORIES=10000 pytest tests/property/test_schedule_world.py -s`` runs more of them and prints what was run.
+``SCHEDULE_HISTORIES=10000 pytest tests/property/test_schedule_world.py`` runs more; with -s it prints what was run.
 """
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -178,8 +179,9 @@ def settle(world: World) -> None:
     assert newest is None or (mark is not None and mark >= newest)
 
 
-def test_what_was_run() -> None:
-    print(f"\nschedule histories: {dict(SEEN)}")  # noqa: T201 - the count is the result
+def test_what_was_run(record_property: Callable[[str, object], None]) -> None:
+    record_property("worlds", SEEN["histories"])
+    print(f"\nschedule histories: {dict(SEEN)}")  # noqa: T201 - the counts are the result
     assert SEEN["histories"] >= min(HISTORIES, 50)
     assert SEEN["runs"] > 0
     assert SEEN["deletions"] > 0

@@ -239,6 +239,16 @@ class TestRetentionInContext:
         decision = sync({**DAILY, **policy}, *children, status=KNOWN, now=TODAY + HOUR)
         assert 10 - len(dropped(decision)) == expected
 
+    @pytest.mark.parametrize(("behind", "expected"), [(timedelta(0), 1), (DAY, 2)])
+    def test_ten_daily_runs_beside_a_log_backup(self, behind: timedelta, expected: int) -> None:
+        """TestManager: 23h with a log backup keeps 2, the second as the base of the window, which ends where the log does. Once
+        the log is 23h past the newest, that one is the base."""
+        children = [log_backup(CREATED, TODAY - behind + 24 * HOUR), *[backup(TODAY - age * DAY) for age in range(10)]]
+        spec = {**DAILY, "logBackupTemplate": LOG, "maxReservedTime": "23h"}
+        decision = sync(spec, *children, status=KNOWN, now=TODAY + 24 * HOUR)
+        assert 10 - len(dropped(decision)) == expected
+        assert "log-nightly" not in dropped(decision)
+
     def test_an_unreadable_one_holds_everything_and_is_named(self) -> None:
         children = [backup(TODAY), backup(TODAY - DAY, commitTs="soon"), backup(TODAY - 2 * DAY)]
         decision = sync({**DAILY, "maxBackups": 1}, *children, status=KNOWN)
@@ -292,9 +302,24 @@ def keep(**rules: Any) -> dict[str, Any]:
         (keep(keepWithin="0d"), "spec.retention.keepWithin"),
         (keep(), "spec.retention"),
         ({**keep(keepLast=3), "maxBackups": 3}, "spec.retention"),
+        ({**keep(keepLast=3), "maxReservedTime": "72h"}, "spec.retention"),
+        (keep(keepLast=-1), "spec.retention.keepLast"),
+        (keep(keepWithin="-3d"), "spec.retention.keepWithin"),
+        (keep(minKeep=2), "spec.retention"),
+        ({"maxBackups": "three"}, "spec.maxBackups"),
+        ({"startingDeadlineSeconds": -1}, "spec.startingDeadlineSeconds"),
+        ({"schedule": "0 0 31 4,6,9,11 *"}, "spec.schedule: '0 0 31 4,6,9,11 *' never runs"),
+        ({"schedule": None}, "spec.schedule"),
         ({"concurrencyPolicy": "Replace"}, "spec.concurrencyPolicy"),
         ({"backupTemplate": {"br": {"cluster": "basic"}}}, "spec.backupTemplate: no storage"),
         ({"backupTemplate": None}, "spec.backupTemplate"),
+        ({"backupTemplate": {**BR, "s3": {"provider": "aws", "bucket": ""}}}, "spec.backupTemplate"),
+        ({"backupTemplate": {**BR, "s3": {**BR["s3"], "prefix": "a/../b"}}}, "spec.backupTemplate: s3.prefix"),
+        ({"logBackupTemplate": {"backupMode": "log", "br": {"cluster": "basic"}}}, "spec.logBackupTemplate: no storage"),
+        (
+            {"logBackupTemplate": LOG, "compactBackupTemplate": {"br": {"cluster": "basic"}}, "compactInterval": "1h"},
+            "spec.compactBackupTemplate: no storage",
+        ),
         ({"logBackupTemplate": {**BR, "backupMode": "snapshot"}}, "spec.logBackupTemplate"),
         ({"logBackupTemplate": {**EXPORT, "backupMode": "log"}}, "spec.logBackupTemplate.br"),
         ({"compactBackupTemplate": BR, "logBackupTemplate": LOG}, "spec.compactInterval: is missing"),
