@@ -8,12 +8,12 @@ import subprocess
 from typing import Any, Final
 
 from backup_manager import br_run
-from backup_manager.errors import ToolError, UsageError
+from backup_manager.errors import PermanentError, ToolError, UsageError
 from backup_manager.masking import Masker, secrets_of
 from backup_manager.operations.steps import Context, Result
 from backup_manager.signals import Stop
 from backup_manager.storage.tool_urls import ToolStorage, for_br
-from backup_manager.tools import process, tikv_ctl
+from backup_manager.tools import flags, process, tikv_ctl
 from backup_manager.tools.failures import failure
 from crds import names, paths
 
@@ -31,6 +31,7 @@ def run(context: Context) -> Result:
         raise UsageError(str(error), hint="Correct the storage in the spec.") from None
     target = for_br(spec, location, env=context.env, scratch=context.scratch)
     tool = process.find_tool(tikv_ctl.NAME, names.KVCTL_BIN_DIR, context.env)
+    _must_know(context, [tool, *work.argv("probe")])
     storage = _encoded(context, target)
     context.journal.running()
     context.journal.step("Compact")
@@ -40,6 +41,16 @@ def run(context: Context) -> Result:
     if heard.end:
         details["endTs"] = str(heard.end)
     return Result(details=details)
+
+
+def _must_know(context: Context, argv: list[str]) -> None:
+    """The flags of a sharded compaction are young. Without them every Pod would compact everything."""
+    if missing := flags.unknown(argv, env=context.env, cwd=context.scratch):
+        raise PermanentError(
+            f"this tikv-ctl does not know {missing}, which the compaction needs",
+            reason="ToolFlagUnknown",
+            hint="Set spec.tikvImage to a newer TiKV; a tikv-ctl without --shard can work in the default mode.",
+        )
 
 
 def _encoded(context: Context, target: ToolStorage) -> str:

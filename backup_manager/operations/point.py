@@ -15,7 +15,7 @@ from backup_manager.operations.steps import Context, Result, Step, run_steps
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
 from backup_manager.storage.tool_urls import for_br
-from backup_manager.tools import backupmeta, br
+from backup_manager.tools import backupmeta, br, flags
 from crds import paths, tso
 
 REASON: Final = "RestoreDataFromRemoteFailed"
@@ -57,6 +57,7 @@ def run(context: Context, cluster: br.Cluster, log: Storage) -> Result:
         base=open_storage(base, location=where, env=point_storage.base_environment(context.env)) if where else None,
     )
     _argv(context, state)  # a spec that br would refuse is told at once
+    _must_know_phases(context, state.binary)
     context.journal.note(source=log.location.url)
     with lease.held(context, cluster.namespace, cluster.name), history.restoring(context, log, "pitr restore"):
         run_steps(context, STEPS, state)
@@ -130,6 +131,17 @@ def _argv(context: Context, state: Point) -> list[str]:
         replication_phase=int(context.flags.get("replicationPhase") or 0),
     )
     return [state.binary, *told]
+
+
+def _must_know_phases(context: Context, binary: str) -> None:
+    """Without these flags one phase would be the whole restore, so a br that lacks one of them must not begin."""
+    wanted = br.replication(int(context.flags.get("replicationPhase") or 0))
+    if wanted and (missing := flags.unknown([binary, "restore", "point", *wanted], env=context.env, cwd=context.scratch)):
+        raise PermanentError(
+            f"this br does not know {missing}, which a restore beside a compaction (spec.replicationConfig) needs",
+            reason="ToolFlagUnknown",
+            hint="Set spec.toolImage to a br that knows it, or make a Restore without replicationConfig.",
+        )
 
 
 def _storages(

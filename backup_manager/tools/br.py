@@ -109,8 +109,13 @@ def restore_point(
             hint="Set spec.pitrFullBackupStorageProvider, or spec.logRestoreStartTs.",
         )
     base = f"--full-backup-storage={full_backup}" if full_backup else f"--start-ts={start}"
-    phase = [f"--restore-phase={replication_phase}", *_REPLICATION] if replication_phase else []
+    phase = replication(replication_phase)
     return ["restore", "point", *_restore_tail(spec, cluster, storage, "full"), f"--restored-ts={until}", base, *phase]
+
+
+def replication(phase: int) -> list[str]:
+    """The flags of one *phase* of a restore beside a compaction; 0 is none. br v8.5.0 does not know all of them."""
+    return [f"--restore-phase={phase}", *_REPLICATION] if phase else []
 
 
 def log(

@@ -11,6 +11,7 @@ from typing import Final
 from backup_manager.errors import InterruptedError_, ManagerError, ToolError
 from backup_manager.masking import Masker
 from backup_manager.tools.brlog import fields, is_error_line
+from backup_manager.tools.flags import REFUSAL
 from backup_manager.tools.process import Ended
 
 MESSAGE_LIMIT: Final = 400
@@ -35,7 +36,7 @@ def _known(pattern: str, reason: str, hint: str, *, retryable: bool = False) -> 
 
 KNOWN: Final = (
     _known(r"no space left on device|disk quota exceeded", "DiskFull", "Free space on the volume, or use a larger one."),
-    _known(r"unknown (?:shorthand )?flag", "ToolFlagUnknown", "Remove it from the options, or set a toolImage that knows it."),
+    _known(REFUSAL.pattern, "ToolFlagUnknown", "Remove it from the options, or set a toolImage that knows it."),
     _known(
         r"SlowDown|TooManyRequests|reduce your request rate|status code: 503|ServerBusy",
         "StorageThrottled",

@@ -42,6 +42,8 @@ def main(argv: Sequence[str]) -> int:
 def restore_phase(phase: str, flags: Sequence[str]) -> int:
     """One of the two phases of a restore beside a compaction."""
     base = value(flags, "--full-backup-storage")
+    if "--help" in flags:
+        hand_over(["restore", "point", *flags])
     if phase not in {"1", "2"} or not base:
         return fail(f'--restore-phase={phase} with --full-backup-storage="{bool(base)}" is none of the two phases')
     after = snapshot_time(base, flags) + 1

@@ -113,8 +113,10 @@ class Parser(argparse.ArgumentParser):
     """Refuses in the way of tikv-ctl."""
 
     def error(self, message: str) -> NoReturn:
-        """Exit code 1."""
-        sys.stderr.write(f"error: {message}\n")
+        """Exit code 1; an unknown flag in the words of clap."""
+        flag = message.removeprefix("unrecognized arguments: ").split()[0]
+        unknown = f"Found argument '{flag}' which wasn't expected, or isn't valid in this context"
+        sys.stderr.write(f"error: {unknown if message.startswith('unrecognized arguments') else message}\n")
         raise SystemExit(1)
 
 
@@ -133,7 +135,11 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     compact.add_argument("--physical-file-cache-capacity", default="0")
     compact.add_argument("--shard", default="1/1")
     compact.add_argument("--minimal-compaction-size", type=int)
-    return parser.parse_args(argv)
+    given = parser.parse_args([word for word in argv if word != "--help"])
+    if "--help" in argv:  # asked for after all others were understood, as clap does it
+        parser.print_help()
+        raise SystemExit(0)
+    return given
 
 
 def main(argv: Sequence[str]) -> int:

@@ -14,6 +14,9 @@ from typing import Any
 _SCRIPT = """#!{python} -S
 import json, os, signal, sys, time
 plan = json.loads({plan!r})
+if sys.argv[-1] == "--help":  # asked whether it knows its flags: not a call
+    sys.stderr.write(plan["refuses"])
+    sys.exit(1 if plan["refuses"] else 0)
 with open({calls!r}, "a") as file:
     file.write(json.dumps({{"argv": sys.argv, "env": dict(os.environ), "pid": os.getpid()}}) + "\\n")
 if plan["ignore_term"]:
@@ -65,8 +68,10 @@ class FakeTool:
         ignore_term: bool = False,
         term_says: str | None = None,
         term_code: int = 0,
+        refuses: str = "",
     ) -> Path:
-        """Make the tool *name*; *files* (in latin-1) are written to its ``--output`` (or to *folder*)."""
+        """Make the tool *name*; *files* (in latin-1) are written to its ``--output`` (or to *folder*). *refuses* is what it
+        says to a command line that ends with ``--help``."""
         plan = {
             "out": out or [],
             "err": err or [],
@@ -78,6 +83,7 @@ class FakeTool:
             "ignore_term": ignore_term,
             "term_says": term_says,
             "term_code": term_code,
+            "refuses": refuses,
         }
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / name

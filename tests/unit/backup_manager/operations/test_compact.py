@@ -120,6 +120,25 @@ def test_an_exit_status_is_a_failure(case: Case) -> None:
     assert case.fails(err=[*GOOD, "panic"], code=101).problem().reason == "CompactBackupFailed"
 
 
+CLAP_2 = "error: Found argument '--cal-shift-ts' which wasn't expected, or isn't valid in this context\n"
+CLAP_4 = "error: unrecognized subcommand 'compact-log-backup'\n"
+
+
+@pytest.mark.parametrize(("says", "missing"), [(CLAP_2, "--cal-shift-ts"), (CLAP_4, "compact-log-backup")])
+def test_a_tikv_ctl_that_is_too_old_is_told_before_it_begins(case: Case, says: str, missing: str) -> None:
+    case.spec |= SHARDED
+    case.env["JOB_COMPLETION_INDEX"] = "0"
+    problem = case.fails(refuses=says).problem()
+    assert (problem.reason, problem.retryable) == ("ToolFlagUnknown", False)
+    assert f"does not know {missing}" in problem.message
+    assert "spec.tikvImage" in problem.hint
+    assert case.tool.called("tikv-ctl") == []
+
+
+def test_a_tikv_ctl_that_does_not_answer_the_question_is_tried(case: Case) -> None:
+    assert case.run(refuses="thread 'main' panicked\n")[0].details["compactions"] == 1
+
+
 @pytest.mark.parametrize("encoded", ["", "two words"])
 def test_a_storage_that_br_cannot_describe(case: Case, encoded: str) -> None:
     assert "cannot describe the storage" in case.fails(encoded=encoded).message

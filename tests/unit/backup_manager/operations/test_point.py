@@ -66,14 +66,14 @@ class Case:
         }
         (tmp_path / "volume" / "log").mkdir()
 
-    def run(self, *, out: str = REACH) -> tuple[Result, World]:
-        self.tool.install("br", out=[out])
+    def run(self, *, out: str = REACH, refuses: str = "") -> tuple[Result, World]:
+        self.tool.install("br", out=[out], refuses=refuses)
         here = world(self.tmp_path, self.spec, kind="Restore", env=self.tool.env, flags=self.flags)
         return restore.run(here.context), here
 
-    def fails(self) -> ManagerError:
+    def fails(self, *, refuses: str = "") -> ManagerError:
         with pytest.raises(ManagerError) as caught:
-            self.run()
+            self.run(refuses=refuses)
         return caught.value
 
     @property
@@ -95,6 +95,15 @@ def test_the_newest_point_is_asked_for_by_its_time(case: Case) -> None:
     assert put[-2:] == ["--restored-ts=450", f"--full-backup-storage=local://{case.tmp_path}/volume/full"]
     assert [part.step for part in here.report.progress] == ["Prepare", "Look", "Restore"]
     assert here.report.result["restoreTo"] == "450"
+
+
+def test_a_br_without_phases_does_not_begin(case: Case) -> None:
+    """One phase without its flag would be the whole restore. The words are those of br v8.5.0."""
+    case.flags["replicationPhase"] = "1"
+    problem = case.fails(refuses="Error: unknown flag: --restore-phase\n").problem()
+    assert (problem.reason, problem.retryable) == ("ToolFlagUnknown", False)
+    assert "does not know --restore-phase" in problem.message
+    assert case.calls == []
 
 
 def test_br_s_last_word_is_the_point_it_reached(case: Case) -> None:
