@@ -32,6 +32,8 @@ TRUNCATE: Final = "log-truncate"
 UNKNOWN: Final = "log-unknown"
 COMMANDS: Final = (START, PAUSE, RESUME, STOP, TRUNCATE)
 _OPPOSITE: Final = {PAUSE: RESUME, RESUME: PAUSE}
+_AT_ONCE: Final = 1.0
+"""Seconds, the shortest wait that there is."""
 _ENDED: Final = frozenset({Phase.COMPLETE, Phase.FAILED, Phase.REPEATABLE})
 _REACHED: Final = {START: Phase.RUNNING, STOP: Phase.STOPPED, PAUSE: Phase.PAUSED, RESUME: Phase.RUNNING}
 
@@ -114,8 +116,7 @@ def sync(observed: Observed, now: datetime, config: Config) -> Decision[JobInten
             return task.start(outcome.due, command)
         if not outcome.ended:
             return task.answer(wait=outcome.wait)
-    task.believe_the_cluster()
-    return task.next()
+    return task.believe_the_cluster() or task.next()
 
 
 class _Task:
@@ -150,16 +151,21 @@ class _Task:
     def _settled(self) -> datetime | None:
         return log_watch.settled_at(entry for command, entry in self.entries.items() if command != TRUNCATE)
 
-    def believe_the_cluster(self) -> None:
-        """With no command under way, what the cluster says of the task counts for more than the status."""
+    def believe_the_cluster(self) -> Decision[JobIntent] | None:
+        """With no command under way, what the cluster says of the task counts for more than the status.
+
+        What follows from it waits for the next pass: the watch will have said something else by then, so a pass that still
+        sees the status from before could not come to this again.
+        """
         log_watch.take_in(self.draft, log_watch.Observation.of(self.watch), self._settled)
         stopping = wanted_command(self.spec, self.draft.done()) == STOP
         found = log_watch.correction(self.draft, self.observed, self._settled, stopping=stopping)
         if found is None:
-            return
+            return None
         self.draft.enter(found.phase, at=found.at, reason=found.reason, message=found.message)
         if found.phase in {Phase.STOPPED, Phase.FAILED}:
             self.draft.put(timeCompleted=found.at)
+        return self.answer(wait=_AT_ONCE)
 
     def _first(self, command: str) -> str:
         return names.log_job(self.observed.name, command)

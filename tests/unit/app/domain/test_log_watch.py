@@ -134,7 +134,9 @@ def test_the_second_look_corrects_and_the_spec_goes_on_from_there(
     assert cluster.phase == phase
     decision = cluster.says(seen, 60)
     assert (cluster.phase, cluster.condition(corrected)["reason"]) == (corrected, "LogBackupKernelSync")
-    assert [intent.name for intent in decision.create] == follows
+    # Acted upon once it stands in the status: a pass that is behind could not come to it again.
+    assert (list(decision.create), decision.resync_after) == ([], 1)
+    assert [intent.name for intent in cluster.sync().create] == follows
 
 
 def test_a_state_that_heals_starts_the_count_anew() -> None:
