@@ -1,4 +1,4 @@
-"""Restores to a point in time through CRs: two storages with accounts of their own, the GC gate, prune, replication.
+"""Restores to a point in time through CRs: two storages with accounts of their own, the GC gate, kill, prune, replication.
 
 The log backup, the base snapshot, ``br log metadata`` and ``br restore point`` are the real br's. minikv writes no log, so what
 comes back is the base snapshot; how far the log reaches is told by TiKV in an object of the log's folder, here by the test.
@@ -19,7 +19,7 @@ from app.domain.pitr import GC_ANNOTATION
 from crds import names, tso
 from sandbox import Cluster
 from sandbox.api import Object
-from sandbox.minikv import minikv_with_tidb
+from sandbox.minikv import Faults, minikv_with_tidb
 from tests.support.br_world import Tikv, World, until
 from tests.support.servers import S3, SECRET_KEY, Tidb, seaweed
 
@@ -33,6 +33,7 @@ SEED = (
     f"insert into {TABLE}(name) values ('a'),('b'),('ünï')",
 )
 SECOND = 1000 << 18
+DOWNLOAD = "store /import_sstpb.ImportSST/Download"
 STAND_IN: dict[str, Any] = {"toolImage": "sandbox/stand-in-br:v8.5.0"}
 
 
@@ -79,8 +80,11 @@ class Story:
 
     def said_by(self, job: str) -> str:
         """Everything that the Pods of *job* wrote."""
+        return "".join(self.world.cluster.logs(pod, self.world.namespace) for pod in self.pods_of(job))
+
+    def pods_of(self, job: str) -> list[str]:
         pods = self.world.cluster.pods(self.world.namespace, labels=f"batch.kubernetes.io/job-name={job}")
-        return "".join(self.world.cluster.logs(pod["metadata"]["name"], self.world.namespace) for pod in pods)
+        return [pod["metadata"]["name"] for pod in pods]
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +127,8 @@ def same(source: Tikv, target: Tikv) -> None:
 
 
 def test_to_a_moment_and_on_from_there(story: Story, target: Tikv) -> None:
-    """The gate says what to set and waits; then two accounts serve one restore; a second one goes on with the log alone."""
+    """The gate says what to set and waits; then two accounts serve one restore, which goes on where it was killed; a second
+    one begins there with the log alone."""
     world, moment = story.world, story.base + SECOND
     at = tso.to_datetime(moment).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
     story.restore("moment", target, gc_off=False, pitrRestoredTs=at)
@@ -133,45 +138,59 @@ def test_to_a_moment_and_on_from_there(story: Story, target: Tikv) -> None:
     assert f'{GC_ANNOTATION}="true"' in waiting["message"]
     assert "restore-moment" not in world.jobs()
     target.db.execute("set config tikv `gc.ratio-threshold` = -1")
+    target.kv.set_faults(Faults(slow_ms=400))
     story.confirm_gc("moment")
+    until(lambda: target.kv.calls().get(DOWNLOAD), lambda: world.told("moment", "Restore"))
+    [pod] = story.pods_of("restore-moment")
+    world.cluster.kill_pod(pod, world.namespace)
+    target.kv.set_faults(Faults())
     status = world.reaches("Complete", "moment", "Restore")
+    assert [record["retryNum"] for record in status["backoffRetryStatus"]] == [1]
     assert tso.to_datetime(int(status["commitTs"])) == tso.to_datetime(moment)
     same(story.source, target)
     steps = {part["step"]: part["progress"] for part in status["progresses"]}
     assert steps.keys() >= {"Full Restore", "Restore Meta Files", "Restore Files(SST + KV)"}
     assert set(steps.values()) == {100}
-    two_accounts_and_no_leak(story, "moment")
+    either_account_opens_one_bucket_only(story)
+    both_accounts_by_reference_and_no_key_told(story, "moment", names.retry(names.restore_job("moment"), 1))
 
     story.restore("on", target, base=False, logRestoreStartTs=status["commitTs"])
     assert world.reaches("Complete", "on", "Restore")["commitTs"] == str(story.newest)
     same(story.source, target)
 
 
-def two_accounts_and_no_leak(story: Story, name: str) -> None:
-    """Either account opens one of the two buckets only, the Job was given both by reference, and no text holds their keys."""
-    world, bucket = story.world, story.world.cluster.bucket
+def either_account_opens_one_bucket_only(story: Story) -> None:
+    bucket = story.world.cluster.bucket
     ours, its = (bucket.access_key, bucket.secret_key), (story.theirs.neighbour["AWS_ACCESS_KEY_ID"], SECRET_KEY)
-    for endpoint, folder, keys in ((bucket.endpoint, bucket.name, its), (story.theirs.endpoint, "theirs", ours)):
-        access, secret = keys
+    for endpoint, folder, (access, secret) in ((bucket.endpoint, bucket.name, its), (story.theirs.endpoint, "theirs", ours)):
         client = boto3.client(
             "s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id=access, aws_secret_access_key=secret
         )
         with pytest.raises(client.exceptions.ClientError, match=r"InvalidAccessKeyId|AccessDenied"):
             client.list_objects_v2(Bucket=folder)
-    job = world.cluster.get("Job", names.restore_job(name), world.namespace) or {}
-    [container] = job["spec"]["template"]["spec"]["containers"]
+
+
+def both_accounts_by_reference_and_no_key_told(story: Story, restore: str, job: str) -> None:
+    """The Job was given both Secrets; CR, Job, events, history and the Pod's log, br's lines included, hold no key."""
+    world, bucket = story.world, story.world.cluster.bucket
+    found = world.cluster.get("Job", job, world.namespace) or {}
+    [container] = found["spec"]["template"]["spec"]["containers"]
     references = {entry["name"]: entry.get("valueFrom") for entry in container["env"]}
-    for variable, source in {"": "s3-secret", names.ENV_FULL_BACKUP: "base-secret"}.items():
-        wanted = {"secretKeyRef": {"name": source, "key": "secret_key"}}
-        assert references[f"{variable}AWS_SECRET_ACCESS_KEY"] == wanted
-    events = world.cluster.kubectl("get", "events", "-n", world.namespace, "-o", "json")
+    for prefix, secret in {"": "s3-secret", names.ENV_FULL_BACKUP: "base-secret"}.items():
+        wanted = {"secretKeyRef": {"name": secret, "key": "secret_key"}}
+        assert references[f"{prefix}AWS_SECRET_ACCESS_KEY"] == wanted
     listed = world.client.list_objects_v2(Bucket=bucket.name, Prefix=f"{world.namespace}/.history/")["Contents"]
     told = [world.client.get_object(Bucket=bucket.name, Key=item["Key"])["Body"].read().decode() for item in listed]
-    texts = {"Restore": json.dumps(world.cluster.get("Restore", name, world.namespace)), "Job": json.dumps(job)}
-    texts |= {"events": events, "history": "".join(told), "log": story.said_by(names.restore_job(name))}
+    texts = {
+        "Restore": world.cluster.kubectl("get", "restore", restore, "-n", world.namespace, "-o", "json"),
+        "Job": json.dumps(found),
+        "events": world.cluster.kubectl("get", "events", "-n", world.namespace, "-o", "json"),
+        "history": "".join(told),
+        "log": story.said_by(job),
+    }
     assert "br restore point" in texts["log"]
     for where, text in texts.items():
-        assert not [secret for secret in (SECRET_KEY, bucket.secret_key) if secret in text], where
+        assert not [key for key in (SECRET_KEY, bucket.secret_key) if key in text], where
 
 
 def test_a_point_outside_of_the_log_is_refused_before_br_restores(story: Story) -> None:
