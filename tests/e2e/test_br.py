@@ -19,6 +19,7 @@ from tests.support.servers import Tidb
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
+DOWNLOAD = "store /import_sstpb.ImportSST/Download"
 TABLES = ("shop.t", "shop.other", "hr.people")
 SEED = (
     "create database shop",
@@ -153,8 +154,14 @@ def test_killed_in_the_middle_it_goes_on_and_is_whole(world: World, source: Tikv
     status = world.reaches("Complete", "killed")
     assert world.jobs() == ["backup-killed", "backup-killed-r1"]
     assert [record["retryNum"] for record in status["backoffRetryStatus"]] == [1]
+    # The same happens to its restore, whose checkpoint is in the target.
+    target.kv.set_faults(Faults(slow_ms=300))
     world.apply("Restore", "back", target, world.s3("killed"))
-    world.reaches("Complete", "back", "Restore")
+    until(lambda: target.kv.calls().get(DOWNLOAD), lambda: world.told("back", "Restore"))
+    world.cluster.kill_pod(world.running_pod(), world.namespace)
+    target.kv.set_faults(Faults())
+    restored = world.reaches("Complete", "back", "Restore")
+    assert [record["retryNum"] for record in restored["backoffRetryStatus"]] == [1]
     same(source, target, *TABLES)
 
 
