@@ -268,12 +268,13 @@ class _Task:
         status = self.draft.done()
         command = wanted_command(self.spec, status, self.target)
         out_of_reach = log_watch.is_gone(status) and command != TRUNCATE
-        if in_sync(command, status) or out_of_reach or self._given_up(command):
-            self._remark(status)
-            return self.answer()
         for other, entry in self.entries.items():
-            if other != command and entry.get("phase") == Phase.FAILED:
+            # Asked for again later, it is tried again; a Backup whose start failed is Failed for ever.
+            if other not in {command, START} and entry.get("phase") == Phase.FAILED:
                 entry["phase"] = str(Phase.REPEATABLE)
+        if in_sync(command, status) or out_of_reach or self._given_up(command):
+            self._remark(status, command)
+            return self.answer()
         if command != START and not status.get("commitTs"):
             message = f"{command} waits until the log backup has been started"
             at = moment(metadata(self.observed.parent).get("creationTimestamp"))
@@ -288,10 +289,12 @@ class _Task:
             return self.answer(drop=[Drop(kind=JOB, name=job.name, rule=rule) for job in leftover])
         return self.start(self._first(command), command)
 
-    def _remark(self, status: Mapping[str, Any]) -> None:
+    def _remark(self, status: Mapping[str, Any], command: str) -> None:
         """With nothing to be done: say what the spec asks for in vain."""
         if status.get("phase") == Phase.FAILED:
             return
+        if self._given_up(command):
+            self._remark_failure(command)
         if problem := spec_problem("Backup", self.observed):
             hold(self.draft, self.observed, Admission(invalid=problem), move=False)
         elif _is_ahead(status, self.target):
@@ -303,6 +306,14 @@ class _Task:
         elif 0 < _tso(self.target) <= _tso(status.get("commitTs")) and not status.get("logSuccessTruncateUntil"):
             # Nothing lies there; who waits for this field to reach the spec's may go on.
             self.draft.put(logSuccessTruncateUntil=self.target)
+
+    def _remark_failure(self, command: str) -> None:
+        entry = self.entries[command]
+        why: Mapping[str, Any] = next((item for item in entry.get("conditions") or () if item.get("type") == Phase.FAILED), {})
+        again = "give another logTruncateUntil" if command == TRUNCATE else "ask for another command, then for this one again"
+        message = f"{command} failed and is not repeated: {why.get('message') or why.get('reason')}; mend it and {again}"
+        at = moment(entry.get("timeCompleted"))
+        self.draft.mark(Phase.STALLED, at=at, reason=str(why.get("reason") or "LogCommandFailed"), message=message)
 
     def _given_up(self, command: str) -> bool:
         """Whether the last run of *command* failed for good; another truncation target is another run."""

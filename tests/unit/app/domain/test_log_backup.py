@@ -282,7 +282,9 @@ def test_a_start_that_fails_for_good_fails_the_backup_and_is_not_repeated() -> N
     assert walk.status["timeCompleted"]
     assert walk.wanted() == []
     walk.jobs.clear()
-    assert walk.wanted() == []
+    for asked in ("log-stop", "log-start"):
+        walk.spec["logSubcommand"] = asked
+        assert walk.wanted() == []
 
 
 def test_a_transient_failure_of_a_command_is_retried() -> None:
@@ -307,10 +309,34 @@ def test_a_failed_truncation_waits_for_another_target() -> None:
     failed = report("Failed", error={"reason": "TruncateLogBackuFailed", "message": "x"})
     walk.ends("backup-basic-log-truncate", failed, state="failed", args=["--truncate-until=900"])
     assert walk.wanted() == []
+    assert condition(walk, "Stalled")["reason"] == "TruncateLogBackuFailed"
+    assert "give another logTruncateUntil" in condition(walk, "Stalled")["message"]
     walk.spec["logTruncateUntil"] = "950"
     assert walk.wanted() == []
     assert "backup-basic-log-truncate" not in walk.jobs
     assert walk.sync().create[0].truncate_until == "950"
+
+
+def test_a_command_that_failed_for_good_is_told_until_another_one_is_asked_for() -> None:
+    walk = Walk()
+    walk.start()
+    walk.spec["logSubcommand"] = "log-pause"
+    walk.wanted()
+    failed = report("Failed", error={"reason": "PauseLogBackupFailed", "message": "no route"})
+    walk.ends("backup-basic-log-pause", failed, state="failed")
+    assert walk.wanted() == []
+    told = condition(walk, "Stalled")
+    assert (told["reason"], walk.status["phase"]) == ("PauseLogBackupFailed", "Running")
+    assert "no route" in told["message"]
+    before = dict(walk.status)
+    assert walk.wanted() == []
+    assert walk.status == before
+    walk.spec["logSubcommand"] = "log-start"
+    walk.wanted()
+    assert condition(walk, "Stalled") == {}
+    walk.spec["logSubcommand"] = "log-pause"
+    assert walk.wanted() == []  # the failed Job makes room first
+    assert walk.wanted() == ["backup-basic-log-pause"]
 
 
 def test_outcomes_are_taken_in_in_the_order_in_which_they_ended() -> None:
