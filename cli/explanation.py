@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from app.domain.jobs import Job
@@ -33,6 +33,7 @@ _NEXT: Final[Mapping[str, str]] = {
     "ReportMissing": "See its Job's log; a success without proof does not count.",
     "JobVanished": "Somebody deleted the Job while it ran; delete and apply the CR again to repeat it.",
     "NamespaceTerminating": "The data is left where it was; delete it there by hand if it is not wanted.",
+    "LogTruncateAhead": "Correct spec.logTruncateUntil if it is a slip; else it is done once the log has come that far.",
     "ObjectsLocked": "Nothing to do: what is locked is tried again when its lock ends.",
 }
 _POD: Final[Mapping[str, str]] = {
@@ -133,11 +134,13 @@ def _of_run(found: Explanation, evidence: Evidence, now: datetime) -> None:
         return
     if summary.phase == "New":
         _never_seen(found, cr, now)
-    for kind in dict.fromkeys((summary.phase, "Stalled", "CleanFailed")):
+    for kind in dict.fromkeys((summary.phase, "Invalid", "Waiting", "Stalled", "CleanFailed")):
         item = condition(cr, kind) or {}
         # A condition without a reason says only which Job it is.
         if item.get("reason"):
             found.sentences.append(_sentence(f"{item['reason']}: {item.get('message') or 'no more is said'}"))
+    if task := status.get("logTask"):
+        found.sentences.append(_of_log_task(task, now))
     if jobs:
         _of_job(found, jobs[-1])
     _of_pods(found, evidence.pods)
@@ -148,6 +151,16 @@ def _of_run(found: Explanation, evidence: Evidence, now: datetime) -> None:
     if retries := status.get("backoffRetryStatus"):
         last = retries[-1]
         found.sentences.append(_sentence(f"{len(retries)} failed attempt(s) so far, the next at {last.get('expectedRetryAt')}"))
+
+
+def _of_log_task(task: Mapping[str, Any], now: datetime) -> str:
+    """What the cluster says of a log backup's task."""
+    why = "; ".join(str(task[key]) for key in ("pauseReason", "lastError") if task.get(key))
+    lag, seen = task.get("lagSeconds"), moment(task.get("observedAt"))
+    parts = [f"its task in the cluster is {task.get('state')}" + (f" ({why})" if why else "")]
+    parts += [f"{age(timedelta(seconds=lag))} behind"] if isinstance(lag, int) else []
+    parts += [f"as of {when(seen)} ({age(now - seen)} ago)"] if seen else []
+    return _sentence(", ".join(parts))
 
 
 def _condition_words(cr: Object, phase: str) -> str:

@@ -124,6 +124,16 @@ def test_retries_and_deletion_are_told() -> None:
     assert "is being deleted since 2026-01-31 02:30:00Z" in why(gone).text
 
 
+def test_a_log_backup_says_what_its_cluster_says_and_what_keeps_it() -> None:
+    task = {"state": "paused", "pauseReason": "paused by hand", "lagSeconds": 7200, "observedAt": "2026-01-31T02:59:00Z"}
+    ahead = {"type": "Waiting", "status": "True", "reason": "LogTruncateAhead", "message": "not truncated yet"}
+    paused = {"type": "Paused", "status": "True", "lastTransitionTime": at(0)}
+    found = why(parent("Backup", BR_SPEC, status={"phase": "Paused", "logTask": task, "conditions": [paused, ahead]}))
+    assert "Its task in the cluster is paused (paused by hand), 2h behind, as of 2026-01-31 02:59:00Z (1m ago)." in found.text
+    assert "LogTruncateAhead: not truncated yet." in found.text
+    assert "spec.logTruncateUntil" in found.step
+
+
 def test_a_schedule_speaks_of_its_newest_backup() -> None:
     cr = parent("BackupSchedule", {"schedule": "@daily"}, status={"retention": {"kept": 3}})
     newest = failed()
