@@ -1,6 +1,6 @@
 """Restores to a point in time through CRs: two storages with accounts of their own, the GC gate, kill, prune, replication.
 
-The log backup, the base snapshot, ``br log metadata`` and ``br restore point`` are the real br's. minikv writes no log, so what
+A schedule makes log and base. They, ``br log metadata`` and ``br restore point`` are the real br's. minikv writes no log, so what
 comes back is the base snapshot; how far the log reaches is told by TiKV in an object of the log's folder, here by the test.
 ``br abort`` and ``--restore-phase``, which the real br has not, are the stand-in's (``sandbox/stand_in_br``).
 """
@@ -8,24 +8,29 @@ comes back is the base snapshot; how far the log reaches is told by TiKV in an o
 import json
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import pytest
 
 from app.domain.pitr import GC_ANNOTATION
+from backup_manager.operations.log_watch import ENV_INTERVAL
 from crds import names, tso
 from sandbox import Cluster
 from sandbox.api import Object
 from sandbox.minikv import Faults, minikv_with_tidb
+from tests.support import etcd
 from tests.support.br_world import Tikv, World, until
 from tests.support.servers import S3, SECRET_KEY, Tidb, seaweed
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 NAMESPACE = "pitr"
+SCHEDULE, LOG = "yearly", "log-yearly"
+LOOK_OFTEN = [{"name": ENV_INTERVAL, "value": "1s"}]
 TABLE = "shop.t"
 SEED = (
     "create database shop",
@@ -39,29 +44,31 @@ STAND_IN: dict[str, Any] = {"toolImage": "sandbox/stand-in-br:v8.5.0"}
 
 @dataclass(frozen=True, kw_only=True)
 class Story:
-    """What was backed up: a log in the sandbox's bucket, its base in a bucket of another server and another account."""
+    """What a schedule backed up: a log in the sandbox's bucket, its base in a bucket of another server and another account."""
 
     world: World
     source: Tikv
     theirs: S3
-    begin: int = field(default=0)
-    base: int = field(default=0)
-    newest: int = field(default=0)
+    log_prefix: str = ""
+    base_prefix: str = "base"
+    begin: int = 0
+    base: int = 0
+    newest: int = 0
 
     @property
-    def base_storage(self) -> Object:
-        return self.other(secret="base-secret")
+    def log_storage(self) -> Object:
+        storage = self.world.s3("log")
+        return {"s3": {**storage["s3"], "prefix": self.log_prefix}} if self.log_prefix else storage
 
-    def other(self, *, secret: str) -> Object:
+    def base_storage(self, secret: str = "base-secret") -> Object:
         """The base's storage, opened with the keys of *secret*."""
-        place = {"endpoint": self.theirs.endpoint, "bucket": "theirs", "prefix": "base", "secretName": secret}
+        place = {"endpoint": self.theirs.endpoint, "bucket": "theirs", "prefix": self.base_prefix, "secretName": secret}
         return {"s3": {"provider": "aws", "region": "us-east-1", "forcePathStyle": True, **place}}
 
     def restore(self, name: str, target: Tikv, *, gc_off: bool = True, base: bool = True, **spec: Any) -> None:
         """Apply a Restore of its own br.cluster, so that those of one test need not wait for each other."""
-        start = {"pitrFullBackupStorageProvider": self.base_storage} if base else {}
-        log = self.world.s3("log")
-        self.world.apply("Restore", name, target, log, cluster=name, restoreMode="pitr", **(start | spec))
+        start = {"pitrFullBackupStorageProvider": self.base_storage()} if base else {}
+        self.world.apply("Restore", name, target, self.log_storage, cluster=name, restoreMode="pitr", **(start | spec))
         if gc_off:
             self.confirm_gc(name)
 
@@ -103,16 +110,28 @@ def story(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def backed_up(plan: Story) -> Story:
-    """The log started, then the base taken, then the log's newest point moved on by a minute."""
-    world, source = plan.world, plan.source
-    world.apply("Backup", "log", source, world.s3("log"), backupMode="log", cleanPolicy="Retain")
-    world.reaches("Running", "log")
-    world.apply("Backup", "base", source, plan.base_storage, cleanPolicy="Retain")
-    base = int(world.reaches("Complete", "base")["commitTs"])
-    newest, folder = base + 60 * SECOND, f"{world.namespace}/log/v1/global_checkpoint"
-    world.client.put_object(Bucket=world.cluster.bucket.name, Key=f"{folder}/1.ts", Body=struct.pack("<Q", newest))
-    begin = int(world.status("log")["commitTs"])
-    return Story(world=world, source=source, theirs=plan.theirs, begin=begin, base=base, newest=newest)
+    """A schedule starts the log, then takes the base; then the log's newest point moves on by a minute."""
+    world, kv = plan.world, plan.source.kv
+    common = {"br": {"cluster": "source", "options": [f"--pd={kv.pd}"]}, "toolImage": "pingcap/br:v8.5.0"}
+    spec = {
+        "schedule": "0 0 31 12 *",
+        "backupTemplate": {**common, "backupType": "full", **plan.base_storage()},
+        "logBackupTemplate": {**common, "backupMode": "log", "env": LOOK_OFTEN, **plan.log_storage},
+    }
+    made = {"apiVersion": names.API_VERSION, "kind": "BackupSchedule", "metadata": {"name": SCHEDULE}, "spec": spec}
+    world.cluster.apply(json.dumps(made), namespace=NAMESPACE)
+    log = until(lambda: (now := world.status(LOG)).get("commitTs") and now, lambda: world.told(LOG, "Backup"))
+    schedules = world.cluster.api.resource_of(names.API_VERSION, "BackupSchedule")
+    world.cluster.api.patch(schedules, NAMESPACE, SCHEDULE, {"spec": {"runImmediately": True}})
+    snapshot = until(lambda: world.status(SCHEDULE, "BackupSchedule").get("lastBackup"), lambda: "no snapshot is made")
+    taken = world.reaches("Complete", snapshot)
+    folder, base_folder = (urlsplit(status["backupPath"]).path.strip("/") for status in (log, taken))
+    newest = int(taken["commitTs"]) + 60 * SECOND
+    etcd.put_number(kv.pd, f"/tidb/br-stream/checkpoint/{LOG}/central_global", newest)
+    key = f"{folder}/v1/global_checkpoint/1.ts"
+    world.client.put_object(Bucket=world.cluster.bucket.name, Key=key, Body=struct.pack("<Q", newest))
+    begin, base = int(log["commitTs"]), int(taken["commitTs"])
+    return replace(plan, log_prefix=folder, base_prefix=base_folder, begin=begin, base=base, newest=newest)
 
 
 @pytest.fixture
@@ -179,7 +198,9 @@ def both_accounts_by_reference_and_no_key_told(story: Story, restore: str, job: 
     for prefix, secret in {"": "s3-secret", names.ENV_FULL_BACKUP: "base-secret"}.items():
         wanted = {"secretKeyRef": {"name": secret, "key": "secret_key"}}
         assert references[f"{prefix}AWS_SECRET_ACCESS_KEY"] == wanted
-    listed = world.client.list_objects_v2(Bucket=bucket.name, Prefix=f"{world.namespace}/.history/")["Contents"]
+    listed = world.client.list_objects_v2(Bucket=bucket.name, Prefix=f"{story.log_prefix.rpartition('/')[0]}/.history/")[
+        "Contents"
+    ]
     told = [world.client.get_object(Bucket=bucket.name, Key=item["Key"])["Body"].read().decode() for item in listed]
     texts = {
         "Restore": world.cluster.kubectl("get", "restore", restore, "-n", world.namespace, "-o", "json"),
@@ -211,8 +232,38 @@ def test_a_point_outside_of_the_log_is_refused_before_br_restores(story: Story) 
     assert "base snapshot of" in story.condition("gap", "Failed")["message"]
 
 
+def test_what_the_schedule_cannot_restore_is_invalid(story: Story) -> None:
+    """No Job at all: with the label of its schedule, the hook knows what can be restored."""
+    world, first, last = story.world, text(story.base), text(story.newest)
+    window = until(
+        lambda: (found := world.status(SCHEDULE, "BackupSchedule").get("recoveryWindow")) and found["to"] == last and found,
+        lambda: f"the window ends {last}: {world.status(SCHEDULE, 'BackupSchedule').get('recoveryWindow')}",
+    )
+    assert window == {"from": first, "to": last}
+    cases = {
+        "too-late": (story.newest + 60 * SECOND, f"can restore; the latest is {last}; set that, or wait for the log"),
+        "too-early": (story.base - 60 * SECOND, f"can restore; the earliest is {first}"),
+    }
+    for name, (point, _) in cases.items():
+        labels = {names.SCHEDULE_LABEL: SCHEDULE}
+        story.restore(name, story.source, gc_off=False, labels=labels, pitrRestoredTs=text(point))
+    for name, (point, expected) in cases.items():
+        message = story.condition(name, "Invalid")["message"]
+        assert f"pitrRestoredTs {text(point)} is" in message
+        assert message.endswith(f"BackupSchedule {SCHEDULE} {expected}")
+    restores = world.cluster.api.resource_of(names.API_VERSION, "Restore")
+    world.cluster.api.patch(restores, NAMESPACE, "too-late", {"spec": {"pitrRestoredTs": last}})
+    assert story.condition("too-late", "Waiting")["reason"] == "GCNotSwitchedOff"  # sound now
+    assert not [job for job in world.jobs() if "too-" in job]
+
+
+def text(point: int) -> str:
+    """A TSO to the second."""
+    return tso.to_datetime(point).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def test_the_log_s_account_does_not_open_the_base(story: Story) -> None:
-    story.restore("swapped", story.source, pitrFullBackupStorageProvider=story.other(secret="s3-secret"))
+    story.restore("swapped", story.source, pitrFullBackupStorageProvider=story.base_storage("s3-secret"))
     failed = story.world.failed("swapped", "Restore")
     assert failed["reason"] in {"InvalidCredentials", "StorageAccessDenied"}
     assert "theirs" in failed["message"]
@@ -253,7 +304,7 @@ def test_beside_a_compaction_in_two_phases(story: Story, target: Tikv) -> None:
         "endTs": str(story.newest),
         "toolImage": STAND_IN["toolImage"],
         "tikvImage": "sandbox/stand-in-tikv:v8.5.0",
-        **world.s3("log"),
+        **story.log_storage,
     }
     made = {"apiVersion": names.API_VERSION, "kind": "CompactBackup", "metadata": {"name": "beside"}, "spec": compact}
     world.cluster.apply(json.dumps(made), namespace=world.namespace)

@@ -47,7 +47,17 @@ class World:
         place = {"endpoint": "${S3_ENDPOINT}", "bucket": "${S3_BUCKET}", "prefix": f"{self.namespace}/{prefix}"}
         return {"s3": {"provider": "aws", "region": "us-east-1", "secretName": secret, "forcePathStyle": True, **place}}
 
-    def apply(self, kind: str, name: str, tikv: Tikv, storage: Object, *, cluster: str = "basic", **spec: Any) -> None:
+    def apply(
+        self,
+        kind: str,
+        name: str,
+        tikv: Tikv,
+        storage: Object,
+        *,
+        cluster: str = "basic",
+        labels: Object | None = None,
+        **spec: Any,
+    ) -> None:
         """A CR of *kind* for br; ``br_...`` go into ``spec.br``."""
         br = {key.removeprefix("br_"): spec.pop(key) for key in list(spec) if key.startswith("br_")}
         policy = {"minRetryDuration": "2s", "maxRetryTimes": 2, "retryTimeout": "10m"}
@@ -59,7 +69,8 @@ class World:
             **({"cleanPolicy": "Delete"} if kind == "Backup" else {}),
             **({"backupType": "full"} | spec),
         }
-        cr = {"apiVersion": "pingcap.com/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": body}
+        meta = {"name": name, "labels": labels or {}}
+        cr = {"apiVersion": "pingcap.com/v1alpha1", "kind": kind, "metadata": meta, "spec": body}
         self.cluster.apply(json.dumps(cr), namespace=self.namespace)
 
     def edit(self, name: str, **spec: Any) -> None:
