@@ -12,7 +12,7 @@ import heapq
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Self
@@ -29,6 +29,8 @@ EXAMPLES: Final = 20
 _REPORT_EVERY: Final = 2.0
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 5.0
+_LOOK_UP: Final = 1.0
+"""So often at least it is seen that the Pod is to stop, and progress is told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,15 +154,20 @@ class Cleaner:
 
     def _passes(self) -> bool:
         """Whether a listing came back with nothing that could still be deleted."""
-        for number in range(self._options.rounds + 1):
-            self.tally.next_pass()
-            _Pass(self).run()
-            if self.tally.listed == self.tally.locked:
-                return not self.tally.locked
-            if self._hopeless():
-                return False
-            if self._options.backoff and (self.tally.failed or self._window.complaints):
-                self._stop.wait(_rest(number))
+        workers = max(self._options.single_concurrency, self._options.batch_concurrency)
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="clean")
+        try:
+            for number in range(self._options.rounds + 1):
+                self.tally.next_pass()
+                _Pass(self, pool).run()
+                if self.tally.listed == self.tally.locked:
+                    return not self.tally.locked
+                if self._hopeless():
+                    return False
+                if self._options.backoff and (self.tally.failed or self._window.complaints):
+                    self._stop.wait(_rest(number))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
         return False
 
     def _hopeless(self) -> bool:
@@ -239,23 +246,19 @@ class _Again:
 class _Pass:
     """One listing and the deletion of what it shows."""
 
-    def __init__(self, cleaner: Cleaner) -> None:
+    def __init__(self, cleaner: Cleaner, pool: Executor) -> None:
         self._c = cleaner
+        self._pool = pool
         self._again: list[_Again] = []
         self._flying: dict[Future[Sequence[DeleteFailure]], tuple[Sequence[Target], int]] = {}
         self._fresh = self._batches()
         self._listing = True
 
     def run(self) -> None:
-        workers = max(self._c._options.single_concurrency, self._c._options.batch_concurrency)
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="clean")
-        try:
-            while self._launch(pool) or self._flying or self._again:
-                self._c._stop.check()
-                self._land()
-                self._c._report()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        while self._launch() or self._flying or self._again:
+            self._c._stop.check()
+            self._land()
+            self._c._report()
 
     def _batches(self) -> Iterator[Sequence[Target]]:
         for page in self._c._storage.targets():
@@ -266,7 +269,7 @@ class _Pass:
                 yield page[start : start + size]
                 start += size
 
-    def _launch(self, pool: ThreadPoolExecutor) -> bool:
+    def _launch(self) -> bool:
         """Fill the window with what is due; whether the listing may have more."""
         window = self._c._window
         window.raise_limit(self._c._concurrency())
@@ -275,7 +278,7 @@ class _Pass:
             if work is None:
                 break
             targets, attempt = work
-            self._flying[pool.submit(self._c._storage.delete_batch, targets)] = targets, attempt
+            self._flying[self._pool.submit(self._c._storage.delete_batch, targets)] = targets, attempt
         return self._listing
 
     def _due(self) -> tuple[Sequence[Target], int] | None:
@@ -293,14 +296,16 @@ class _Pass:
 
     def _land(self) -> None:
         """Take in what has ended; without anything to do, wait for it or for the next retry."""
-        pause = max(0.0, self._again[0].due - self._c._clock()) if self._again else None
-        full = len(self._flying) >= self._c._window.size or not self._listing
+        pause = max(0.0, self._again[0].due - self._c._clock()) if self._again else _LOOK_UP
         if not self._flying:
-            if pause:
+            if self._again and pause:
                 self._c._stop.wait(pause)
             return
-        timeout = 0.0 if not full else 1.0 if pause is None else min(pause, 1.0)
-        done, _ = wait(self._flying, timeout=timeout, return_when=FIRST_COMPLETED)
+        if len(self._flying) >= self._c._window.size:  # what is due has to wait for room
+            pause = _LOOK_UP
+        elif self._listing:
+            pause = 0.0
+        done, _ = wait(self._flying, timeout=min(pause, _LOOK_UP), return_when=FIRST_COMPLETED)
         for future in done:
             targets, attempt = self._flying.pop(future)
             self._settle(future, targets, attempt + 1)

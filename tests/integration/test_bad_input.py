@@ -5,11 +5,13 @@ like, a clean that cannot trust it deletes nothing.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import unquote
 
 import pytest
 
@@ -26,7 +28,7 @@ from backup_manager.storage.gcs import GcsStorage
 from backup_manager.storage.gcs import _credentials as google_credentials
 from backup_manager.storage.settings import AzureSettings, GcsSettings
 from crds.paths import Location, Provider
-from tests.support.http_double import Double, Said, double
+from tests.support.http_double import Asked, Double, Said, double
 from tests.support.object_stores import gcs, make_bucket, service_account_key
 from tests.support.servers import S3, seaweed
 
@@ -337,24 +339,24 @@ def judge(case: Case, storage: Storage, server: Double) -> None:
     assert (problem.reason, case.hint in problem.hint) == (case.reason, True), problem
     with pytest.raises(ManagerError):
         Cleaner(storage).run()
-    assert case.starts_well or not [request for request in server.changes if "/token" not in request[1]]
+    assert case.starts_well or not [request for request in server.changes if "/token" not in request.path]
 
 
 @pytest.mark.parametrize("case", S3_CASES, ids=lambda case: case.name)
 def test_what_aws_says(case: Case) -> None:
-    with double(lambda _method, _path: case.said) as server:
+    with double(lambda _asked: case.said) as server:
         judge(case, aws(server), server)
 
 
 @pytest.mark.parametrize("case", GCS_CASES, ids=lambda case: case.name)
 def test_what_google_says(case: Case, account: str) -> None:
-    with double(lambda _method, path: Said(body=TOKEN, headers=JSON) if "/token" in path else case.said) as server:
+    with double(lambda asked: Said(body=TOKEN, headers=JSON) if "/token" in asked.path else case.said) as server:
         judge(case, google(server, account), server)
 
 
 @pytest.mark.parametrize("case", AZURE_CASES, ids=lambda case: case.name)
 def test_what_microsoft_says(case: Case) -> None:
-    with double(lambda _method, _path: case.said) as server:
+    with double(lambda _asked: case.said) as server:
         judge(case, azure(server), server)
 
 
@@ -371,7 +373,7 @@ def test_what_microsoft_says(case: Case) -> None:
 )
 def test_key_that_google_refuses(account: str, grant: str, reason: str, hint: str) -> None:
     body = json.dumps({"error": "invalid_grant", "error_description": grant}).encode()
-    with double(lambda _method, _path: Said(status=400, body=body, headers=JSON)) as server:
+    with double(lambda _asked: Said(status=400, body=body, headers=JSON)) as server:
         check = failed(google(server, account))
         assert check.message.startswith(reason), check
         assert hint in check.hint
@@ -380,7 +382,7 @@ def test_key_that_google_refuses(account: str, grant: str, reason: str, hint: st
 def test_google_asks_to_slow_down(account: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gcs_driver, "_RETRY", gcs_driver._RETRY.with_timeout(0.2).with_delay(0.01, 0.05))
     said = google_error(429, "rate limit")
-    with double(lambda _method, path: Said(body=TOKEN, headers=JSON) if "/token" in path else said) as server:
+    with double(lambda asked: Said(body=TOKEN, headers=JSON) if "/token" in asked.path else said) as server:
         check = failed(google(server, account))
         assert check.message.startswith("StorageThrottled"), check
 
@@ -398,10 +400,33 @@ def test_missing_object_is_no_missing_bucket(tmp_path: Path) -> None:
         assert Records(storage).load() is None
 
 
+def test_every_generation_goes(account: str) -> None:
+    """fake-gcs-server keeps no older generations, so Google's way of telling and deleting them is shown by the double."""
+    kept = {("p/a", "1"), ("p/a", "2"), ("p/b c", "3")}
+
+    def answer(asked: Asked) -> Said:
+        if "/token" in asked.path:
+            return Said(body=TOKEN, headers=JSON)
+        if asked.method == "POST":
+            gone = re.findall(rb"Content-ID: <item\+(\d+)>\r\n\r\nDELETE \S*/o/(\S+)\?generation=(\d+) ", asked.body)
+            kept.difference_update({(unquote(key.decode()), generation.decode()) for _, key, generation in gone})
+            parts = b"".join(b"--B\r\nContent-ID: <response-item+%s>\r\n\r\nHTTP/1.1 204 x\r\n\r\n" % part[0] for part in gone)
+            return Said(body=parts + b"--B--", headers={"content-type": "multipart/mixed; boundary=B"})
+        if "/o?" not in asked.path:
+            return Said(body=b'{"versioning": {"enabled": true}}', headers=JSON)
+        items = [{"name": key, "generation": generation, "size": "1"} for key, generation in sorted(kept)]
+        shown = items if "versions=True" in asked.path else items[:0]
+        return Said(body=json.dumps({"items": shown}).encode(), headers=JSON)
+
+    with double(answer) as server:
+        assert Cleaner(google(server, account)).run().deleted == 3
+    assert not kept
+
+
 @pytest.mark.parametrize("provider", ["gcs", "azblob"])
 def test_unknown_authority_of_the_clouds(provider: str, tmp_path: Path) -> None:
     empty = {"gcs": Said(body=b"{}", headers=JSON), "azblob": Said(body=azure_listing("p/a"), headers=XML)}[provider]
-    with double(lambda _method, _path: empty, tls=tmp_path) as server:
+    with double(lambda _asked: empty, tls=tmp_path) as server:
         env = {
             "STORAGE_EMULATOR_HOST": server.url,
             "AZURE_STORAGE_ENDPOINT": f"{server.url}/a",
@@ -422,7 +447,7 @@ APPLICATION = {"account_key": "", "tenant_id": "adfs", "client_id": "c", "client
 
 
 def test_unknown_authority_of_the_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with double(lambda _method, _path: Said(), tls=tmp_path) as server:
+    with double(lambda _asked: Said(), tls=tmp_path) as server:
         monkeypatch.setenv("AZURE_AUTHORITY_HOST", server.url)
         assert failed(azure(server, **APPLICATION)).message.startswith("UntrustedCertificate")
 
@@ -436,8 +461,8 @@ def test_application_that_microsoft_refuses(
 ) -> None:
     """The login of an application, behind an authority of its own."""
 
-    def login(method: str, _path: str) -> Said:
-        if method == "GET":
+    def login(asked: Asked) -> Said:
+        if asked.method == "GET":
             places = {
                 "token_endpoint": f"{server.url}/token",
                 "authorization_endpoint": f"{server.url}/x",

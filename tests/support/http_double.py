@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import NamedTuple
 
 from sandbox.certificates import write_certificates
 
@@ -21,36 +22,40 @@ class Said:
     lost: int = 0
 
 
+class Asked(NamedTuple):
+    """One request; *path* with its query."""
+
+    method: str
+    path: str
+    body: bytes
+
+
 @dataclass(kw_only=True)
 class Double:
-    """The running double and what it was asked: method and path with query."""
+    """The running double and what it was asked."""
 
     url: str = ""
     authority: str = ""
-    asked: list[tuple[str, str]] = field(default_factory=list)
+    asked: list[Asked] = field(default_factory=list)
 
     @property
-    def changes(self) -> list[tuple[str, str]]:
+    def changes(self) -> list[Asked]:
         """Requests that would have changed something."""
-        return [request for request in self.asked if request[0] not in {"GET", "HEAD"}]
+        return [request for request in self.asked if request.method not in {"GET", "HEAD"}]
 
 
 @contextmanager
-def double(answer: Callable[[str, str], Said], *, tls: Path | None = None) -> Iterator[Double]:
-    """A server that answers method and path by *answer*; with *tls*, keys are made in that folder."""
+def double(answer: Callable[[Asked], Said], *, tls: Path | None = None) -> Iterator[Double]:
+    """A server that answers by *answer*; with *tls*, keys are made in that folder."""
     known = Double()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def handle_one_request(self) -> None:
-            self.command = ""
-            super().handle_one_request()
-
         def _answer(self) -> None:
-            self.rfile.read(int(self.headers.get("content-length") or 0))
-            known.asked.append((self.command, self.path))
-            said = answer(self.command, self.path)
+            body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            known.asked.append(Asked(self.command, self.path, body))
+            said = answer(known.asked[-1])
             self.send_response(said.status)
             for name, value in said.headers.items():
                 self.send_header(name, value)
