@@ -312,6 +312,41 @@ class Endless(MemoryStorage):
         return []
 
 
+class Slow(MemoryStorage):
+    """Answers after a while; the first batch has to be repeated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches = 0
+
+    def targets(self, prefix: str = "") -> Iterator[Sequence[Target]]:
+        yield [Target(str(number)) for number in range(4)] if self.batches == 0 else []
+
+    def delete_batch(self, batch: Sequence[Target]) -> Sequence[DeleteFailure]:
+        self.batches += 1
+        first = self.batches == 1
+        threading.Event().wait(0.0 if first else 0.3)
+        return [DeleteFailure(key=target.key, code="SlowDown", message="", retryable=True) for target in batch if first]
+
+
+class Counting(Stop):
+    """Counts how often it is looked at: once a round of the main thread."""
+
+    looks = 0
+
+    def check(self) -> None:
+        self.looks += 1
+        super().check()
+
+
+def test_a_retry_that_is_due_waits_for_room_without_spinning() -> None:
+    """On a busy node a spinning main thread takes the time that the deletions need."""
+    stop = Counting()
+    tally = Cleaner(Slow(), CleanOptions(page_size=1, batch_concurrency=1), stop=stop).run()
+    assert tally.deleted == 4
+    assert stop.looks < 100, f"{stop.looks} rounds for 5 batches"
+
+
 def peak(count: int) -> float:
     tracemalloc.start()
     Cleaner(Endless(count)).run()
