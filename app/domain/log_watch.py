@@ -30,10 +30,11 @@ from app.domain.decision import Drop
 from app.domain.jobs import JOB, Job, JobIntent, Purpose
 from app.domain.observed import Observed, metadata
 from app.domain.run import stall_hint, stall_time
-from app.domain.status import Draft, Phase
+from app.domain.status import Draft, Phase, holds
 from app.domain.times import moment, stamp
 from app.domain.validation import admit
 from crds import durations, names
+from crds.report import Phase as ReportPhase
 
 COMMAND: Final = "log-watch"
 GRACE_ANNOTATION: Final = "tidb.pingcap.com/log-backup-state-query-failure-grace-period"
@@ -233,6 +234,11 @@ def _made(observed: Observed, config: Config) -> Care:
 
 def _stalled(job: Job, draft: Draft, now: datetime, config: Config) -> Care:
     late = stall_time(job, config)
+    if holds(draft.done(), Phase.STALLED):
+        return Care()  # a command that failed says more than its watch
+    if (report := job.report) and report.error and report.phase is ReportPhase.FAILED:
+        message = f"the task is not watched: {report.error.message}; see: kubectl logs job/{job.name}"
+        draft.mark(Phase.STALLED, at=report.time_completed, reason=report.error.reason, message=message)
     if late and now >= late:
         draft.mark(Phase.STALLED, at=late, reason="NoPodReady", message=stall_hint(job, config))
     return Care(wait=(late - now).total_seconds() if late and now < late else None)

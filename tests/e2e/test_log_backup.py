@@ -21,7 +21,7 @@ from sandbox import Cluster
 from sandbox.api import CRDS, Object
 from sandbox.components import tool
 from sandbox.manifests import create_crds
-from sandbox.minikv import minikv_with_tidb
+from sandbox.minikv import Faults, minikv_with_tidb
 from tests.support import etcd
 from tests.support.br_world import Tikv, World, until
 from tests.support.servers import Tidb
@@ -226,6 +226,20 @@ def test_created_before_its_cluster_and_left_by_it(world: LogWorld, tmp_path: Pa
     told = world.says("Failed", "LogBackupStateQueryFailed")
     assert "has been unknown for" in told["message"]
     assert "PD at" in told["message"]
+
+
+def test_its_start_waits_for_another_run_on_the_cluster(world: LogWorld, source: Tikv) -> None:
+    source.kv.set_faults(Faults(slow_ms=300))
+    world.apply("Backup", "snapshot", source, world.s3("snapshot"))
+    world.reaches("Running", "snapshot")
+    world.apply("Backup", LOG, source, world.s3("log"), backupMode="log")
+    assert f"Backup {world.namespace}/snapshot" in world.says("Waiting", "ClusterInUse")["message"]
+    assert not task_in_pd(source)
+    source.kv.set_faults(Faults())
+    taken = world.reaches("Complete", "snapshot")
+    world.reaches("Running", LOG)
+    until(lambda: world.status(LOG).get("commitTs"), world.shown, 60)
+    assert int(taken["commitTs"]) < int(world.status(LOG)["commitTs"])
 
 
 def test_deleted_right_after_it_was_made(world: LogWorld, source: Tikv) -> None:

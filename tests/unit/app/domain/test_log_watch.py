@@ -318,6 +318,18 @@ def test_a_watch_whose_pod_does_not_come_up_is_told() -> None:
     assert cluster.phase == "Running"
 
 
+def test_a_watch_that_cannot_look_says_why() -> None:
+    cluster = Cluster(status())
+    error = {"reason": "UsageError", "message": "BACKUP_MANAGER_LOG_INTERVAL: 0s is less than a second"}
+    cluster.jobs[WATCH] = job(WATCH, created=at(-500), said=report("Failed", timeCompleted=at(-490), error=error))
+    assert not cluster.sync().drop
+    told = cluster.condition("Stalled")
+    assert (cluster.phase, told["reason"], told["lastTransitionTime"]) == ("Running", "UsageError", at(-490))
+    assert "not watched: BACKUP_MANAGER_LOG_INTERVAL" in told["message"]
+    cluster.says("running", 0)
+    assert cluster.condition("Stalled") == {}
+
+
 def test_a_running_backup_whose_next_command_must_wait_keeps_its_watch() -> None:
     cluster = Cluster(status("RetryFailed"), {"logSubcommand": "log-pause"})
     cluster.related = (tidb_cluster(ready=False),)
