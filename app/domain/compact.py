@@ -104,7 +104,7 @@ def _give_up(draft: Draft, job: Job) -> None:
     failure, records = failure_of(job), draft.get("backoffRetryStatus") or ()
     told = bool(job.report and job.report.phase is ReportPhase.FAILED and failure.cause != _INTERRUPTED)
     if told or not records:
-        _fail(draft, failure.at, failure.cause, _given_up(draft) or failure.message)
+        _fail(draft, failure.at, failure.cause, "; ".join(text for text in (_given_up(draft), failure.message) if text))
         return
     causes = [str(record.get("retryReason") or "") for record in records]
     own = [cause for cause in causes if not cause.startswith(_INTERRUPTED)]

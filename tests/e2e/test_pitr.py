@@ -1,8 +1,8 @@
 """Restores to a point in time through CRs: two storages with accounts of their own, the GC gate, kill, prune, replication.
 
-A schedule makes log and base. They, ``br log metadata`` and ``br restore point`` are the real br's. minikv writes no log, so what
-comes back is the base snapshot; how far the log reaches is told by TiKV in an object of the log's folder, here by the test.
-``br abort`` and ``--restore-phase``, which the real br has not, are the stand-in's (``sandbox/stand_in_br``).
+A schedule makes log and base. They, ``br log metadata`` and ``br restore point`` are the real br's. minikv writes no log, so
+what comes back is the base snapshot; how far the log reaches is told by TiKV in an object of the log's folder, here by the
+test. ``br abort`` and ``--restore-phase``, which the real br has not, are the stand-in's (``sandbox/stand_in_br``).
 """
 
 import json
@@ -286,6 +286,16 @@ def test_what_a_failed_restore_left_is_pruned_once(story: Story) -> None:
         assert story.world.status(name, "Restore")["phase"] == phase
         jobs = [item for item in story.world.jobs() if item.startswith(names.restore_job(name))]
         assert jobs == [names.restore_job(name), names.prune_job(name)]
+
+
+def test_a_br_without_phases_does_not_begin_beside_a_compaction(story: Story) -> None:
+    """Without ``--restore-phase`` the real br would do the whole restore at once."""
+    story.restore("phases", story.source, replicationConfig={"compactBackupName": "beside"}, toolImage="pingcap/br:v8.5.0")
+    failed = story.world.failed("phases", "Restore")
+    assert failed["reason"] == "SnapshotRestoreFailed"
+    assert "ToolFlagUnknown" in failed["message"]
+    assert "does not know --restore-phase" in failed["message"]
+    assert "br restore point" not in story.said_by("phases-snapshot-restore")
 
 
 def test_beside_a_compaction_in_two_phases(story: Story, target: Tikv) -> None:

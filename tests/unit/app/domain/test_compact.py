@@ -150,9 +150,10 @@ def test_one_shard_does_not_speak_for_all(said: str) -> None:
 
 
 def test_shards_that_were_given_up_are_named() -> None:
-    end = sync(SHARDED, sharded("failed", completedIndexes="0", failedIndexes="1-2", failed=8))
+    end = sync(SHARDED, sharded("failed", said=failed(9), completedIndexes="0", failedIndexes="1-2", failed=8))
     assert end.status["state"] == "Failed"
-    assert "2 shards were given up: 1-2" in end.status["message"]
+    told = "CompactBackupFailed; 2 shards were given up: 1-2; the rest is compacted; store is away"
+    assert end.status["message"] == told
     assert (end.status["failedIndexes"], end.status["progress"]) == ("1-2", "[SHARDS(1/3)]")
 
 
