@@ -1,7 +1,7 @@
 """Kubernetes objects: from files (``kubectl get ... -o yaml`` dumps too), and where commands look for them."""
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -146,4 +146,32 @@ def _objects(documents: Iterable[Any], name: str) -> Iterable[dict[str, Any]]:
         meta = document.get("metadata")
         if not isinstance(meta, dict) or not isinstance(meta.get("name"), str):
             raise UsageError(f"{name}: a {document['kind']} has no metadata.name", hint="Give the object a name.")
+        if wrong := next(_misshapen(document), ""):
+            hint = "Correct the file; what kubectl writes is right."
+            raise UsageError(f"{name}: {document['kind']} {meta['name']!r}: {wrong}", hint=hint)
         yield document
+
+
+def _misshapen(document: Mapping[str, Any]) -> Iterator[str]:
+    """What an API server would never have let in, and what commands therefore take for granted."""
+    meta = document["metadata"]
+    for field in ("namespace", "uid", "creationTimestamp", "deletionTimestamp"):
+        if not isinstance(meta.get(field, ""), str | None):
+            yield f"metadata.{field} is no text"
+    for field in ("labels", "annotations"):
+        pairs = meta.get(field) or {}
+        if not isinstance(pairs, dict) or not all(isinstance(text, str) for pair in pairs.items() for text in pair):
+            yield f"metadata.{field} is no list of names and texts"
+    for place, field in ((meta, "ownerReferences"), (document.get("status"), "conditions")):
+        items = (place.get(field) if isinstance(place, dict) else None) or []
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            yield f"{field} is no list of objects"
+    for field in ("spec", "status"):
+        if not isinstance(document.get(field), dict | None):
+            yield f"{field} is no object"
+        elif not isinstance((document.get(field) or {}).get("phase", ""), str | None):
+            yield f"{field}.phase is no text"
+    try:
+        orjson.dumps(document)
+    except TypeError as error:
+        yield str(error)

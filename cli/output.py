@@ -206,6 +206,8 @@ def _cell(value: object) -> str:
 
 
 def _csv(tables: Sequence[Table]) -> str:
+    if not tables:  # nothing could be told; the notes say why
+        return ""
     columns = tables[0].columns
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")

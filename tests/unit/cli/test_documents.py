@@ -50,6 +50,15 @@ def test_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
         ("- 1", "no Kubernetes object"),
         ("metadata: {}", "no Kubernetes object"),
         ("kind: Backup", "has no metadata.name"),
+        ("kind: Backup\nmetadata: {name: a, namespace: 7}", "Backup 'a': metadata.namespace is no text"),
+        ("kind: Backup\nmetadata: {name: a, labels: [x]}", "metadata.labels is no list of names and texts"),
+        ("kind: Backup\nmetadata: {name: a, annotations: {x: 1}}", "metadata.annotations is no list"),
+        ("kind: Backup\nmetadata: {name: a, ownerReferences: [x]}", "ownerReferences is no list of objects"),
+        ("kind: Backup\nmetadata: {name: a}\nspec: yes please", "spec is no object"),
+        ("kind: Backup\nmetadata: {name: a}\nstatus: [1]", "status is no object"),
+        ("kind: Backup\nmetadata: {name: a}\nstatus: {conditions: {a: b}}", "conditions is no list of objects"),
+        ("kind: Backup\nmetadata: {name: a}\nstatus: {phase: {a: b}}", "status.phase is no text"),
+        ("kind: Backup\nmetadata: {name: a}\nspec: {n: 1000000000000000000000}", "64-bit"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, text: str, says: str) -> None:

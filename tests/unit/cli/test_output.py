@@ -76,6 +76,13 @@ def test_csv_holds_every_table_of_those_columns_and_what_their_titles_tell() -> 
         assert rows == [["of", "name"], ["x", "a"], ["x", "b"], ["z", "c"]]
 
 
+def test_csv_of_nothing_is_nothing() -> None:
+    assert written(Format.CSV, answer=Answer(data=[], notes=["every schedule is Invalid"])) == (
+        "",
+        "note: every schedule is Invalid\n",
+    )
+
+
 def test_an_empty_table_says_so() -> None:
     assert (
         written(Format.TABLE, answer=Answer(data=[], parts=[Table(columns=("A",), rows=[], empty="nothing")]))[0] == "nothing\n"
