@@ -202,8 +202,9 @@ class S3Storage:
         cut = len(self._base)
         for page in self._pages(prefix):
             found = s3_xml.keys_and_sizes(page)
-            if any(not key.startswith(self._base) for key, _ in found):
-                self._relative(next(key for key, _ in found if not key.startswith(self._base)))
+            for key, _ in found:
+                if not key.startswith(self._base):
+                    self._relative(key)  # raises
             yield [Target(key[cut:], None, size) for key, size in found]
 
     def _version_targets(self, prefix: str) -> Iterator[Sequence[Target]]:
@@ -228,8 +229,10 @@ class S3Storage:
         """One DeleteObjects, or single deletes where the store or a key's characters leave no other way."""
         if self.batch_size == 1:
             return [failure for target in batch if (failure := self._delete_one(target))]
+        if s3_xml.writable("".join([target.key for target in batch])):
+            return self._delete_many(batch)
         by_url = [target for target in batch if not s3_xml.writable(target.key)]
-        in_xml = [target for target in batch if s3_xml.writable(target.key)] if by_url else batch
+        in_xml = [target for target in batch if s3_xml.writable(target.key)]
         failures = [failure for target in by_url if (failure := self._delete_one(target))]
         return [*failures, *self._delete_many(in_xml)] if in_xml else failures
 
