@@ -152,8 +152,10 @@ statuses = st.none() | st.fixed_dictionaries(
             {"state": st.sampled_from(["running", "paused", "errorPaused", "absent", "unknown"])},
             optional={"since": times, "observedAt": times},
         ),
+        "logCheckpointTs": st.sampled_from(["460", "950"]),
+        "logSuccessTruncateUntil": st.sampled_from(["400", "900"]),
         "logSubCommandStatuses": st.dictionaries(
-            st.sampled_from(["log-start", "log-truncate"]),
+            st.sampled_from(["log-start", "log-pause", "log-truncate"]),
             st.fixed_dictionaries({"phase": st.sampled_from(["Running", "Complete", "Failed"]), "timeCompleted": times}),
         ),
         "observedGeneration": st.just(1),
