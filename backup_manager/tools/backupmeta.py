@@ -77,7 +77,7 @@ def _indexed(name: str, index: bytes | memoryview, read: Read | None, levels: in
                 file, bytes_of_it = _file(value)
                 size += bytes_of_it
                 if number == _INDEXED_META:
-                    deeper.append(file)
+                    deeper.append(_beside(file))
         if deeper and not levels:
             raise ValueError("side files without end")
     except (IndexError, ValueError) as error:
@@ -100,6 +100,13 @@ def _file(message: memoryview) -> tuple[str, int]:
         elif number == _FILE_NAME and not isinstance(value, int):
             name = bytes(value).decode()
     return name, size
+
+
+def _beside(name: str) -> str:
+    """*name*, which must be of a side file: those lie beside ``backupmeta``, and nothing else is read for it."""
+    if not name.startswith(f"{NAME}.") or "/" in name:
+        raise ValueError(f"{name[:40]!r} is no side file")
+    return name
 
 
 def _unreadable(name: str, data: bytes | memoryview, error: Exception) -> BackupMetaError:

@@ -41,15 +41,15 @@ def file(name: str, size: int) -> bytes:
 
 
 def reader(**parts: bytes) -> Callable[[str], bytes]:
-    """Side files by name."""
-    return lambda name: parts[name]
+    """Side files by the end of their names."""
+    return lambda name: parts[name.removeprefix("backupmeta.")]
 
 
 def test_the_split_layout_of_older_br_counts_all_its_side_files_and_what_they_list() -> None:
-    index = message(13, message(1, file("one", 40)) + message(1, file("two", 50)))
-    data = number(6, 7) + number(12, 1) + index + message(14, message(1, file("schema", 1000)))
+    index = message(13, message(1, file("backupmeta.one", 40)) + message(1, file("backupmeta.two", 50)))
+    data = number(6, 7) + number(12, 1) + index + message(14, message(1, file("backupmeta.schema", 1000)))
     one = message(2, file("a.sst", 100)) + message(2, file("b.sst", 200))
-    two = message(1, file("deeper", 7))
+    two = message(1, file("backupmeta.deeper", 7))
     deeper = message(2, file("c.sst", 300))
     whole = parse(data, reader(one=one, two=two, deeper=deeper))
     assert whole.size == len(data) + 1000 + 40 + 50 + 7 + 600
@@ -59,15 +59,21 @@ def test_the_split_layout_of_older_br_counts_all_its_side_files_and_what_they_li
 
 
 def test_a_side_file_cut_short_is_named() -> None:
-    data = number(6, 7) + message(13, message(1, file("part-1", 40)))
-    with pytest.raises(BackupMetaError, match="part-1 of 8 bytes is no backup description: cut short"):
-        parse(data, reader(**{"part-1": message(2, file("a.sst", 100))[:8]}))
+    data = number(6, 7) + message(13, message(1, file("backupmeta.one", 40)))
+    with pytest.raises(BackupMetaError, match=r"backupmeta\.one of 8 bytes is no backup description: cut short"):
+        parse(data, reader(one=message(2, file("a.sst", 100))[:8]))
 
 
 def test_side_files_that_name_themselves_end() -> None:
-    again = message(1, file("again", 1))
+    again = message(1, file("backupmeta.again", 1))
     with pytest.raises(BackupMetaError, match="without end"):
         parse(number(6, 7) + message(13, again), reader(again=again))
+
+
+@pytest.mark.parametrize("name", ["", "../backupmeta.one", "backupmeta.x/../../y", "a.sst", "/etc/passwd"])
+def test_nothing_but_side_files_is_read(name: str) -> None:
+    with pytest.raises(BackupMetaError, match="is no side file"):
+        parse(number(6, 7) + message(13, message(1, file(name, 1))), lambda name: pytest.fail(f"{name} was read"))
 
 
 def test_a_message_without_any_time_is_refused() -> None:
