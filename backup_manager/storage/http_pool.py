@@ -113,7 +113,7 @@ def unreachable(error: Exception, endpoint: str, field: str) -> ManagerError:
         return StorageError(
             f"{endpoint}: its certificate is not trusted ({_short(text)})",
             reason="UntrustedCertificate",
-            hint="Mount the authority's PEM file and name it in AWS_CA_BUNDLE (spec.env), for the tools in SSL_CERT_FILE too.",
+            hint="Mount the authority's PEM file and name it in AWS_CA_BUNDLE (spec.env), which the tools read too.",
         )
     if isinstance(error, urllib3.exceptions.SSLError | ssl.SSLError):
         return StorageError(

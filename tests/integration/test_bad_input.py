@@ -6,7 +6,7 @@ like, a clean that cannot trust it deletes nothing.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
@@ -195,6 +195,68 @@ S3_CASES = (
     ),
     Case(name="a web page", said=Said(body=b"<html>welcome</html>"), reason="TruncatedListing", hint="s3.endpoint"),
 )
+
+
+ISSUED = """<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
+<AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>ISSUED</AccessKeyId><SecretAccessKey>s</SecretAccessKey>
+<SessionToken>issued-token</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials>
+</AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"""
+
+
+@pytest.fixture
+def service_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Called with the address of AWS's token service: the environment of a Pod whose ServiceAccount has a role (IRSA)."""
+
+    def set_up(url: str) -> None:
+        (tmp_path / "token").write_text("the cluster's token")
+        variables = {
+            "AWS_ROLE_ARN": "arn:aws:iam::1:role/backup",
+            "AWS_WEB_IDENTITY_TOKEN_FILE": str(tmp_path / "token"),
+            "AWS_ENDPOINT_URL_STS": url,
+            "AWS_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_MAX_ATTEMPTS": "1",
+        }
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return set_up
+
+
+def test_role_of_the_service_account(service_account: Callable[[str], None]) -> None:
+    def answer(asked: Asked) -> Said:
+        if asked.method == "POST":
+            return Said(body=ISSUED.encode(), headers={"content-type": "text/xml"})
+        return s3_listing(f"<IsTruncated>false</IsTruncated>{ENTRY}")
+
+    with double(answer) as server:
+        service_account(server.url)
+        storage = open_storage({"s3": {"provider": "aws", "endpoint": server.url, "bucket": "b", "prefix": "p"}}, env={})
+        assert [info.key for info in storage.list()] == ["a"]
+        assert "Credential=ISSUED/" in server.asked[-1].headers["authorization"]
+        assert server.asked[-1].headers["x-amz-security-token"] == "issued-token"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "hint"),
+    [
+        ("ExpiredTokenException", "ExpiredToken", "ServiceAccount"),
+        ("AccessDenied", "NoCredentials", "trust policy"),
+        ("InvalidIdentityToken", "NoCredentials", "trust policy"),
+    ],
+)
+def test_role_that_is_refused(service_account: Callable[[str], None], code: str, reason: str, hint: str) -> None:
+    body = f"<ErrorResponse><Error><Code>{code}</Code><Message>Not authorized</Message></Error></ErrorResponse>"
+    with double(lambda _asked: Said(status=403, body=body.encode(), headers={"content-type": "text/xml"})) as server:
+        service_account(server.url)
+        storage = open_storage({"s3": {"provider": "aws", "endpoint": server.url, "bucket": "b", "prefix": "p"}}, env={})
+        check = failed(storage)
+        assert check.message.startswith(reason), check
+        assert code in check.message
+        assert hint in check.hint
+        assert "the cluster's token" not in f"{check.message}{check.hint}"
 
 
 def google_error(status: int, message: str) -> Said:

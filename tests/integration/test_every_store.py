@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 PREFIX = "naïve +x%2Fy"
 """Characters that a wrong URL would turn into another folder."""
-CASES = ("s3-plain", "s3-versioned", "gcs", "azblob", "azblob-sas", "local")
+CASES = ("s3-plain", "s3-versioned", "s3-tls", "gcs", "azblob", "azblob-sas", "local")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +74,12 @@ def with_sas(store: Store) -> Store:
     return replace(store, name="azblob-sas", spec=spec, env=env)
 
 
+def with_tls(store: Store) -> Store:
+    """The same bucket behind TLS, by an authority that only AWS_CA_BUNDLE knows."""
+    spec = {"s3": {**store.spec["s3"], "endpoint": store.https}}
+    return replace(store, name="s3-tls", spec=spec, env={**store.env, "AWS_CA_BUNDLE": store.authority})
+
+
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     folder = tmp_path_factory.mktemp("every")
@@ -90,7 +96,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
             "insert into shop.orders with recursive n(i) as (select 1 union all select i+1 from n where i < 500) "
             "select i, concat('row ', i, ' äö€') from n",
         )
-        found = (plain, versioned, google, microsoft, with_sas(microsoft), local(folder / "volume"))
+        found = (plain, versioned, with_tls(plain), google, microsoft, with_sas(microsoft), local(folder / "volume"))
         yield Stage(source=source, target=target, stores={store.name: store for store in found})
 
 

@@ -28,6 +28,7 @@ class Asked(NamedTuple):
     method: str
     path: str
     body: bytes
+    headers: Mapping[str, str]
 
 
 @dataclass(kw_only=True)
@@ -54,7 +55,7 @@ def double(answer: Callable[[Asked], Said], *, tls: Path | None = None) -> Itera
 
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
-            known.asked.append(Asked(self.command, self.path, body))
+            known.asked.append(Asked(self.command, self.path, body, {k.lower(): v for k, v in self.headers.items()}))
             said = answer(known.asked[-1])
             self.send_response(said.status)
             for name, value in said.headers.items():

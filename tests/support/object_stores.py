@@ -32,6 +32,8 @@ class Store:
     name: str
     spec: Mapping[str, Any]
     env: Mapping[str, str] = field(repr=False)
+    https: str = ""
+    authority: str = ""
 
     def at(self, prefix: str) -> dict[str, Any]:
         """A spec that points at *prefix*."""
@@ -45,8 +47,8 @@ class Store:
 
 @contextmanager
 def s3(folder: Path) -> Iterator[tuple[Store, Store]]:
-    """A plain and a versioned bucket of SeaweedFS."""
-    with seaweed(folder) as server:
+    """A plain and a versioned bucket of SeaweedFS, which speaks TLS too."""
+    with seaweed(folder, tls=True) as server:
         client = server.client()
         for bucket in ("plain", "versioned"):
             client.create_bucket(Bucket=bucket)
@@ -54,7 +56,7 @@ def s3(folder: Path) -> Iterator[tuple[Store, Store]]:
 
         def store(bucket: str) -> Store:
             spec = {"s3": {"provider": "seaweed", "endpoint": server.endpoint, "bucket": bucket}}
-            return Store(name=f"s3-{bucket}", spec=spec, env=server.env)
+            return Store(name=f"s3-{bucket}", spec=spec, env=server.env, https=server.https, authority=server.authority)
 
         yield store("plain"), store("versioned")
 
