@@ -364,6 +364,7 @@ AZURE_CASES = (
     Case(name="a web page", said=Said(body=b"<html>welcome</html>"), reason="TruncatedListing", hint="no proxy in between"),
 )
 
+FLAVOR = {"metadata-flavor": "Google"}
 TOKEN = json.dumps({"access_token": "t", "token_type": "Bearer", "expires_in": 3600}).encode()
 
 
@@ -374,10 +375,12 @@ def account() -> str:
 
 
 def google(server: Double, account: str) -> GcsStorage:
-    """The driver with a key, as in a Job, at the double. Google's address is no setting, so the client is made here."""
+    """The driver with a key (or, without, the workload's identity), as in a Job, at the double. Google's address is no
+    setting, so the client is made here."""
     from google.cloud import storage as google_storage
 
-    settings = GcsSettings(key_json=json.dumps(json.loads(account) | {"token_uri": f"{server.url}/token"}))
+    key = json.dumps(json.loads(account) | {"token_uri": f"{server.url}/token"}) if account else ""
+    settings = GcsSettings(key_json=key)
     client: Any = google_storage.Client(
         project="p", credentials=google_credentials(settings), client_options={"api_endpoint": server.url}
     )
@@ -420,6 +423,28 @@ def test_what_google_says(case: Case, account: str) -> None:
 def test_what_microsoft_says(case: Case) -> None:
     with double(lambda _asked: case.said) as server:
         judge(case, azure(server), server)
+
+
+def test_workload_identity_of_google(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A Pod without a key asks the metadata server, which knows its ServiceAccount."""
+
+    def answer(asked: Asked) -> Said:
+        if asked.path.startswith("/computeMetadata/v1/instance/service-accounts/default/token"):
+            return Said(body=TOKEN, headers=JSON | FLAVOR)
+        if asked.path.startswith("/storage/"):
+            return Said(body=b'{"items": [{"name": "p/a", "size": "1"}]}', headers=JSON)
+        if "universe" in asked.path:
+            return Said(body=b"googleapis.com", headers={**FLAVOR, "content-type": "text/plain"})
+        account = {"email": "backup@test.iam.gserviceaccount.com", "scopes": ["s"], "aliases": ["default"]}
+        return Said(body=json.dumps(account).encode(), headers=JSON | FLAVOR)
+
+    with double(answer) as server:
+        monkeypatch.setenv("GCE_METADATA_HOST", server.url.removeprefix("http://"))
+        monkeypatch.setenv("GCE_METADATA_IP", server.url.removeprefix("http://"))
+        monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+        monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+        assert [info.key for info in google(server, "").list()] == ["a"]
+        assert server.asked[-1].headers["authorization"] == "Bearer t"
 
 
 @pytest.mark.parametrize(
