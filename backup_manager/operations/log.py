@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from backup_manager import br_run, lease
-from backup_manager.errors import ManagerError, ToolError
+from backup_manager.errors import ManagerError, ToolError, UsageError
 from backup_manager.operations.steps import Context, Result
 from backup_manager.pd import Pd, TaskState
 from backup_manager.tools import br
 from backup_manager.tools.br import LogCommand
+from crds import tso
 
 if TYPE_CHECKING:
     from backup_manager.operations.backup import Backup
@@ -56,6 +57,8 @@ def run(context: Context, state: "Backup") -> Result:
         return _start(context, state, work)
     context.journal.running()
     context.journal.step(command.value)
+    if command is LogCommand.TRUNCATE:
+        _refuse_ahead(state, context.resource.name, until)
     try:
         heard = br_run.run(context, work)
     except ToolError as error:
@@ -82,6 +85,23 @@ def _start(context: Context, state: "Backup", work: br_run.BrRun) -> Result:
                 raise
             context.log("the log backup runs already: an earlier attempt had started it")
     return Result(commit_ts=str(_start_of(state)), details={"command": LogCommand.START.value})
+
+
+def _refuse_ahead(state: "Backup", task: str, until: str) -> None:
+    """br truncates to any time, and one that the log has not come to takes all of it: a slip of the pen. Raises UsageError.
+
+    Without an answer of PD the log is truncated all the same: its task may be long gone.
+    """
+    try:
+        reached = Pd(state.cluster).log_task(task).checkpoint_ts
+    except ManagerError:
+        return
+    if reached and tso.parse(until) > reached:
+        raise UsageError(
+            f"the log would be truncated to {until}, which lies after its checkpoint {reached}: all of it would be deleted",
+            reason="LogTruncateAhead",
+            hint="Correct spec.logTruncateUntil, or wait until the log has come that far.",
+        )
 
 
 def _reached(state: "Backup", task: str, command: LogCommand) -> bool:

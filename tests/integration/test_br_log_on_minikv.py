@@ -100,6 +100,8 @@ def test_start_pause_resume_truncate_stop(log: Log) -> None:
     [task] = log.do("log-status").details["tasks"]
     assert (task["name"], task["start_ts"]) == (log.name, str(since))
     until = str(since + 1000)
+    assert log.fails("log-truncate", truncate_until=until) == "LogTruncateAhead"
+    etcd.put_number(log.kv.pd, f"{STREAM}/checkpoint/{log.name}/central_global", since + 2000)
     assert log.do("log-truncate", truncate_until=until).details["logSuccessTruncateUntil"] == until
     folder = log.tmp_path / "volume" / "log"
     assert (folder / "v1_stream_trancate_safepoint.txt").read_text() == until
