@@ -6,14 +6,19 @@ left half-written is removed first by an export, while br goes on from its own c
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from backup_manager.errors import ManagerError, StorageError
+from backup_manager.preflight import Status, preflight, require, table
 from backup_manager.records import Owner, Record, Records, State
 from backup_manager.storage.base import Storage
+from crds import names
 
 if TYPE_CHECKING:
     from backup_manager.operations.steps import Context
+
+
+_CLEANING: Final = frozenset({"Delete", "OnFailure"})
 
 
 class Folder:
@@ -48,6 +53,7 @@ class Folder:
                 hint="Give this Backup another prefix, or delete what is there.",
             )
         self._records.claim(self._owner, operation=self._operation, spec=self._context.resource.spec, mask=self._context.mask)
+        self._preflight()
         if found is None or resumable:
             return found is not None
         self._remove_leftovers()
@@ -71,6 +77,20 @@ class Folder:
             except ManagerError as second:
                 self._context.log(f"the record could not be updated: {second.message}")
             raise
+
+    def _preflight(self) -> None:
+        """Try what the run, and later its clean, will need: a missing right shows now and not after hours.
+
+        Only a backup that is to be deleted one day is probed for deletion: others may lie where deleting is forbidden.
+        """
+        resource = self._context.resource
+        if resource.annotations.get(names.SKIP_PREFLIGHT_ANNOTATION) == "true":
+            self._context.log(f"no preflight: annotation {names.SKIP_PREFLIGHT_ANNOTATION}")
+            return
+        checks = preflight(self.storage, write=resource.spec.get("cleanPolicy") in _CLEANING)
+        for line in table([check for check in checks if check.status in {Status.WARNING, Status.FAILED}]):
+            self._context.log(line)
+        require(checks)
 
     def _remove_leftovers(self) -> None:
         from backup_manager.cleaner import Cleaner  # noqa: PLC0415  (only a repeated run needs it)
