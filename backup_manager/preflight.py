@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from backup_manager.errors import AccessDeniedError, ManagerError, NotFoundError, StorageError
 from backup_manager.storage.base import Storage, StoreState, Target
+from backup_manager.storage.patience import patiently
 
 PROBE: Final = ".tidb-backup-probe-"
 _SKEW_WARNING: Final = 60.0
@@ -139,7 +140,7 @@ class _Preflight:
         except ManagerError:  # told by the check of listing; the probe has to go all the same
             targets = []
         targets = targets or [Target(self.probe)]
-        failures = self._storage.delete_batch(targets)
+        failures = patiently(lambda: self._storage.delete_batch(targets))
         if failures:
             first = failures[0]
             error = AccessDeniedError(

@@ -7,6 +7,7 @@ import pytest
 
 from backup_manager.errors import AccessDeniedError, ManagerError, StorageError
 from backup_manager.preflight import PROBE, Check, Status, details, preflight, require, table
+from backup_manager.storage import patience
 from backup_manager.storage.http_pool import Answer
 from backup_manager.storage.local import LocalStorage
 from backup_manager.storage.memory import MemoryStorage
@@ -97,6 +98,14 @@ def test_key_that_may_write_and_not_delete() -> None:
     with pytest.raises(AccessDeniedError) as caught:
         require(checks)
     assert "s3:DeleteObject" in caught.value.hint
+
+
+def test_deletion_that_fails_for_a_moment_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "_FIRST_PAUSE", 0.0)
+    answers = iter([error(503, "SlowDown"), error(500, "InternalError")])
+    server = FakeS3(faults=[lambda r: next(answers, None) if "delete" in r.query else None])
+    assert outcome(preflight(server.storage())) == ALL_WELL
+    assert not server.names()
 
 
 def test_store_that_loses_or_keeps() -> None:
