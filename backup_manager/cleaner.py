@@ -45,7 +45,7 @@ class CleanOptions:
     rounds: int = 5
     backoff: bool = False
     batches: bool = True
-    batch_concurrency: int = 10
+    batch_concurrency: int = 40
     single_concurrency: int = 100
 
     @classmethod

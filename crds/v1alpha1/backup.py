@@ -61,7 +61,7 @@ class CleanOption(Model):
     retry_count: int = Field(default=5, ge=-(2**31), le=2**31 - 1, description="Attempts; 5 when 0 or less.")
     backoff_enabled: bool = Field(default=False, description="Wait between attempts.")
     disable_batch_concurrency: bool = Field(default=False, description="Delete object by object instead of in batches.")
-    batch_concurrency: UInt32 | None = Field(default=None, description="Batches at once; 10 when absent or 0.")
+    batch_concurrency: UInt32 | None = Field(default=None, description="Batches at once; 40 when absent or 0.")
     routine_concurrency: UInt32 | None = Field(default=None, description="Single deletions at once; 100 when absent or 0.")
     snapshots_delete_ratio: float = Field(default=1, ge=0, description="Of volume-snapshot, which is not served.")
 
