@@ -9,7 +9,7 @@ that the server spent meanwhile, which a busy machine disturbs less than the wal
 
 With ``--keep`` the filled templates stay in FOLDER and are used again, which saves most of the time. Memory and linearity up to
 a million keys are measured at a server that costs nothing, where every second is our own; with ``--million`` at SeaweedFS as
-well, which takes hours to fill on a small machine. ``docs/benchmarks-clean.md`` has results.
+well, which takes an hour or two to fill on a small machine. ``docs/benchmarks-clean.md`` has results.
 """
 
 import argparse
