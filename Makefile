@@ -53,10 +53,10 @@ unit: venv ## unit and golden tests alone
 	@$(BIN)/pytest -q tests/unit tests/golden
 
 integration: tools ## against a real S3 server, TiDB, dumpling, lightning, br, kube-apiserver
-	@$(BIN)/pytest -q -n 2 --dist loadfile --durations=15 tests/integration
+	@$(BIN)/pytest -q -n 3 --dist loadfile --durations=15 tests/integration
 
 e2e: tools ## through the sandbox cluster
-	@$(BIN)/pytest -q -n 2 --dist loadfile --durations=15 tests/e2e
+	@$(BIN)/pytest -q -n 3 --dist loadfile --durations=15 tests/e2e
 
 crds: venv ## write crds/*.yaml from the models
 	@$(BIN)/python -m crds.generate

@@ -39,7 +39,7 @@ def test_a_tidb_that_br_reaches_has_a_pd() -> None:
     assert layout.state.servers == ("plain", "br-source")
     assert cluster.environment()["PD_BR_SOURCE"] == f"127.0.0.1:{ports['minikv-br-source-pd']}"
     assert cluster.tidb("br-source").port == ports["tidb-br-source"]
-    with pytest.raises(SandboxError, match="no PD of 'plain'.*br-source"):
+    with pytest.raises(SandboxError, match=r"no PD of 'plain'.*br-source"):
         cluster.pd("plain")
     with pytest.raises(SandboxError, match="both: a TiDB is either"):
         State.fresh(tidbs=("both",), tikvs=("both",), owned=False)
