@@ -1,6 +1,6 @@
 """Run the real br, and keep what it printed as golden logs (``tests/golden/br_logs``) for the tests of parsers.
 
-``BR_LOGS_RECORD=1`` writes the logs anew from the runs of ``tests/integration/test_br_on_minikv.py``.
+``BR_LOGS_RECORD=1`` writes the logs anew from the runs of ``tests/integration/br_on_minikv``.
 """
 
 import os
