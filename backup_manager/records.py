@@ -142,7 +142,7 @@ class Record(Document, frozen=True, kw_only=True):
                 reason="UnreadableRecord",
                 hint="Look at it; remove it by hand when it does not belong to a backup, or use a newer manager.",
             ) from None
-        known = {field.encode_name for field in msgspec.structs.fields(cls)}
+        known = cls.__struct_encode_fields__
         return record.but(unknown={key: value for key, value in orjson.loads(data).items() if key not in known})
 
 

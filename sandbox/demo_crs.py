@@ -74,29 +74,27 @@ def br_volume(folder: Path) -> str:
 
 def br_backup(name: str, storage: str) -> str:
     """Back up the flights of the cluster ``source``, which is outside of Kubernetes: its PD is in ``br.options``."""
-    return f"""
-apiVersion: pingcap.com/v1alpha1
-kind: Backup
-metadata: {{name: {name}, namespace: {NAMESPACE}}}
-spec:
+    return (
+        _of_br("Backup", name, "source", storage)
+        + f"""
   cleanPolicy: Delete
-  backupType: full
   tableFilter: ["{DATABASE}.*"]
-  br: {{cluster: source, options: ["--pd=${{PD_SOURCE}}"]}}
-  toolImage: pingcap/br:v8.5.0
-{storage}
 """
+    )
 
 
 def br_restore(name: str, storage: str) -> str:
     """Restore into the cluster ``empty``."""
+    return _of_br("Restore", name, "empty", storage)
+
+
+def _of_br(kind: str, name: str, cluster: str, storage: str) -> str:
     return f"""
 apiVersion: pingcap.com/v1alpha1
-kind: Restore
+kind: {kind}
 metadata: {{name: {name}, namespace: {NAMESPACE}}}
 spec:
   backupType: full
-  br: {{cluster: empty, options: ["--pd=${{PD_EMPTY}}"]}}
+  br: {{cluster: {cluster}, options: ["--pd=${{PD_{cluster.upper()}}}"]}}
   toolImage: pingcap/br:v8.5.0
-{storage}
-"""
+{storage}"""

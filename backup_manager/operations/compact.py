@@ -8,7 +8,7 @@ import subprocess
 from typing import Any, Final
 
 from backup_manager import br_run
-from backup_manager.errors import PermanentError, ToolError, UsageError
+from backup_manager.errors import ToolError, UsageError
 from backup_manager.masking import Masker, secrets_of
 from backup_manager.operations.steps import Context, Result
 from backup_manager.signals import Stop
@@ -45,12 +45,8 @@ def run(context: Context) -> Result:
 
 def _must_know(context: Context, argv: list[str]) -> None:
     """The flags of a sharded compaction are young. Without them every Pod would compact everything."""
-    if missing := flags.unknown(argv, env=context.env, cwd=context.scratch):
-        raise PermanentError(
-            f"this tikv-ctl does not know {missing}, which the compaction needs",
-            reason="ToolFlagUnknown",
-            hint="Set spec.tikvImage to a newer TiKV; a tikv-ctl without --shard can work in the default mode.",
-        )
+    hint = "Set spec.tikvImage to a newer TiKV; a tikv-ctl without --shard can work in the default mode."
+    flags.require(argv, needed_by="the compaction", hint=hint, env=context.env, cwd=context.scratch)
 
 
 def _encoded(context: Context, target: ToolStorage) -> str:

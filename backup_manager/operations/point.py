@@ -136,11 +136,13 @@ def _argv(context: Context, state: Point) -> list[str]:
 def _must_know_phases(context: Context, binary: str) -> None:
     """Without these flags one phase would be the whole restore, so a br that lacks one of them must not begin."""
     wanted = br.replication(int(context.flags.get("replicationPhase") or 0))
-    if wanted and (missing := flags.unknown([binary, "restore", "point", *wanted], env=context.env, cwd=context.scratch)):
-        raise PermanentError(
-            f"this br does not know {missing}, which a restore beside a compaction (spec.replicationConfig) needs",
-            reason="ToolFlagUnknown",
+    if wanted:
+        flags.require(
+            [binary, "restore", "point", *wanted],
+            needed_by="a restore beside a compaction (spec.replicationConfig)",
             hint="Set spec.toolImage to a br that knows it, or make a Restore without replicationConfig.",
+            env=context.env,
+            cwd=context.scratch,
         )
 
 

@@ -10,12 +10,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from backup_manager.errors import PermanentError
+
 _SECONDS: Final = 20
 REFUSAL: Final = re.compile(
     r"unknown (?:shorthand )?flag: (?P<cobra>\S+)"
     r"|(?:Found argument|unexpected argument|[Ss]ubcommand|unrecognized subcommand) '(?P<clap>[^']+)'"
 )
 """How the two say it; clap's words in its releases 2 and 4."""
+
+
+def require(argv: Sequence[str], *, needed_by: str, hint: str, env: Mapping[str, str], cwd: Path) -> None:
+    """Raises PermanentError when the tool does not know all of *argv*: what it leaves out would change what it does."""
+    if missing := unknown(argv, env=env, cwd=cwd):
+        raise PermanentError(
+            f"this {Path(argv[0]).name} does not know {missing}, which {needed_by} needs", reason="ToolFlagUnknown", hint=hint
+        )
 
 
 def unknown(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> str:

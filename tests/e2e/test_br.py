@@ -13,9 +13,8 @@ import pytest
 from crds import names
 from sandbox import Cluster
 from sandbox.api import LEASES
-from sandbox.minikv import Faults, minikv_with_tidb
-from tests.support.br_world import Tikv, World, until
-from tests.support.servers import Tidb
+from sandbox.minikv import Faults
+from tests.support.br_world import Tikv, World, tikv, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -36,16 +35,14 @@ SEED = (
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tikv]:
-    with minikv_with_tidb(tmp_path_factory.mktemp("source")) as (kv, tidb):
-        made = Tikv(kv=kv, db=Tidb(port=tidb.port))
-        made.db.execute(*SEED)
+    with tikv(tmp_path_factory.mktemp("source"), *SEED) as made:
         yield made
 
 
 @pytest.fixture
 def target(tmp_path: Path) -> Iterator[Tikv]:
-    with minikv_with_tidb(tmp_path) as (kv, tidb):
-        yield Tikv(kv=kv, db=Tidb(port=tidb.port))
+    with tikv(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)

@@ -16,10 +16,9 @@ import pytest
 
 from sandbox import Cluster
 from sandbox.api import Object
-from sandbox.minikv import Faults, minikv_with_tidb
+from sandbox.minikv import Faults
 from sandbox.processes import Recorded
-from tests.support.br_world import Tikv, World, until
-from tests.support.servers import Tidb
+from tests.support.br_world import Tikv, World, tikv, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -33,9 +32,7 @@ SEED = (
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tikv]:
-    with minikv_with_tidb(tmp_path_factory.mktemp("source")) as (kv, tidb):
-        made = Tikv(kv=kv, db=Tidb(port=tidb.port))
-        made.db.execute(*SEED)
+    with tikv(tmp_path_factory.mktemp("source"), *SEED) as made:
         yield made
 
 

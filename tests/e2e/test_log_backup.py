@@ -21,10 +21,9 @@ from sandbox import Cluster
 from sandbox.api import CRDS, Object
 from sandbox.components import tool
 from sandbox.manifests import create_crds
-from sandbox.minikv import Faults, minikv_with_tidb
+from sandbox.minikv import Faults
 from tests.support import etcd
-from tests.support.br_world import Tikv, World, until
-from tests.support.servers import Tidb
+from tests.support.br_world import Tikv, World, tikv, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -60,8 +59,8 @@ def _settings(cluster: Cluster) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tikv]:
-    with minikv_with_tidb(tmp_path_factory.mktemp("source"), log_backup=True) as (kv, tidb):
-        yield Tikv(kv=kv, db=Tidb(port=tidb.port))
+    with tikv(tmp_path_factory.mktemp("source"), log_backup=True) as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)
@@ -215,9 +214,9 @@ def test_created_before_its_cluster_and_left_by_it(world: LogWorld, tmp_path: Pa
         world.cluster.apply(json.dumps({"apiVersion": f"{CORE}/v1alpha1", **item}), namespace=world.namespace)
     world.says("Waiting", "ClusterNotReady")
     assert world.jobs() == []
-    with minikv_with_tidb(tmp_path, log_backup=True) as (kv, _):
+    with tikv(tmp_path, log_backup=True) as late:
         clusters = world.cluster.api.resource_of(f"{CORE}/v1alpha1", "Cluster")
-        ready = {"status": {"pd": f"http://{kv.pd}"}}
+        ready = {"status": {"pd": f"http://{late.kv.pd}"}}
         world.cluster.api.patch(clusters, world.namespace, "late", ready, subresource="status")
         world.reaches("Running", LOG)
         world.seen("running")

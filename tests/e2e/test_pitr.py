@@ -21,10 +21,10 @@ from backup_manager.operations.log_watch import ENV_INTERVAL
 from crds import names, tso
 from sandbox import Cluster
 from sandbox.api import Object
-from sandbox.minikv import Faults, minikv_with_tidb
+from sandbox.minikv import Faults
 from tests.support import etcd
-from tests.support.br_world import Tikv, World, until
-from tests.support.servers import S3, SECRET_KEY, Tidb, seaweed
+from tests.support.br_world import Tikv, World, tikv, until
+from tests.support.servers import S3, SECRET_KEY, seaweed
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -98,13 +98,12 @@ class Story:
 def story(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     cluster.make_namespace(NAMESPACE)
     folder = tmp_path_factory.mktemp("pitr")
-    with seaweed(folder / "s3") as theirs, minikv_with_tidb(folder, log_backup=True) as (kv, tidb):
+    with seaweed(folder / "s3") as theirs, tikv(folder, *SEED, log_backup=True) as source:
         theirs.client().create_bucket(Bucket="theirs")
         keys = {"access_key": theirs.neighbour["AWS_ACCESS_KEY_ID"], "secret_key": SECRET_KEY}
         secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "base-secret"}, "stringData": keys}
         cluster.apply(json.dumps(secret), namespace=NAMESPACE)
-        source, world = Tikv(kv=kv, db=Tidb(port=tidb.port)), World(cluster=cluster, namespace=NAMESPACE)
-        source.db.execute(*SEED)
+        world = World(cluster=cluster, namespace=NAMESPACE)
         yield backed_up(Story(world=world, source=source, theirs=theirs))
         cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false", check=False)
 
@@ -136,8 +135,8 @@ def backed_up(plan: Story) -> Story:
 
 @pytest.fixture
 def target(tmp_path: Path) -> Iterator[Tikv]:
-    with minikv_with_tidb(tmp_path) as (kv, tidb):
-        yield Tikv(kv=kv, db=Tidb(port=tidb.port))
+    with tikv(tmp_path) as made:
+        yield made
 
 
 def same(source: Tikv, target: Tikv) -> None:

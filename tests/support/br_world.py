@@ -5,8 +5,10 @@ The clusters are outside of Kubernetes: their PD is in ``br.options``.
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -14,7 +16,7 @@ import boto3
 from crds import names
 from sandbox import Cluster
 from sandbox.api import JOBS, Object
-from sandbox.minikv import MiniKV
+from sandbox.minikv import MiniKV, minikv_with_tidb
 from tests.support.servers import Tidb
 
 
@@ -24,6 +26,15 @@ class Tikv:
 
     kv: MiniKV
     db: Tidb
+
+
+@contextmanager
+def tikv(folder: Path, *seed: str, log_backup: bool = False) -> Iterator[Tikv]:
+    """A new cluster in *folder*, with what the statements of *seed* put into it."""
+    with minikv_with_tidb(folder, log_backup=log_backup) as (kv, tidb):
+        made = Tikv(kv=kv, db=Tidb(port=tidb.port))
+        made.db.execute(*seed)
+        yield made
 
 
 def until(condition: Callable[[], Any], what: Callable[[], str], seconds: float = 120.0) -> Any:
