@@ -24,6 +24,7 @@ from app.domain.decision import Decision
 from app.domain.observed import Observed
 from app.hooks import answer, backup, backupschedule, compactbackup, namespace, restore, wire
 from app.hooks.kind import Kind
+from app.hooks.pieces import Body
 from app.hooks.wire import RequestError
 from app.metrics import CONTENT_TYPE, Metrics
 from app.settings import Settings
@@ -50,24 +51,18 @@ def error_body(message: str) -> bytes:
     return orjson.dumps({"error": " ".join(message.split())})
 
 
-async def read_body(request: Request, limit: int) -> bytes | bytearray:
-    """The body of *request*, not copied more than once. Raises RequestError when it is longer than *limit* bytes."""
+async def read(request: Request, limit: int) -> Body:
+    """The body of *request*, a big one parsed while it comes in. Raises RequestError when it is longer than *limit* bytes."""
     announced = request.headers.get("content-length", "")
     too_long = RequestError(413, f"the request body is longer than {limit} bytes")
     if announced.isdigit() and int(announced) > limit:
         raise too_long
-    body: bytes | bytearray = b""
+    body = Body()
     async for chunk in request.stream():
-        if not body:
-            body = chunk
-            continue
-        if isinstance(body, bytes):
-            body = bytearray(body)
-        body += chunk
-        if len(body) > limit:
+        if body.add(chunk):
+            await asyncio.to_thread(body.work)
+        if body.size > limit:
             raise too_long
-    if len(body) > limit:
-        raise too_long
     return body
 
 
@@ -125,12 +120,10 @@ class Service:
 
 
 async def _answer(request: Request, handle: Handle, limit: int) -> bytes:
-    body = await read_body(request, limit)
-    if len(body) < _IN_THREAD:
+    body = await read(request, limit)
+    if body.size < _IN_THREAD:
         return handle(wire.decode(body))
-    document = await asyncio.to_thread(wire.decode, body)
-    del body  # it need not wait in memory for the decision
-    return await asyncio.to_thread(handle, document)
+    return await asyncio.to_thread(lambda: handle(wire.decode(body)))
 
 
 async def _respond(request: Request, handle: Handle, limit: int, log: Any) -> Response:

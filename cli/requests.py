@@ -16,6 +16,7 @@ from app.domain.observed import Observed, metadata
 from app.domain.scheduled import BACKUPS, COMPACTIONS
 from app.hooks import answer, backup, backupschedule, compactbackup, restore, wire
 from app.hooks.kind import Kind
+from app.hooks.pieces import Body
 from backup_manager.errors import UsageError
 from cli.documents import Object, key_of
 from crds import names
@@ -119,7 +120,7 @@ def observe(body: Mapping[str, Any]) -> Observed:
     """The request as the hook reads it from the wire. Raises UsageError."""
     path = HOOKS[str(body["parent"]["kind"])].path
     try:
-        return wire.observed(wire.decode(orjson.dumps(body)), path, finalize=False)
+        return wire.observed(wire.decode(Body(orjson.dumps(body))), path, finalize=False)
     except wire.RequestError as error:
         raise UsageError(error.message, hint="Correct the file.") from None
 

@@ -7,10 +7,8 @@ be obeyed, and the answer to half a request can delete every child.
 from collections.abc import Mapping
 from typing import Any, Final
 
-import orjson
-
 from app.domain.observed import Object, Observed
-from app.hooks import pieces
+from app.hooks.pieces import Body, NotJSON
 
 KINDS: Final[Mapping[str, str]] = {
     "backup": "Backup",
@@ -30,16 +28,14 @@ class RequestError(Exception):
         self.message = message
 
 
-def decode(body: bytes | bytearray) -> dict[str, Any]:
+def decode(body: Body) -> dict[str, Any]:
     """The JSON object in *body*. Raises RequestError."""
-    if not body:
+    if not body.size:
         raise RequestError(400, "the request body is empty; POST a JSON object as Metacontroller does")
     try:
-        document = pieces.decode(body)
-    except orjson.JSONDecodeError as error:
-        raise RequestError(
-            400, f"the request body is not JSON: {error.msg}, line {error.lineno} column {error.colno}"
-        ) from None
+        document = body.value()
+    except NotJSON as error:
+        raise RequestError(400, f"the request body is not JSON: {error}") from None
     if not isinstance(document, dict):
         raise RequestError(422, "the request body is no JSON object; an object with parent is needed")
     return document
