@@ -8,6 +8,9 @@ import (
 	"io/fs"
 	"log"
 	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 
@@ -54,6 +57,9 @@ func (s *Server) Backup(req *brpb.BackupRequest, stream brpb.Backup_BackupServer
 		return stream.Send(failed(storageMessage(err)))
 	}
 	defer out.Close()
+	if err := s.ownFolder(req.StorageBackend.GetLocal()); err != nil {
+		return stream.Send(failed(storageMessage(err)))
+	}
 	run := &run{Server: s, req: req, out: out, stream: stream}
 	for _, span := range spans(req) {
 		if err := s.Store.EachRegion(ctx, span, run.region); err != nil {
@@ -62,6 +68,15 @@ func (s *Server) Backup(req *brpb.BackupRequest, stream brpb.Backup_BackupServer
 		}
 	}
 	return nil
+}
+
+// ownFolder makes the folder of this store's files. The storage package would do it too, but of two requests that find it missing at
+// once, one may be told that it does not exist.
+func (s *Server) ownFolder(local *brpb.Local) error {
+	if local == nil {
+		return nil
+	}
+	return os.MkdirAll(filepath.Join(local.Path, strconv.FormatUint(s.Store.ID, 10)), 0o755)
 }
 
 // refusal names the first thing asked for that this fixture cannot do, or is empty.

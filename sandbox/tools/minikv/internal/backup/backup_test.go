@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	brpb "github.com/pingcap/kvproto/pkg/brpb"
@@ -275,6 +276,34 @@ func TestLostPairIsNotInTheChecksumEither(t *testing.T) {
 	}
 	if got := b.run(b.request("t", "u")); b.read(got[0].Files) != "tb=1 " {
 		t.Errorf("%v", got)
+	}
+}
+
+func TestRequestsThatBeginTogetherShareANewFolder(t *testing.T) {
+	b := newBench(t)
+	storetest.Put(t, b.Store, "ta", []byte("1"))
+	base := b.folder
+	for round := range 20 {
+		b.folder = filepath.Join(base, fmt.Sprint(round))
+		var together sync.WaitGroup
+		problems := make([]error, 8)
+		for number := range problems {
+			together.Add(1)
+			go func() {
+				defer together.Done()
+				out := &answers{ctx: context.Background()}
+				problems[number] = b.Backup(b.request("t", "u"), out)
+				for _, answer := range out.list {
+					if answer.Error != nil {
+						problems[number] = errors.New(answer.Error.String())
+					}
+				}
+			}()
+		}
+		together.Wait()
+		if err := errors.Join(problems...); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
 	}
 }
 
