@@ -30,6 +30,7 @@ _KEPT_FLAGS: Final = {2: MS_NOSUID, 4: MS_NODEV, 8: MS_NOEXEC, 1024: 1024, 2048:
 """Flags of statvfs -> flags of mount: a user namespace may not drop them in a remount."""
 PR_SET_PDEATHSIG: Final = 1
 SETUP_FAILED: Final = 128
+_PASSED_ON: Final = (signal.SIGTERM, signal.SIGINT)
 _DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
 _DEVICE_LINKS: Final = {
     "fd": "/proc/self/fd",
@@ -162,11 +163,15 @@ def _entries(directory: str) -> list[str]:
 def run(spec: dict[str, Any]) -> int:
     """Run the container described by *spec*; its exit code."""
     isolate()
+    # A signal that comes before it can be passed on waits; else the command would be killed by the death of this process.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
     child = os.fork()
     if child == 0:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
         _become(spec)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _PASSED_ON:
         signal.signal(number, lambda received, _: _pass_on(child, received))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
