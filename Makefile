@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/.tools/bin:$(CURDIR)/.venv/bin:$(PATH)
 export PYTHONWARNINGS :=
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help venv tools demo check format test property gotest unit integration e2e crds bench images clean
+.PHONY: help venv tools demo check format test property gotest unit servers integration e2e crds bench images clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,7 +41,7 @@ check: venv ## format, lint, types, import contracts, unit tests (under a minute
 format: venv ## let ruff format and sort
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
 
-test: check property gotest integration e2e ## every test
+test: check property gotest servers ## every test
 
 property: venv ## random worlds: nothing lost, nothing doubled, nothing foreign deleted
 	@$(BIN)/pytest -q -n 2 --dist loadfile tests/property
@@ -52,11 +52,17 @@ gotest: tools ## the Go tests of minikv
 unit: venv ## unit and golden tests alone
 	@$(BIN)/pytest -q tests/unit tests/golden
 
+# Most of them wait for servers most of the time, so there are more workers than processors.
+ON_SERVERS := $(BIN)/pytest -q -n 5 --dist loadfile --no-loadscope-reorder --durations=15
+
+servers: tools ## integration and e2e together, which takes less time than one after the other
+	@$(ON_SERVERS) tests/integration tests/e2e
+
 integration: tools ## against a real S3 server, TiDB, dumpling, lightning, br, kube-apiserver
-	@$(BIN)/pytest -q -n 3 --dist loadfile --durations=15 tests/integration
+	@$(ON_SERVERS) tests/integration
 
 e2e: tools ## through the sandbox cluster
-	@$(BIN)/pytest -q -n 3 --dist loadfile --durations=15 tests/e2e
+	@$(ON_SERVERS) tests/e2e
 
 crds: venv ## write crds/*.yaml from the models
 	@$(BIN)/python -m crds.generate

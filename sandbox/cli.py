@@ -57,7 +57,7 @@ def up(name: str, tidbs: tuple[str, ...], tikvs: tuple[str, ...], left_out: tupl
     """Start everything and print where it answers; it stays up until 'down'."""
     started = time.monotonic()
     parts = ALL_PARTS - set(left_out)
-    cluster = Cluster(name, tidbs=tidbs, tikvs=tikvs, parts=parts, owned=False, say=lambda line: _out.print(f"  {line}"))
+    cluster = Cluster(name, tidbs=tidbs, tikvs=tikvs, parts=parts, owner=0, say=lambda line: _out.print(f"  {line}"))
     with _out.status("starting ...") if _out.is_terminal else nullcontext():
         cluster.start()
     _out.print(f"up after {time.monotonic() - started:.1f} s\n")
@@ -96,7 +96,7 @@ def run(file: Path, name: str, namespace: str, timeout: float) -> None:
 
     ${S3_ENDPOINT}, ${TIDB_SOURCE_HOST} and the other names of 'env' in FILE are filled in.
     """
-    cluster = Cluster(name, owned=False, say=lambda line: _out.print(f"  {line}"))
+    cluster = Cluster(name, owner=0, say=lambda line: _out.print(f"  {line}"))
     if not cluster.layout.exists():
         cluster.start()
     documents = [item for item in yaml.safe_load_all(fill(file.read_text(), cluster.environment())) if item]

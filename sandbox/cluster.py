@@ -33,8 +33,8 @@ class Cluster(Access):
     """One sandbox, running or about to.
 
     *tidbs* are servers on their embedded store, *tikvs* servers on a minikv each, for br. *parts* are those of
-    :data:`ALL_PARTS` to start; *owned* ties it to this process, so that a later start sweeps it up when this process died
-    without stopping it.
+    :data:`ALL_PARTS` to start. *owner* is the pid of the program to which it belongs, this one unless told, 0 for none: when
+    that has died without stopping it, a later start sweeps it up.
     """
 
     def __init__(
@@ -44,14 +44,15 @@ class Cluster(Access):
         tidbs: Sequence[str] = DEFAULT_TIDBS,
         tikvs: Sequence[str] = (),
         parts: frozenset[str] = ALL_PARTS,
-        owned: bool = True,
+        owner: int | None = None,
         webhook_env: Mapping[str, str] | None = None,
         say: Say = lambda _: None,
     ) -> None:
         if unknown := parts - ALL_PARTS:
             raise SandboxError(f"unknown parts: {', '.join(sorted(unknown))}; there are {', '.join(sorted(ALL_PARTS))}")
         super().__init__(name)
-        self._tidbs, self._tikvs, self._parts, self._owned = tuple(tidbs), tuple(tikvs), parts, owned
+        self._tidbs, self._tikvs, self._parts = tuple(tidbs), tuple(tikvs), parts
+        self._owner = os.getpid() if owner is None else owner
         self._webhook_env = dict(webhook_env or {})
         self._say = say
         self._started_at = 0.0
@@ -76,7 +77,7 @@ class Cluster(Access):
         if self.layout.exists():
             raise SandboxError(f"the sandbox {self.layout.name!r} is already up; stop it with: {_down(self.layout.name)}")
         self._started_at = time.monotonic()
-        self.layout.create(State.fresh(tidbs=self._tidbs, tikvs=self._tikvs, owned=self._owned))
+        self.layout.create(State.fresh(tidbs=self._tidbs, tikvs=self._tikvs, owner=self._owner))
         try:
             write_certificates(self.layout.certificates)
             prepare.write_kubeconfig(self.layout)
@@ -171,13 +172,6 @@ class Cluster(Access):
         if kill:
             record.kill(signal.SIGKILL)
         stop([record])
-
-    def restart_webhook(self, *, kill: bool = True, env: Mapping[str, str] | None = None) -> None:
-        """Crash the webhook and start it again; *env* replaces the settings that it was given in addition."""
-        self.stop_component("webhook", kill=kill)
-        if env is not None:
-            self._webhook_env = dict(env)
-        self.start_component("webhook")
 
     def component_names(self) -> list[str]:
         """Names of the components on record."""

@@ -56,8 +56,8 @@ class State:
     s3_secret_key: str = field(default_factory=lambda: secrets.token_hex(16))
 
     @classmethod
-    def fresh(cls, *, tidbs: Iterable[str], tikvs: Iterable[str] = (), owned: bool) -> Self:
-        """A new state with free ports and new passwords; *owned* ties it to this very process."""
+    def fresh(cls, *, tidbs: Iterable[str], tikvs: Iterable[str] = (), owner: int = 0) -> Self:
+        """A new state with free ports and new passwords; *owner* is the pid of the program to outlive, 0 for none."""
         plain, stored = tuple(tidbs), tuple(tikvs)
         if twice := set(plain) & set(stored):
             raise SandboxError(
@@ -66,8 +66,8 @@ class State:
         names = [*_KUBERNETES_PORTS, *_S3_PORTS]
         names += [port for tidb in (*plain, *stored) for port in (f"tidb-{tidb}", f"tidb-{tidb}-status")]
         names += [f"minikv-{tikv}{part}" for tikv in stored for part in MINIKV_PORTS]
-        owner = (os.getpid(), start_time(os.getpid())) if owned else (0, 0)
-        return cls(ports=dict(zip(names, free_ports(len(names)), strict=True)), tidbs=plain, tikvs=stored, owner=owner)
+        ports = dict(zip(names, free_ports(len(names)), strict=True))
+        return cls(ports=ports, tidbs=plain, tikvs=stored, owner=(owner, start_time(owner)) if owner else (0, 0))
 
     @property
     def servers(self) -> tuple[str, ...]:

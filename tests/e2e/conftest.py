@@ -1,4 +1,8 @@
-"""One sandbox for all end-to-end tests of a run, and a namespace for each test."""
+"""One sandbox for all workers of a run, and a namespace for each test.
+
+Files whose tests stop a part of the sandbox, slow it down or give it other settings would disturb the others: they have a
+``cluster`` of their own.
+"""
 
 import itertools
 import os
@@ -8,24 +12,20 @@ from collections.abc import Iterator
 import pytest
 
 from sandbox import Cluster
+from tests.support.sandboxes import WORKER, shared_sandbox
 
-# In a sandbox that stays up, a name used again would find the data of an earlier run.
-_numbers = itertools.count(os.getpid() * 100 if "SANDBOX_USE" in os.environ else 1)
+# Workers share the sandbox; and in one that stays up, a name used again would find the data of an earlier run.
+_numbers = itertools.count(os.getpid() * 100 if "SANDBOX_USE" in os.environ else 1000 * WORKER + 1)
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    """Everything, with two TiDBs. ``SANDBOX_KEEP=1`` keeps the logs when the session ends; ``SANDBOX_USE=NAME`` takes a
-    sandbox that is up (``python -m sandbox up --tidb source --tidb target --name NAME``) and leaves it up."""
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
+    """Everything, with two TiDBs; the first that asks starts it. ``SANDBOX_KEEP=1`` keeps the logs when the run ends;
+    ``SANDBOX_USE=NAME`` takes a sandbox that is up (``python -m sandbox up --tidb source --tidb target --name NAME``) and
+    leaves it up."""
     if "SANDBOX_USE" in os.environ:
-        yield Cluster(os.environ["SANDBOX_USE"])
-        return
-    running = Cluster(f"e2e-{os.getpid()}", tidbs=("source", "target"))
-    running.start()
-    try:
-        yield running
-    finally:
-        running.stop(keep="SANDBOX_KEEP" in os.environ)
+        return Cluster(os.environ["SANDBOX_USE"])
+    return shared_sandbox(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture

@@ -18,12 +18,13 @@ import pytest
 from backup_manager.operations.log_watch import ENV_INTERVAL
 from crds import tso
 from sandbox import Cluster
-from sandbox.api import CRDS, Object
+from sandbox.api import Object
 from sandbox.components import tool
 from sandbox.manifests import create_crds
 from sandbox.minikv import Faults
 from tests.support import etcd
 from tests.support.br_world import Tikv, World, tikv, until
+from tests.support.sandboxes import own_sandbox
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -48,13 +49,12 @@ def crd(kind: str, plural: str) -> Object:
     return {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": meta, "spec": spec}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _settings(cluster: Cluster) -> Iterator[None]:
-    wanted = [crd("Cluster", "clusters"), crd("TiKVGroup", "tikvgroups")]
-    create_crds(cluster.api, [item for item in wanted if not cluster.api.find(CRDS, "", item["metadata"]["name"])])
-    cluster.restart_webhook(env=SETTINGS)
-    yield
-    cluster.restart_webhook(env={})
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Of its own, because of the settings."""
+    with own_sandbox("log", settings=SETTINGS) as running:
+        create_crds(running.api, [crd("Cluster", "clusters"), crd("TiKVGroup", "tikvgroups")])
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
-"""The sandbox's own parts: Pods as processes under the real Job controller, and the command line."""
+"""The sandbox's own parts: Pods as processes under the real Job controller, and the command line. What happens when the node
+agent dies is in ``test_scenarios.py``, on a sandbox of its own."""
 
 import json
 import os
@@ -7,65 +8,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from sandbox import Cluster, SandboxError
-from sandbox.api import PODS, Object
 from sandbox.layout import Layout, State
 from sandbox.processes import Recorded, spawn
+from tests.support.jobs import finished, job, pod_of, state_of, wait_state
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
-
-
-def job(name: str, script: str = "", *, container: Object | None = None, spec: Object | None = None, **pod: Any) -> str:
-    """A Job as YAML (JSON is YAML)."""
-    main = {"name": "main", "image": "busybox", **({"command": ["sh", "-c", script]} if script else {}), **(container or {})}
-    template = {"spec": {"restartPolicy": "Never", "terminationGracePeriodSeconds": 5, "containers": [main], **pod}}
-    body = {"backoffLimit": 0, "template": template, **(spec or {})}
-    return json.dumps({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": body})
-
-
-def condition(obj: Object | None, kind: str) -> bool:
-    conditions = ((obj or {}).get("status") or {}).get("conditions") or ()
-    return any(item["type"] == kind and item["status"] == "True" for item in conditions)
-
-
-def finished(cluster: Cluster, name: str, namespace: str, kind: str = "Complete") -> Object:
-    return cluster.wait_for("Job", name, lambda obj: condition(obj, kind), namespace=namespace, what=kind)
-
-
-def pod_of(cluster: Cluster, name: str, namespace: str) -> Object:
-    """The only Pod of a Job, once it is there."""
-
-    def found() -> list[Object]:
-        return cluster.pods(namespace, labels=f"batch.kubernetes.io/job-name={name}")
-
-    deadline = time.monotonic() + 30
-    while not found():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    [pod] = found()
-    return pod
-
-
-def state_of(cluster: Cluster, name: str, namespace: str, container: str = "main") -> Object:
-    """The state of a container of a Job's Pod."""
-    status = pod_of(cluster, name, namespace).get("status") or {}
-    items = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
-    return next((item["state"] for item in items if item["name"] == container), {})
-
-
-def wait_state(cluster: Cluster, name: str, namespace: str, kind: str, reason: str = "") -> Object:
-    deadline = time.monotonic() + 30
-    while True:
-        state = state_of(cluster, name, namespace)
-        if kind in state and (not reason or state[kind].get("reason") == reason):
-            found: Object = state[kind]
-            return found
-        assert time.monotonic() < deadline, state
-        time.sleep(0.05)
 
 
 def output(cluster: Cluster, name: str, namespace: str) -> str:
@@ -285,25 +236,6 @@ def test_ttl_and_garbage_collection_work_on_finished_pods(cluster: Cluster, name
     assert cluster.logs(pod, namespace) == ""
 
 
-def test_a_restarted_agent_reports_what_was_lost(cluster: Cluster, namespace: str) -> None:
-    cluster.apply(job("lost", "sleep 300"), namespace=namespace)
-    wait_state(cluster, "lost", namespace, "running")
-    cluster.stop_component("agent", kill=True)
-    cluster.start_component("agent")
-    finished(cluster, "lost", namespace, "Failed")
-    ended = state_of(cluster, "lost", namespace)["terminated"]
-    assert (ended["exitCode"], ended["reason"]) == (137, "ContainerStatusUnknown")
-    cluster.apply(job("next", "true"), namespace=namespace)
-    finished(cluster, "next", namespace)
-    cluster.kubectl("delete", "job", "lost", "-n", namespace, "--wait=false")
-    cluster.wait_for("Pod", name_of_lost(cluster, namespace), lambda obj: obj is None, namespace=namespace)
-
-
-def name_of_lost(cluster: Cluster, namespace: str) -> str:
-    pods = cluster.api.list(PODS, namespace)["items"]
-    return next((pod["metadata"]["name"] for pod in pods if pod["metadata"]["name"].startswith("lost-")), "gone")
-
-
 def test_the_command_line(cluster: Cluster, namespace: str) -> None:
     def run(*args: str) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "sandbox", *args, "--name", cluster.layout.name]
@@ -332,7 +264,7 @@ def test_down_works_without_the_owner_and_sweeps_what_is_abandoned(tmp_path: Pat
     """A sandbox whose owner was killed goes at the next start, processes included."""
     monkeypatch.setenv("SANDBOX_HOME", str(tmp_path / "home"))
     layout = Layout("orphaned")
-    state = State.fresh(tidbs=(), owned=True)
+    state = State.fresh(tidbs=(), owner=os.getpid())
     layout.create(State(**{**{name: getattr(state, name) for name in state.__slots__}, "owner": (os.getpid(), 1)}))
     argv = [sys.executable, "-c", "import time; time.sleep(60)"]
     process: Recorded = spawn("etcd", argv, log=layout.log("etcd"), cwd=layout.data("etcd"), env=dict(os.environ))

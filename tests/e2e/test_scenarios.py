@@ -12,12 +12,21 @@ from urllib.parse import urlsplit
 import pytest
 
 from sandbox import Cluster
-from sandbox.api import JOBS, NAMESPACES
+from sandbox.api import JOBS, NAMESPACES, PODS
 from sandbox.components import METACONTROLLER_BIN
 from tests.support.export_world import World, filled, seed, until
 from tests.support.gate import Gate, gate
+from tests.support.jobs import finished, job, state_of, wait_state
+from tests.support.sandboxes import own_sandbox
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Of its own: hooks and node agent die here, and caches are late."""
+    with own_sandbox("scenarios", "source") as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -210,3 +219,22 @@ def test_run_follows_a_file_to_its_end(world: World, tmp_path: Path) -> None:
     assert blocked.returncode == 1
     assert "couldn't find key password in Secret" in blocked.stderr
     assert "Traceback" not in blocked.stderr
+
+
+def test_a_restarted_agent_reports_what_was_lost(cluster: Cluster, namespace: str) -> None:
+    cluster.apply(job("lost", "sleep 300"), namespace=namespace)
+    wait_state(cluster, "lost", namespace, "running")
+    cluster.stop_component("agent", kill=True)
+    cluster.start_component("agent")
+    finished(cluster, "lost", namespace, "Failed")
+    ended = state_of(cluster, "lost", namespace)["terminated"]
+    assert (ended["exitCode"], ended["reason"]) == (137, "ContainerStatusUnknown")
+    cluster.apply(job("next", "true"), namespace=namespace)
+    finished(cluster, "next", namespace)
+    cluster.kubectl("delete", "job", "lost", "-n", namespace, "--wait=false")
+    cluster.wait_for("Pod", name_of_lost(cluster, namespace), lambda obj: obj is None, namespace=namespace)
+
+
+def name_of_lost(cluster: Cluster, namespace: str) -> str:
+    pods = cluster.api.list(PODS, namespace)["items"]
+    return next((pod["metadata"]["name"] for pod in pods if pod["metadata"]["name"].startswith("lost-")), "gone")

@@ -1,6 +1,7 @@
 """A schedule by the clock on the wall, the hooks dead during one of its slots. It mostly waits, so it has a file of its own."""
 
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,8 +10,16 @@ import yaml
 from crds import names
 from sandbox import Cluster
 from tests.support.export_world import World, filled, seed, until
+from tests.support.sandboxes import own_sandbox
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Of its own: the hooks die here."""
+    with own_sandbox("slots", "source") as running:
+        yield running
 
 
 @pytest.fixture

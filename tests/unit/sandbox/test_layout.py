@@ -19,7 +19,7 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_state_round_trip_and_secrecy() -> None:
-    layout, state = Layout("one"), State.fresh(tidbs=("source", "target"), owned=True)
+    layout, state = Layout("one"), State.fresh(tidbs=("source", "target"), owner=os.getpid())
     layout.create(state)
     assert Layout("one").state == state
     assert (layout.folder / "state.json").stat().st_mode & 0o077 == 0
@@ -34,7 +34,7 @@ def test_state_round_trip_and_secrecy() -> None:
 
 def test_a_tidb_that_br_reaches_has_a_pd() -> None:
     layout = Layout("one")
-    layout.create(State.fresh(tidbs=("plain",), tikvs=("br-source",), owned=False))
+    layout.create(State.fresh(tidbs=("plain",), tikvs=("br-source",)))
     cluster, ports = Cluster("one"), layout.state.ports
     assert layout.state.servers == ("plain", "br-source")
     assert cluster.environment()["PD_BR_SOURCE"] == f"127.0.0.1:{ports['minikv-br-source-pd']}"
@@ -42,12 +42,12 @@ def test_a_tidb_that_br_reaches_has_a_pd() -> None:
     with pytest.raises(SandboxError, match=r"no PD of 'plain'.*br-source"):
         cluster.pd("plain")
     with pytest.raises(SandboxError, match="both: a TiDB is either"):
-        State.fresh(tidbs=("both",), tikvs=("both",), owned=False)
+        State.fresh(tidbs=("both",), tikvs=("both",))
 
 
 def test_only_logs_are_kept() -> None:
     layout = Layout("one")
-    layout.create(State.fresh(tidbs=(), owned=False))
+    layout.create(State.fresh(tidbs=()))
     for name in ("logs/etcd.log", "pods/n/p_1/main.log", "pods/n/p_1/volumes/s/password", "data/tidb/slow.log", "kubeconfig"):
         (layout.folder / name).parent.mkdir(parents=True, exist_ok=True)
         (layout.folder / name).touch()
@@ -59,10 +59,10 @@ def test_only_logs_are_kept() -> None:
 
 
 def test_an_owner_that_is_gone_abandons_it() -> None:
-    state = State.fresh(tidbs=(), owned=True)
+    state = State.fresh(tidbs=(), owner=os.getpid())
     assert not state.abandoned
     assert replace(state, owner=(os.getpid(), 1)).abandoned
-    assert not State.fresh(tidbs=(), owned=False).abandoned
+    assert not State.fresh(tidbs=()).abandoned
 
 
 @pytest.mark.parametrize("name", ["", "Upper", "-a", "a-", "../up", "a" * 41, "a/b"])
@@ -72,7 +72,7 @@ def test_bad_names(name: str) -> None:
 
 
 def test_a_running_name_is_not_started_twice() -> None:
-    Layout("one").create(State.fresh(tidbs=(), owned=False))
+    Layout("one").create(State.fresh(tidbs=()))
     with pytest.raises(SandboxError, match="already up; stop it with: python -m sandbox down --name one"):
         Cluster("one").start()
 
