@@ -1,15 +1,21 @@
-"""Check: the preflight of a Backup or Restore, by itself. Storage first, then the database; nothing but a probe is written."""
+"""Check: the preflight of a Backup or Restore, by itself. Storage first, then the place of the record, then the database;
+nothing but a probe is written.
+"""
 
+import secrets
 from typing import Any, Final
 
 from backup_manager.database import Access, Database
-from backup_manager.errors import CheckError, ManagerError, UsageError
+from backup_manager.errors import CheckError, ClaimedError, ManagerError, UsageError
 from backup_manager.operations.steps import Context, Result
-from backup_manager.preflight import Check, Status, details, preflight, table
+from backup_manager.preflight import PROBE, Check, Status, details, preflight, table
+from backup_manager.records import Owner, Record, Records, claimed, record_location
+from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
 from crds.paths import provider_of
 
 STEP: Final = "Check"
+_RECORD: Final = "record"
 
 
 def run(context: Context) -> Result:
@@ -53,9 +59,51 @@ def _storage(context: Context, spec: Any) -> list[Check]:
         problem = error.problem()
         return [Check(name="storage", status=Status.FAILED, message=problem.message, hint=problem.hint, error=error)]
     try:
-        return preflight(storage, write=context.resource.kind != "Restore")
+        checks = preflight(storage, write=context.resource.kind != "Restore")
+        if context.resource.kind == "Backup" and not any(check.status is Status.FAILED for check in checks):
+            checks.append(_record(context, storage))
+        return checks
     finally:
         storage.close()
+
+
+def _record(context: Context, storage: Storage) -> Check:
+    """Whether the path is free, and whether the record can be written where it will lie."""
+    try:
+        record = Records(storage).load()
+        checked = _claim(context, storage, record)
+        # An export's record lies in the folder that was probed already; its data has a folder of its own in there.
+        if context.resource.spec.get("br") and record is None:
+            _probe_beside(storage)
+    except ManagerError as error:
+        problem = error.problem()
+        hint = problem.hint if isinstance(error, ClaimedError) else f"{problem.hint} The record lies beside the data.".lstrip()
+        return Check(name=_RECORD, status=Status.FAILED, message=problem.message, hint=hint, error=error)
+    return checked
+
+
+def _claim(context: Context, storage: Storage, record: Record | None) -> Check:
+    """Whose the path is. Raises ClaimedError when it, or a folder around it, is another CR's."""
+    owner = Owner.of(context.resource)
+    uids = {owner.uid}
+    free = Check(name=_RECORD, status=Status.OK, message="the path is free")
+    if record and record.live and record.owner.uid != owner.uid:
+        # A file need not know the uid, nor the namespace, that its CR has in a cluster.
+        if context.resource.uid or (record.owner.kind, record.owner.name) != (owner.kind, owner.name):
+            raise claimed(storage.location.url, record)
+        uids.add(record.owner.uid)
+        hint = "Good when that is this one's own; any other CR will be refused."
+        free = Check(name=_RECORD, status=Status.WARNING, message=f"belongs to {record.owner} ({record.state})", hint=hint)
+    Records(storage).check_around(uids)
+    return free
+
+
+def _probe_beside(storage: Storage) -> None:
+    """Write and delete an object beside the data, under a name that begins as the record's. Raises what the store says."""
+    folder, name = record_location(storage.location)
+    beside, probe = storage.at(folder), f"{name}{PROBE}{secrets.token_hex(8)}"
+    beside.write(probe, b"")
+    beside.delete([probe])
 
 
 def _renamed(check: Check, start: str) -> Check:

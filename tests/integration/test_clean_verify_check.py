@@ -14,7 +14,7 @@ import pytest
 
 from backup_manager.errors import CheckError, ClaimedError, PartialError, StorageError
 from backup_manager.operations import check, clean, verify
-from backup_manager.records import Owner, Records, State
+from backup_manager.records import Owner, Records, State, record_location
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
 from crds import names
@@ -149,14 +149,17 @@ def test_hundreds_of_objects(tmp_path: Path, store: Store) -> None:
     assert not left(storage)
 
 
-def test_check_is_all_ok_and_leaves_nothing(tmp_path: Path, store: Store) -> None:
+@pytest.mark.parametrize("br", [{}, {"br": {"cluster": "basic"}}], ids=["export", "br"])
+def test_check_is_all_ok_and_leaves_nothing(tmp_path: Path, store: Store, br: dict[str, Any]) -> None:
     storage = store.open(fresh())
-    scene = world(tmp_path, store.at(storage.location.prefix), env=store.env)
+    beside, _ = record_location(storage.location)
+    before = [info.key for info in storage.at(beside).list()]
+    scene = world(tmp_path, {**store.at(storage.location.prefix), **br}, env=store.env)
     check.run(scene.context)
     told = {c["name"]: c["status"] for c in scene.report.result["checks"]}
-    assert {name: told[name] for name in ("reach", "list", "write", "read", "delete")} == dict.fromkeys(
-        ("reach", "list", "write", "read", "delete"), "OK"
-    )
+    wanted = ("reach", "list", "write", "read", "delete", "record")
+    assert {name: told[name] for name in wanted} == dict.fromkeys(wanted, "OK")
+    assert [info.key for info in storage.at(beside).list()] == before
     assert not left(storage)
 
 

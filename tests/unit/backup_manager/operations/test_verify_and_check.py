@@ -1,12 +1,13 @@
 """Verify against the record, and check before the run."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backup_manager.database import Database, DatabaseUnreachableError
-from backup_manager.errors import CheckError, NotFoundError, UsageError
+from backup_manager.errors import AccessDeniedError, CheckError, NotFoundError, UsageError
 from backup_manager.operations import check, verify
 from backup_manager.operations.steps import Result
 from backup_manager.records import Cleaned, Owner, Records
@@ -14,7 +15,7 @@ from backup_manager.storage.local import LocalStorage
 from crds import names
 from crds.paths import Location, Provider
 from crds.report import Problem
-from tests.support.manager import NOW, World, local_storage, world
+from tests.support.manager import NOW, UID, World, local_storage, world
 
 OWNER = Owner(namespace="ns", name="cr", uid="u")
 
@@ -122,7 +123,7 @@ def checked(tmp_path: Path, spec: dict[str, Any], kind: str = "Backup") -> World
 
 def test_check_tells_a_line_each(tmp_path: Path) -> None:
     scene = checked(tmp_path, {"local": local_storage(tmp_path)})
-    assert [c["status"] for c in scene.report.result["checks"]] == ["OK"] * 8
+    assert [c["status"] for c in scene.report.result["checks"]] == ["OK"] * 9
     assert any(line.startswith("OK      write") for line in scene.lines)
 
 
@@ -140,6 +141,73 @@ def test_check_fails_with_exit_4_and_all_lines(tmp_path: Path) -> None:
     assert caught.value.exit_code == 4
     told = {c["name"]: c for c in scene.report.result["checks"]}
     assert told["database"] == {"name": "database", "status": "FAILED", "message": "db does not answer", "hint": "Look."}
+
+
+def record_line(tmp_path: Path, scene: World) -> dict[str, str]:
+    """What the check says of the record; nothing may be left behind."""
+
+    def files() -> list[Path]:
+        return sorted(path for path in tmp_path.rglob("*") if path.is_file())
+
+    before = files()
+    with suppress(CheckError):
+        check.run(scene.context)
+    assert files() == before
+    found: dict[str, str] = next(c for c in scene.report.result["checks"] if c["name"] == "record")
+    return found
+
+
+@pytest.mark.parametrize("br", [{}, {"br": {"cluster": "basic"}}], ids=["export", "br"])
+@pytest.mark.parametrize(
+    ("owner", "message"),
+    [
+        (None, "the path is free"),
+        (Owner(namespace="ns", name="cr", uid=UID), "the path is free"),
+        (Owner(namespace="ns", name="cr", uid="its-predecessor"), "belongs to Backup ns/cr (uid its-predecessor)"),
+        (Owner(namespace="ns", name="another", uid="v"), "belongs to Backup ns/another (uid v) (Claimed)"),
+    ],
+)
+def test_check_tells_whose_the_path_is(
+    tmp_path: Path, folder: LocalStorage, br: dict[str, Any], owner: Owner | None, message: str
+) -> None:
+    if owner:
+        Records(folder).claim(owner, operation="export", spec={})
+    found = record_line(tmp_path, world(tmp_path, {"local": local_storage(tmp_path, "backups/x"), **br}))
+    assert found["status"] == ("FAILED" if "belongs" in message else "OK")
+    assert message in found["message"]
+    assert ("prefix of its own" in found.get("hint", "")) == ("belongs" in message)
+
+
+@pytest.mark.parametrize(("name", "status"), [("cr", "WARNING"), ("another", "FAILED")])
+def test_check_of_a_file_knows_its_cr_by_name(tmp_path: Path, folder: LocalStorage, name: str, status: str) -> None:
+    Records(folder).claim(Owner(namespace="elsewhere", name=name, uid="u"), operation="export", spec={})
+    found = record_line(tmp_path, world(tmp_path, {"local": local_storage(tmp_path, "backups/x")}, uid=""))
+    assert found["status"] == status
+    assert f"belongs to Backup elsewhere/{name}" in found["message"]
+
+
+def test_check_sees_a_folder_around_that_is_anothers(tmp_path: Path, folder: LocalStorage) -> None:
+    around = folder.at(Location(provider=Provider.LOCAL, bucket=folder.location.bucket, prefix="backups"))
+    Records(around).claim(Owner(namespace="ns", name="another", uid="v"), operation="backup", spec={})
+    found = record_line(tmp_path, world(tmp_path, {"local": local_storage(tmp_path, "backups/x")}))
+    assert (found["status"], "backups belongs to Backup ns/another" in found["message"]) == ("FAILED", True)
+
+
+def test_check_of_br_writes_beside_the_data(tmp_path: Path, folder: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the record of a br backup will lie, the data's own folder is not enough."""
+    write = LocalStorage.write
+
+    def confined(self: LocalStorage, key: str, data: bytes, **conditions: Any) -> str:
+        if self.location.prefix != folder.location.prefix:
+            raise AccessDeniedError("not allowed here", hint="Allow it.")
+        return write(self, key, data, **conditions)
+
+    monkeypatch.setattr(LocalStorage, "write", confined)
+    spec = {"local": local_storage(tmp_path, "backups/x")}
+    assert record_line(tmp_path, world(tmp_path, spec))["status"] == "OK"
+    found = record_line(tmp_path, world(tmp_path, {**spec, "br": {"cluster": "basic"}}))
+    assert (found["status"], found["message"]) == ("FAILED", "not allowed here")
+    assert found["hint"] == "Allow it. The record lies beside the data."
 
 
 def test_check_of_a_restore_writes_nothing(tmp_path: Path) -> None:
