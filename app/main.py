@@ -24,7 +24,7 @@ from app.domain.decision import Decision
 from app.domain.observed import Observed
 from app.hooks import answer, backup, backupschedule, compactbackup, namespace, restore, wire
 from app.hooks.kind import Kind
-from app.hooks.pieces import Body
+from app.hooks.pieces import Body, Lean, whole
 from app.hooks.wire import RequestError
 from app.metrics import CONTENT_TYPE, Metrics
 from app.settings import Settings
@@ -51,19 +51,26 @@ def error_body(message: str) -> bytes:
     return orjson.dumps({"error": " ".join(message.split())})
 
 
-async def read(request: Request, limit: int) -> Body:
-    """The body of *request*, a big one parsed while it comes in. Raises RequestError when it is longer than *limit* bytes."""
-    announced = request.headers.get("content-length", "")
-    too_long = RequestError(413, f"the request body is longer than {limit} bytes")
-    if announced.isdigit() and int(announced) > limit:
-        raise too_long
-    body = Body()
-    async for chunk in request.stream():
-        if body.add(chunk):
-            await asyncio.to_thread(body.work)
-        if body.size > limit:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intake:
+    """How the requests of one route are read: no more than *limit* bytes, and of the children what *lean* keeps."""
+
+    limit: int
+    lean: Lean = whole
+
+    async def read(self, request: Request) -> Body:
+        """The body of *request*, a big one parsed while it comes in. Raises RequestError when it is too long."""
+        announced = request.headers.get("content-length", "")
+        too_long = RequestError(413, f"the request body is longer than {self.limit} bytes")
+        if announced.isdigit() and int(announced) > self.limit:
             raise too_long
-    return body
+        body = Body(lean=self.lean)
+        async for chunk in request.stream():
+            if body.add(chunk):
+                await asyncio.to_thread(body.work)
+            if body.size > self.limit:
+                raise too_long
+        return body
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,17 +126,17 @@ class Service:
         self.log.info("let go" if composed.finalized else "finalize" if observed.finalizing else "sync", **facts)
 
 
-async def _answer(request: Request, handle: Handle, limit: int) -> bytes:
-    body = await read(request, limit)
+async def _answer(request: Request, handle: Handle, intake: Intake) -> bytes:
+    body = await intake.read(request)
     if body.size < _IN_THREAD:
         return handle(wire.decode(body))
     return await asyncio.to_thread(lambda: handle(wire.decode(body)))
 
 
-async def _respond(request: Request, handle: Handle, limit: int, log: Any) -> Response:
+async def _respond(request: Request, handle: Handle, intake: Intake, log: Any) -> Response:
     """Answer *request*; every failure becomes one line that may stand in an Event."""
     try:
-        return Response(await _answer(request, handle, limit), media_type=_JSON)
+        return Response(await _answer(request, handle, intake), media_type=_JSON)
     except RequestError as error:
         log.warning("refused", status=error.status, reason=error.message)
         return Response(error_body(error.message), status_code=error.status, media_type=_JSON)
@@ -142,13 +149,13 @@ async def _respond(request: Request, handle: Handle, limit: int, log: Any) -> Re
         return Response(error_body(text), status_code=500, media_type=_JSON)
 
 
-def _add_hook(app: FastAPI, hook: tuple[str, str], handle: Handle, *, limit: int, metrics: Metrics, log: Any) -> None:
+def _add_hook(app: FastAPI, hook: tuple[str, str], handle: Handle, *, intake: Intake, metrics: Metrics, log: Any) -> None:
     path, operation = hook
     log = log.bind(path=f"/{path}/{operation}")
 
     async def endpoint(request: Request) -> Response:
         began = time.perf_counter()
-        response = await _respond(request, handle, limit, log)
+        response = await _respond(request, handle, intake, log)
         metrics.answered(path, operation, response.status_code, time.perf_counter() - began)
         return response
 
@@ -184,9 +191,11 @@ def create_app(settings: Settings | None = None, *, clock: Callable[[], datetime
     log = logs.configure(settings.log_level, settings.log_format)
     metrics, config = Metrics(series_ttl=settings.series_ttl, now=clock), settings.config()
     app = FastAPI(**openapi.APPLICATION, lifespan=_serving)
+    # Thousands of children come with a schedule alone.
+    intakes = {backupschedule.KIND.path: Intake(limit=settings.max_schedule_body, lean=backupschedule.KIND.lean)}
     for hook, handle in _handlers(Service(config=config, metrics=metrics, clock=clock, log=log)).items():
-        limit = settings.max_schedule_body if hook[0] == backupschedule.KIND.path else settings.max_body
-        _add_hook(app, hook, handle, limit=limit, metrics=metrics, log=log)
+        intake = intakes.get(hook[0], Intake(limit=settings.max_body))
+        _add_hook(app, hook, handle, intake=intake, metrics=metrics, log=log)
     _add_status_routes(app, metrics)
     # The examples are answered by a service of their own, so that they leave no metrics.
     unseen = Service(config=config, metrics=Metrics(series_ttl=settings.series_ttl), clock=lambda: openapi.NOW)

@@ -114,7 +114,8 @@ def schedule_request(count: int) -> dict[str, Any]:
     slots = [NOW - number * timedelta(hours=1) for number in range(count)]
     spec = {"schedule": "0 * * * *", "retention": {"keepLast": count, "keepDaily": 30}, "backupTemplate": SPEC}
     parent = _object("BackupSchedule", "nightly", spec, {}, at=stamp(NOW - timedelta(days=3000)))
-    children = {f"shop/{item['metadata']['name']}": item for item in map(_scheduled_backup, slots)}
+    # Metacontroller's JSON encoder sorts the keys of a map.
+    children = {f"shop/{item['metadata']['name']}": item for item in map(_scheduled_backup, reversed(slots))}
     return _request(parent, {f"Backup.{names.API_VERSION}": children, f"CompactBackup.{names.API_VERSION}": {}})
 
 

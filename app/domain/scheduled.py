@@ -16,6 +16,9 @@ from crds import names, tso
 BACKUPS: Final = f"Backup.{names.API_VERSION}"
 COMPACTIONS: Final = f"CompactBackup.{names.API_VERSION}"
 
+_ASKED_OF_METADATA: Final = ("name", "namespace", "creationTimestamp", "deletionTimestamp")
+_ASKED_OF_STATUS: Final = ("phase", "commitTs", "timeCompleted")
+
 _STATES: Final[Mapping[str, State]] = {
     "Complete": State.COMPLETE,
     "Failed": State.FAILED,
@@ -55,6 +58,22 @@ class Children:
 def is_log(backup: Object) -> bool:
     """Whether *backup* is a log backup."""
     return (backup.get("spec") or {}).get("backupMode") == "log"
+
+
+def lean(child: Object) -> Object:
+    """*child* without what no decision on its schedule looks at: of a snapshot seven fields count, and thousands of them are
+    to stay in the processor's cache. A log backup or a compaction stays whole, and so does what is no sound object.
+    """
+    meta, spec, status = child.get("metadata"), child.get("spec") or {}, child.get("status") or {}
+    if child.get("kind") != "Backup" or not (isinstance(meta, dict) and isinstance(spec, dict) and isinstance(status, dict)):
+        return child
+    annotations = meta.get("annotations") or {}
+    if spec.get("backupMode") == "log" or not isinstance(annotations, dict):
+        return child
+    kept = {key: meta[key] for key in _ASKED_OF_METADATA if key in meta}
+    if names.SLOT_ANNOTATION in annotations:
+        kept["annotations"] = {names.SLOT_ANNOTATION: annotations[names.SLOT_ANNOTATION]}
+    return {"metadata": kept, "status": {key: status[key] for key in _ASKED_OF_STATUS if key in status}}
 
 
 def state_of(backup: Object) -> State:

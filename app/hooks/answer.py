@@ -66,8 +66,7 @@ def _check(observed: Observed, answered: Mapping[tuple[str, str], object], drops
     for outer, group in observed.children.items():
         for key in group:
             child = outer, key.rpartition("/")[2]
-            drop = drops.get(child)
-            if child not in answered and not (drop and drop.rule):
+            if child not in answered and not ((drop := drops.get(child)) and drop.rule):
                 raise AnswerError(f"the answer would delete {outer} {key!r} although no rule decided so")
 
 

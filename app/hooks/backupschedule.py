@@ -7,7 +7,7 @@ from app.domain import schedule
 from app.domain.config import Config
 from app.domain.observed import Object, metadata
 from app.domain.schedule import CompactLog, ScheduleIntent
-from app.domain.scheduled import BACKUPS, COMPACTIONS
+from app.domain.scheduled import BACKUPS, COMPACTIONS, lean
 from app.hooks.kind import Kind
 from crds import names
 
@@ -42,4 +42,5 @@ KIND: Final[Kind[ScheduleIntent]] = Kind(
     build=build,
     child_kind=BACKUPS,
     kind_of=_kind_of,
+    lean=lean,
 )

@@ -9,6 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from app.domain.config import Config
 from app.domain.decision import Decision
 from app.domain.observed import Object, Observed
+from app.hooks.pieces import Lean, whole
 
 
 class Named(Protocol):
@@ -30,7 +31,8 @@ class Kind(Generic[Intent]):
     *path* is its name in the URL. *related* answers customize: a list of ``relatedResources`` rules, a function of the spec
     alone (Metacontroller caches it by generation). *decide* answers sync and finalize (``observed.finalizing``); *now* is
     aware, UTC. *build* turns an intent into a Kubernetes object. *child_kind* is the kind of the children
-    (``Job.batch/v1``); where intents are of several kinds, *kind_of* names each one's.
+    (``Job.batch/v1``); where intents are of several kinds, *kind_of* names each one's. *lean* leaves out of a child what
+    *decide* does not look at; it is asked about the children of a big request.
     """
 
     path: str
@@ -39,6 +41,7 @@ class Kind(Generic[Intent]):
     build: Callable[[Observed, Intent, Config], dict[str, Any]]
     child_kind: str
     kind_of: Callable[[Intent], str] | None = None
+    lean: Lean = whole
 
     def kind(self, intent: Intent) -> str:
         """Kind of the child that *intent* becomes, as a key of ``children``."""

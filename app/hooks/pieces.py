@@ -10,9 +10,21 @@ or a nested value leaves something open. Where no such piece is found the rest i
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, Final
 
 import orjson
+
+from app.domain.observed import Object
+
+Lean = Callable[[Object], Object]
+"""A child to what is to be kept of it, by its name and namespace at least."""
+
+
+def whole(child: Object) -> Object:
+    """*child*, with all there is."""
+    return child
+
 
 PIECE: Final = 128 * 1024
 """Small enough for the processor's cache: the same text takes a third longer in pieces of 1 MiB."""
@@ -32,11 +44,13 @@ class NotJSON(ValueError):
 class Body:
     """A request body: :meth:`add` what comes in, :meth:`work` when that says so, :meth:`value` at the end. *text* has come.
 
-    *size* is the number of bytes so far. A body of a megabyte or less is parsed as it is.
+    *size* is the number of bytes so far. A body of a megabyte or less is parsed as it is; of a bigger one *lean* says what is
+    kept of each child.
     """
 
-    def __init__(self, text: bytes = b"", *, piece: int = PIECE) -> None:
+    def __init__(self, text: bytes = b"", *, lean: Lean = whole, piece: int = PIECE) -> None:
         self.size = len(text)
+        self._lean = lean
         self._piece = piece
         self._text: bytes | bytearray = text
         """What is not parsed yet. Once the map is open it begins with a brace in front of the next member."""
@@ -69,7 +83,8 @@ class Body:
 
     def value(self) -> Any:
         """The value of the whole, as ``orjson.loads`` gives it, but for what only Metacontroller and the API server ask of a
-        child in a big request: ``metadata.managedFields``, which is more than half of it, and the last applied configuration.
+        child in a big request (``metadata.managedFields``, which is more than half of it, and the last applied configuration),
+        and what *lean* leaves out.
 
         Raises NotJSON.
         """
@@ -83,8 +98,7 @@ class Body:
         # A parser takes the last of two, so the members that were cut out would be lost without a word.
         if not isinstance(last, dict) or last.pop(_MARK, None) != {}:
             raise NotJSON("a key is twice in the map of children")
-        _strip(last)
-        self._members.update(last)
+        self._keep(last)
         self._outer["children"] |= {self._kind: self._members} | children
         return self._outer | rest
 
@@ -127,14 +141,17 @@ class Body:
                 text[cut + 1] = kept
                 cut += 1
                 continue
-            _strip(part)
-            self._members.update(part)
+            self._keep(part)
             del text[: cut + 1]
             text[0] = ord("{")
             return True
         # A text that leads astray every time is parsed as a whole in the end.
         self._due = math.inf
         return False
+
+    def _keep(self, group: dict[str, Any]) -> None:
+        for key, child in group.items():
+            self._members[key] = _strip(self._lean(child)) if isinstance(child, dict) else child
 
 
 def _parse(text: bytes | bytearray, *, before: int = 0) -> Any:
@@ -144,9 +161,9 @@ def _parse(text: bytes | bytearray, *, before: int = 0) -> Any:
         raise NotJSON(f"{error.msg}, at character {before + error.pos + 1}") from None
 
 
-def _strip(group: dict[str, Any]) -> None:
-    for child in group.values():
-        if isinstance(child, dict) and isinstance(meta := child.get("metadata"), dict):
-            meta.pop("managedFields", None)
-            if isinstance(annotations := meta.get("annotations"), dict):
-                annotations.pop(_LAST_APPLIED, None)
+def _strip(child: Object) -> Object:
+    if isinstance(meta := child.get("metadata"), dict):
+        meta.pop("managedFields", None)
+        if isinstance(annotations := meta.get("annotations"), dict):
+            annotations.pop(_LAST_APPLIED, None)
+    return child

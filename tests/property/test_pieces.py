@@ -99,6 +99,17 @@ def test_where_json_ends_is_told() -> None:
         decoded(body[:-10] + b"}", piece=300, chunk=100)
 
 
+def test_of_each_child_is_kept_what_was_asked_for() -> None:
+    body = many(100)
+    coming = Body(piece=300, lean=lambda child: {"metadata": {"name": child["metadata"]["name"]}})
+    for start in range(0, len(body), 100):
+        if coming.add(body[start : start + 100]):
+            coming.work()
+    (found,) = coming.value()["children"].values()
+    assert list(found) == [f"db/b{number}" for number in range(100)]
+    assert all(child == {"metadata": {"name": "x"}} for child in found.values())
+
+
 @pytest.mark.parametrize("again", [b'"children":{"Backup.pingcap.com/v1alpha1":{}}', b'"children":{}', b'"children":null'])
 def test_children_that_come_twice_are_refused(again: bytes) -> None:
     with pytest.raises(NotJSON, match="twice"):

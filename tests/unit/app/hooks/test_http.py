@@ -9,11 +9,14 @@ import pytest
 from fastapi import FastAPI
 
 from app import main, openapi
+from app.domain.observed import Observed
+from app.domain.scheduled import BACKUPS, COMPACTIONS
 from app.hooks import answer, wire
+from app.hooks.backupschedule import KIND
 from app.main import create_app
 from app.settings import Settings
 from tests.support.asgi import Client
-from tests.support.schedules import BR, backup, log_backup, schedule
+from tests.support.schedules import BR, LOG, backup, log_backup, schedule
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 HOOKS = [(path, operation) for path in wire.KINDS for operation in ("customize", "sync", "finalize")]
@@ -179,6 +182,22 @@ def test_a_big_schedule_is_answered_from_a_thread(client: Client, monkeypatch: p
     monkeypatch.setattr(main, "_IN_THREAD", 1)
     assert client.post("/backupschedule/sync", json=request("backupschedule", "sync")).status_code == 200
     assert client.post("/backupschedule/sync", content=b"junk").status_code == 400
+
+
+def test_a_schedule_too_big_to_be_kept_whole_is_answered_all_the_same() -> None:
+    items = [backup(NOW - timedelta(hours=age)) for age in range(1, 3001)] + [log_backup(NOW - timedelta(days=200), NOW)]
+    # Metacontroller sorts them.
+    children = {f"db/{item['metadata']['name']}": item for item in sorted(items, key=lambda item: item["metadata"]["name"])}
+    policy = {"schedule": "0 2 * * *", "backupTemplate": BR, "logBackupTemplate": LOG, "maxReservedTime": "2880h"}
+    body = {**request("backupschedule", "sync"), "parent": schedule(policy)}
+    body["children"] = {BACKUPS: children, COMPACTIONS: {}}
+    text = orjson.dumps(body)
+    assert len(text) > 1024 * KIBIBYTE
+    with Client(create_app(Settings(log_format="json"), clock=lambda: NOW)) as client:
+        answered = client.post("/backupschedule/sync", content=text)
+    seen = Observed(parent=body["parent"], children=body["children"])
+    assert answered.content == answer.render(KIND, seen, KIND.decide(seen, NOW, Settings().config()), Settings().config())
+    assert len(answered.json()["children"]) > 2900
 
 
 def test_an_answer_that_would_lose_a_child_is_not_given(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
