@@ -30,7 +30,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from botocore.exceptions import ClientError
+
 from backup_manager.cleaner import Cleaner, CleanOptions
+from backup_manager.custom_resource import Resource
+from backup_manager.records import Owner, Records
 from backup_manager.storage.factory import open_storage
 from backup_manager.storage.http_pool import Answer, HttpPool
 from tests.support import servers
@@ -72,7 +76,8 @@ class Table:
 
 
 def fill(server: servers.S3, count: int, folder: Path) -> None:
-    """Put *count* small objects under the path, and one beside it. With s5cmd, which spends the least on it."""
+    """Put *count* small objects under the path, of a Backup with its record, and one beside it. With s5cmd, which spends the
+    least on it."""
     server.client().create_bucket(Bucket=BUCKET)
     one, commands = folder / "one", folder / "commands"
     one.write_bytes(b"x")
@@ -83,8 +88,19 @@ def fill(server: servers.S3, count: int, folder: Path) -> None:
             file.write(f"cp {one} s3://{BUCKET}/{key}\n")
     argv = [servers.tool("s5cmd"), "--endpoint-url", server.endpoint, "--log", "error", "--numworkers", "32"]
     began = time.monotonic()
+    records, owner = Records(open_storage(spec(server), env=server.env)), Owner.of(Resource.of(CR))
+    records.claim(owner, operation="backup", spec={})
     subprocess.run([*argv, "run", str(commands)], env=environment(server), check=True, stdout=subprocess.DEVNULL)
+    records.complete(owner)
     print(f"  filled {count} in {time.monotonic() - began:.0f} s", flush=True)
+
+
+CR: Final[dict[str, Any]] = {
+    "kind": "Backup",
+    "metadata": {"name": "cr", "namespace": "bench", "uid": "0f5e9c1a"},
+    "spec": {"cleanPolicy": "Delete"},
+    "status": {"backupPath": f"s3://{BUCKET}/{PREFIX}"},
+}
 
 
 def spec(server: servers.S3) -> dict[str, Any]:
@@ -112,9 +128,23 @@ def fresh(place: Path) -> Iterator[servers.S3]:
         shutil.copytree(place, copy)
         with servers.seaweed(copy) as server:
             assert first(server, f"{PREFIX}/"), "the template is empty"
+            await_volumes(server)
             yield server
             assert not first(server, f"{PREFIX}/"), "objects are left"
             assert first(server, f"{PREFIX}-sibling/"), "the sibling is gone"
+
+
+def await_volumes(server: servers.S3) -> None:
+    """Wait until what it holds can be read: for a while after its start it lists objects whose data it has not found yet."""
+    client, deadline = server.client(), time.monotonic() + 60
+    for key in (f"{PREFIX}-sibling/keep", f"{PREFIX}.record.json", f"{PREFIX}.objects.gz"):
+        while True:
+            try:
+                client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+                break
+            except ClientError:
+                assert time.monotonic() < deadline, f"{key} cannot be read"
+                time.sleep(0.2)
 
 
 def first(server: servers.S3, prefix: str) -> bool:
@@ -193,12 +223,7 @@ def environment(server: servers.S3) -> dict[str, str]:
 
 def ours(server: servers.S3) -> Run:
     """``backup-manager clean`` as a Job runs it, but for the API server."""
-    cr = {
-        "kind": "Backup",
-        "metadata": {"name": "cr", "namespace": "bench", "uid": "0f5e9c1a"},
-        "spec": {**spec(server), "cleanPolicy": "Delete"},
-        "status": {"backupPath": f"s3://{BUCKET}/{PREFIX}"},
-    }
+    cr = {**CR, "spec": {**spec(server), **CR["spec"]}}
     argv = [sys.executable, "-m", "backup_manager.cli", "clean", "--from-file=-", "--report=stdout"]
     return timed(argv, environment(server), json.dumps(cr))
 
