@@ -41,7 +41,7 @@ check: venv ## format, lint, types, import contracts, unit tests (under a minute
 format: venv ## let ruff format and sort
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
 
-test: check property gotest servers ## every test
+test: check property gotest servers ## every test (about 9 min on 2 cores, tools built)
 
 property: venv ## random worlds: nothing lost, nothing doubled, nothing foreign deleted
 	@$(BIN)/pytest -q -n 2 --dist loadfile tests/property
@@ -53,7 +53,7 @@ unit: venv ## unit and golden tests alone
 	@$(BIN)/pytest -q tests/unit tests/golden
 
 # Most of them wait for servers most of the time, so there are more workers than processors.
-ON_SERVERS := $(BIN)/pytest -q -n 5 --dist loadfile --no-loadscope-reorder --durations=15
+ON_SERVERS := $(BIN)/pytest -q -n 4 --dist loadfile --no-loadscope-reorder --durations=15
 
 servers: tools ## integration and e2e together, which takes less time than one after the other
 	@$(ON_SERVERS) tests/integration tests/e2e

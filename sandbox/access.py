@@ -137,7 +137,7 @@ class Access:
         condition: Callable[[Object | None], bool],
         *,
         namespace: str = "default",
-        seconds: float = 60.0,
+        seconds: float = 120.0,
         what: str = "the condition",
     ) -> Object:
         """Poll an object until *condition* (which sees None while it is absent) holds; returns it, ``{}`` if absent.

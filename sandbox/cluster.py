@@ -238,7 +238,7 @@ class Cluster(Access):
                 return any(subject["name"] == names.SERVICE_ACCOUNT for item in found for subject in item.get("subjects") or ())
 
             what = "the manager's account and its rights, made for labelled namespaces,"
-            self.wait_for("ServiceAccount", names.SERVICE_ACCOUNT, bound, namespace=namespace, seconds=30, what=what)
+            self.wait_for("ServiceAccount", names.SERVICE_ACCOUNT, bound, namespace=namespace, seconds=90, what=what)
 
     @cached_property
     def _installation(self) -> manifests.Installation:

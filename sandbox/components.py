@@ -33,7 +33,7 @@ class Component:
     ready: Callable[[], bool]
     what: str
     env: Mapping[str, str] = field(default_factory=dict)
-    seconds: float = 60.0
+    seconds: float = 180.0
 
 
 def tool(name: str) -> str:

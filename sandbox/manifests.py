@@ -71,7 +71,7 @@ def local_hooks(controller: Object, port: int) -> Object:
     return controller
 
 
-def create_crds(api: Api, objects: Sequence[Object], *, seconds: float = 60.0) -> None:
+def create_crds(api: Api, objects: Sequence[Object], *, seconds: float = 120.0) -> None:
     """Create CRDs and wait until each is served. Plain creation: server-side apply takes seconds for schemas of this size."""
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda crd: api.create(CRDS, crd), objects))
@@ -99,7 +99,7 @@ def apply_all(api: Api, objects: Iterable[Object]) -> None:
         list(pool.map(lambda obj: _apply(api, obj), [obj for obj in todo if obj["kind"] != "Namespace"]))
 
 
-def _apply(api: Api, obj: Object, *, seconds: float = 10.0) -> None:
+def _apply(api: Api, obj: Object, *, seconds: float = 30.0) -> None:
     # A kind whose CRD has just been established may need a moment more in discovery.
     deadline = time.monotonic() + seconds
     while True:

@@ -19,7 +19,7 @@ from sandbox.components import tool
 from sandbox.ports import HOST, free_ports
 from sandbox.processes import spawn, stop, wait_ready
 
-READY_SECONDS = 60.0
+READY_SECONDS = 180.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,7 @@ from sandbox.api import LEASES
 from sandbox.minikv import Faults
 from tests.support.br_world import Tikv, World, tikv, until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 DOWNLOAD = "store /import_sstpb.ImportSST/Download"
 TABLES = ("shop.t", "shop.other", "hr.people")

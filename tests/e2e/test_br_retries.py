@@ -20,7 +20,7 @@ from sandbox.minikv import Faults
 from sandbox.processes import Recorded
 from tests.support.br_world import Tikv, World, tikv, until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(480)]
 
 SEED = (
     "create database shop",

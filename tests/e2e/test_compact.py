@@ -15,7 +15,7 @@ from sandbox import Cluster
 from sandbox.api import Object
 from tests.support.br_world import World, until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(360)]
 
 NAMESPACE = "compaction"
 TIMES = tuple(range(1000, 1007))

@@ -15,7 +15,7 @@ from sandbox import Cluster
 from sandbox.api import JOBS, Object
 from tests.support.examples import EXAMPLES, drop_shop, fill_shop, orders, settled, settled_text, volume
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 RUN: Final = ("backup-export-s3.yaml", "backup-export-local.yaml", "restore-import-s3.yaml", "schedule-export.yaml")
 """They run to their end on real servers."""
@@ -81,7 +81,7 @@ class Place:
         return status
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
+def until(condition: Callable[[], Any], what: str, seconds: float = 120.0) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"{what}: not in {seconds:g} s"

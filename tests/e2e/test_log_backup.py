@@ -26,7 +26,7 @@ from tests.support import etcd
 from tests.support.br_world import Tikv, World, tikv, until
 from tests.support.sandboxes import own_sandbox
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(480)]
 
 LOG: Final = "log"
 STREAM: Final = "/tidb/br-stream"

@@ -26,7 +26,7 @@ from tests.support import etcd
 from tests.support.br_world import Tikv, World, tikv, until
 from tests.support.servers import S3, SECRET_KEY, seaweed
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 NAMESPACE = "pitr"
 SCHEDULE, LOG = "yearly", "log-yearly"

@@ -21,7 +21,7 @@ from sandbox.cli import main as sandbox_command
 from sandbox.components import base_environment
 from tests.support.examples import EXAMPLES, ROOT, fill_shop, settled_text
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 PAGES: Final = sorted([ROOT / "README.md", ROOT / "sandbox" / "README.md", *ROOT.glob("docs/*.md")])
 _FENCE: Final = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)

@@ -16,7 +16,7 @@ from sandbox.layout import Layout, State
 from sandbox.processes import Recorded, spawn
 from tests.support.jobs import finished, job, pod_of, state_of, wait_state
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(360)]
 
 
 def output(cluster: Cluster, name: str, namespace: str) -> str:

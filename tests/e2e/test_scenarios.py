@@ -19,7 +19,7 @@ from tests.support.gate import Gate, gate
 from tests.support.jobs import finished, job, state_of, wait_state
 from tests.support.sandboxes import own_sandbox
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

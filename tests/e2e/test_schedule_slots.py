@@ -12,7 +12,7 @@ from sandbox import Cluster
 from tests.support.export_world import World, filled, seed, until
 from tests.support.sandboxes import own_sandbox
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

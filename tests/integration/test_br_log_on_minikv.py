@@ -27,7 +27,7 @@ from tests.support import etcd
 from tests.support.manager import World, local_storage, world
 from tests.support.servers import tool_path
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(360)]
 
 STREAM = "/tidb/br-stream"
 NAMES = ("pitr-log", "pitr-log-two")

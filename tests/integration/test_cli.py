@@ -19,7 +19,7 @@ from crds import names
 from crds.paths import Location
 from sandbox.cluster import Cluster
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(480)]
 
 PARTS = frozenset({"controllers", "metacontroller", "webhook", "s3"})
 """No agent: a Job that came into being would stay, for all to see."""

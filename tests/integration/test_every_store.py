@@ -20,7 +20,7 @@ from crds.report import Phase, Report
 from tests.support import servers
 from tests.support.object_stores import AZURE_ACCOUNT, AZURE_KEY, Store, azure, fresh, gcs, local, s3
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 PREFIX = "naïve +x%2Fy"
 """Characters that a wrong URL would turn into another folder."""

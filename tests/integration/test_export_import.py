@@ -19,7 +19,7 @@ from backup_manager import gc_life_time
 from crds.report import Report
 from tests.support import servers
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 PASSWORD = "s3cret-pw'\"\\"
 TABLES = ("shop.orders", "shop.we.ird t", "shop.empty", "app.kinds")

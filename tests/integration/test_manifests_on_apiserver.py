@@ -14,7 +14,7 @@ from crds import names
 from sandbox.api import JOBS, PODS, Api, ApiError, Object, Resource, name_of
 from sandbox.cluster import Cluster
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(360)]
 
 ROOT = Path(__file__).resolve().parents[2]
 OVERLAYS = ROOT / "metacontroller" / "overlays"

@@ -37,7 +37,7 @@ def tikv(folder: Path, *seed: str, log_backup: bool = False) -> Iterator[Tikv]:
         yield made
 
 
-def until(condition: Callable[[], Any], what: Callable[[], str], seconds: float = 120.0) -> Any:
+def until(condition: Callable[[], Any], what: Callable[[], str], seconds: float = 240.0) -> Any:
     """Poll *condition* until it is true, and return what it gave."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):

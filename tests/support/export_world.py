@@ -38,7 +38,7 @@ def filled(name: str, *, endpoint: str, secret: str, prefix: str) -> str:
     return text
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 90.0) -> Any:
+def until(condition: Callable[[], Any], what: str, seconds: float = 180.0) -> Any:
     """Poll *condition* until it is true, and return what it gave."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -84,7 +84,7 @@ class World:
     def delete(self, name: str = "it", *flags: str) -> None:
         self.cluster.kubectl("delete", "backup", name, "-n", self.namespace, "--wait=false", *flags)
 
-    def gone(self, name: str = "it", seconds: float = 90.0) -> None:
+    def gone(self, name: str = "it", seconds: float = 180.0) -> None:
         until(lambda: self.backup(name) is None, f"{name} is gone", seconds)
 
     def jobs(self) -> dict[str, str]:

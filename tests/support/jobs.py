@@ -31,7 +31,7 @@ def pod_of(cluster: Cluster, name: str, namespace: str) -> Object:
     def found() -> list[Object]:
         return cluster.pods(namespace, labels=f"batch.kubernetes.io/job-name={name}")
 
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while not found():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -47,7 +47,7 @@ def state_of(cluster: Cluster, name: str, namespace: str, container: str = "main
 
 
 def wait_state(cluster: Cluster, name: str, namespace: str, kind: str, reason: str = "") -> Object:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while True:
         state = state_of(cluster, name, namespace)
         if kind in state and (not reason or state[kind].get("reason") == reason):

@@ -23,7 +23,7 @@ SECRET_KEY: Final = "test-secret-key"
 READER_KEY: Final = "test-reader"
 WRITER_KEY: Final = "test-writer"
 NEIGHBOUR_KEY: Final = "test-neighbour"
-_READY_SECONDS: Final = 60.0
+_READY_SECONDS: Final = 180.0
 _STOP_SECONDS: Final = 10.0
 
 

@@ -10,7 +10,7 @@ from sandbox.minikv import Faults
 from tests.support.br import RECORDING, Br, keep
 from tests.support.br_cluster import TABLES, Cluster, same
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(480)]
 
 
 def test_restore_of_a_database_onto_itself_is_not_refused(source: Cluster, target: Cluster, backup: str) -> None:
