@@ -53,13 +53,17 @@ def preflight(storage: Storage, *, write: bool = True) -> list[Check]:
         return [*run.checks, *(_skipped(name) for name in ("list", *(_WRITING if write else ())))]
     run.do("list", run.lists)
     if write:
-        run.do("write", run.write)
-        for name, check in (("read", run.read), ("delete", run.delete)):
-            if run.probe:
-                run.do(name, check)
-            else:
-                run.checks.append(_skipped(name))
+        run.writes()
     run.describe()
+    return run.checks
+
+
+def probe(storage: Storage, start: str) -> list[Check]:
+    """Only what a writer needs, tried with one object whose name begins with *start*."""
+    run = _Preflight(storage, start)
+    run.do("reach", run.reach)
+    if not run.failed:
+        run.writes()
     return run.checks
 
 
@@ -87,10 +91,11 @@ def _skipped(name: str, why: str = "after the failure above") -> Check:
 
 
 class _Preflight:
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, start: str = "") -> None:
         self.checks: list[Check] = []
         self.probe = ""
         self._storage = storage
+        self._start = start
         self._state = StoreState()
         self._data = b""
 
@@ -116,10 +121,19 @@ class _Preflight:
         first = next(iter(self._storage.list()), None)
         return "nothing there yet" if first is None else f"not empty, first {first.key[:80]!r}"
 
+    def writes(self) -> None:
+        """Write an object, and with that done read and delete it."""
+        self.do("write", self.write)
+        for name, check in (("read", self.read), ("delete", self.delete)):
+            if self.probe:
+                self.do(name, check)
+            else:
+                self.checks.append(_skipped(name))
+
     def write(self) -> Check | str:
         if self._state.default_lock:
             return _skipped("write", f"new objects are locked ({self._state.default_lock}): a probe could not be removed")
-        name = f"{PROBE}{secrets.token_hex(8)}"
+        name = f"{self._start}{PROBE}{secrets.token_hex(8)}"
         self._data = name.encode()
         self._storage.write(name, self._data)
         self.probe = name

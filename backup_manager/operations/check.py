@@ -2,13 +2,13 @@
 nothing but a probe is written.
 """
 
-import secrets
+from dataclasses import replace
 from typing import Any, Final
 
 from backup_manager.database import Access, Database
-from backup_manager.errors import CheckError, ClaimedError, ManagerError, UsageError
+from backup_manager.errors import CheckError, ManagerError, UsageError
 from backup_manager.operations.steps import Context, Result
-from backup_manager.preflight import PROBE, Check, Status, details, preflight, table
+from backup_manager.preflight import Check, Status, details, preflight, probe, table
 from backup_manager.records import Owner, Record, Records, claimed, record_location
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
@@ -25,7 +25,7 @@ def run(context: Context) -> Result:
     spec = context.resource.spec
     checks: list[Check] = []
     for name, storage_spec in _storages(context.resource.kind, spec):
-        checks += [_renamed(check, name) for check in _storage(context, storage_spec)]
+        checks += [replace(check, name=name + check.name) for check in _storage(context, storage_spec)]
     checks += [_database(context, name) for name in ("from", "to") if spec.get(name)]
     if not checks:
         raise UsageError(
@@ -72,13 +72,15 @@ def _record(context: Context, storage: Storage) -> Check:
     try:
         record = Records(storage).load()
         checked = _claim(context, storage, record)
-        # An export's record lies in the folder that was probed already; its data has a folder of its own in there.
-        if context.resource.spec.get("br") and record is None:
-            _probe_beside(storage)
     except ManagerError as error:
         problem = error.problem()
-        hint = problem.hint if isinstance(error, ClaimedError) else f"{problem.hint} The record lies beside the data.".lstrip()
-        return Check(name=_RECORD, status=Status.FAILED, message=problem.message, hint=hint, error=error)
+        return Check(name=_RECORD, status=Status.FAILED, message=problem.message, hint=problem.hint, error=error)
+    # An export's record lies in the folder that was probed already; its data has a folder of its own in there.
+    if context.resource.spec.get("br") and record is None:
+        folder, name = record_location(storage.location)
+        for check in probe(storage.at(folder), name):
+            if check.status is Status.FAILED:
+                return replace(check, name=_RECORD, message=f"{folder.url}, where the record will lie: {check.message}")
     return checked
 
 
@@ -96,18 +98,6 @@ def _claim(context: Context, storage: Storage, record: Record | None) -> Check:
         free = Check(name=_RECORD, status=Status.WARNING, message=f"belongs to {record.owner} ({record.state})", hint=hint)
     Records(storage).check_around(uids)
     return free
-
-
-def _probe_beside(storage: Storage) -> None:
-    """Write and delete an object beside the data, under a name that begins as the record's. Raises what the store says."""
-    folder, name = record_location(storage.location)
-    beside, probe = storage.at(folder), f"{name}{PROBE}{secrets.token_hex(8)}"
-    beside.write(probe, b"")
-    beside.delete([probe])
-
-
-def _renamed(check: Check, start: str) -> Check:
-    return Check(name=start + check.name, status=check.status, message=check.message, hint=check.hint, error=check.error)
 
 
 def _database(context: Context, name: str) -> Check:
