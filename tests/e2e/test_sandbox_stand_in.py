@@ -299,18 +299,25 @@ def test_a_float_is_stored_as_integer_and_does_not_loop(world: World) -> None:
 
 
 def test_a_second_writer_of_the_status_loses(world: World) -> None:
-    def sync(request: Object) -> Object:
-        # The manager's write lands after the snapshot was taken and before the answer is.
-        world.api.patch(THINGS, world.namespace, "thing", {"status": {"backupPath": "s3://x"}}, subresource="status")
-        return answer(status={"phase": request["parent"].get("status", {}).get("phase", "new")})
+    written: list[Object] = []
+    due: list[bool] = []
 
-    replies: list[Answer] = [lambda _: answer(status={"phase": "new"})]
-    world.control(replies[0])
+    def sync(_: Object) -> Object:
+        if due and not written:
+            # The manager's write lands after the snapshot was taken and before the answer is.
+            patch = {"status": {"backupPath": "s3://x"}}
+            written.append(world.api.patch(THINGS, world.namespace, "thing", patch, subresource="status"))
+        return answer(status={"phase": "new"})
+
+    world.control(sync)
     world.create()
     until(lambda: world.status().get("phase") == "new")
-    replies[0] = sync
+    due.append(True)
     world.touch()
-    until(lambda: "backupPath" not in world.status() and len(world.calls()) > 2)
+    until(lambda: written)
+    assert written[0]["status"]["backupPath"] == "s3://x"
+    until(lambda: "backupPath" not in world.status())
+    assert world.status()["phase"] == "new"
 
 
 def test_a_report_reaches_the_status_quickly(world: World) -> None:
