@@ -1,8 +1,8 @@
 """The stand-ins of the sandbox against the real br: where they hand over, what they refuse; they cannot drift from it."""
 
 import os
-import signal
 import re
+import signal
 import subprocess
 import sys
 import time
