@@ -61,7 +61,7 @@ def is_log(backup: Object) -> bool:
 
 
 def lean(child: Object) -> Object:
-    """*child* without what no decision on its schedule looks at: of a snapshot seven fields count, and thousands of them are
+    """*child* without what no decision on its schedule looks at: of a snapshot eight fields count, and thousands of them are
     to stay in the processor's cache. A log backup or a compaction stays whole, and so does what is no sound object.
     """
     meta, spec, status = child.get("metadata"), child.get("spec") or {}, child.get("status") or {}

@@ -13,7 +13,7 @@ HOUR = timedelta(hours=1)
 
 @pytest.mark.parametrize("phase", ["Complete", "Failed", "Running", ""])
 @pytest.mark.parametrize("deleting", [False, True])
-def test_of_a_snapshot_seven_fields_are_kept(phase: str, deleting: bool) -> None:
+def test_of_a_snapshot_eight_fields_are_kept(phase: str, deleting: bool) -> None:
     item = backup(CREATED, phase, deleting=deleting, backupSize=7, conditions=[{"type": "Complete"}])
     kept = lean(item)
     metadata = {key: value for key, value in item["metadata"].items() if key != "labels"}
