@@ -2,9 +2,9 @@
 
 What the hook asks for is made, runs as long as told, and is complete; what it drops is gone, and its bytes with it where the
 clean policy says so. A log backup runs a little behind the clock; a compaction takes no time. Nothing fails here.
+Metacontroller and the API server are those of :mod:`cli.simulator`, and no cache lags.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -13,21 +13,25 @@ from typing import Any, Final
 
 from app.domain import cron
 from app.domain.config import Config
-from app.domain.observed import Observed, metadata, name_of
+from app.domain.observed import metadata, name_of
 from app.domain.retention import State, Verdict
 from app.domain.scheduled import BACKUPS, COMPACTIONS, is_log, state_of
 from app.domain.times import moment, stamp
 from backup_manager.errors import ManagerError, UsageError
 from cli.documents import Object
-from cli.requests import ask, completed, observe, request
+from cli.requests import completed, observe, request
 from cli.schedules import Subject, survey
-from crds import tso
+from cli.simulator.metacontroller import Metacontroller
+from cli.simulator.store import Store, key_of, kind_of, owner_reference
+from crds import names, tso
 
 MAX_RUNS: Final = 10_000
 _SETTLED: Final = 200
 """Passes at one moment; a hook that does not come to rest by then has a defect."""
 _LOG_LAG: Final = timedelta(minutes=3)
 _NO_TIME: Final = timedelta(seconds=1)
+_SCHEDULES: Final = f"BackupSchedule.{names.API_VERSION}"
+_ENDING: Final = frozenset({"deletionTimestamp", "finalizers"})
 
 
 class NoRestError(ManagerError):
@@ -89,19 +93,33 @@ class World:
     def __init__(self, parent: Object, existing: Sequence[Object], config: Config, start: datetime, assume: Assumption) -> None:
         self._config, self._assume = config, assume
         self.now = start.replace(microsecond=0)
-        self._parent: dict[str, Any] = completed(parent)
-        made = {"creationTimestamp": stamp(self.now), **metadata(parent)}
-        self._parent["metadata"] = {**made, "uid": self._parent["metadata"]["uid"], "generation": 1}
-        groups = observe(request(self._parent, existing, config)).children
-        self._children: dict[str, dict[str, dict[str, Any]]] = {
-            kind: {key: copy.deepcopy(dict(child)) for key, child in groups[kind].items()} for kind in (BACKUPS, COMPACTIONS)
-        }
+        self._store = Store(lambda: self.now)
+        self._metacontroller = Metacontroller(self._store)
+        given = completed(parent)
+        meta = {"creationTimestamp": stamp(self.now), **metadata(parent), "uid": given["metadata"]["uid"], "generation": 1}
+        stored = self._store.create({**given, "metadata": {key: meta[key] for key in meta if key not in _ENDING}})
+        self._key = key_of(stored)
         self._ends: dict[tuple[str, str], datetime] = {}
         self._runs: dict[str, Run] = {}
         self._gone = self._size = self._left_behind = 0
         self.story = Story(start=self.now, end=self.now)
-        for key, child in self._children[BACKUPS].items():
-            self._meet(key, child)
+        groups = observe(request(given, existing, config)).children
+        for kind in (BACKUPS, COMPACTIONS):
+            for child in groups[kind].values():
+                self._take_over(child)
+
+    @property
+    def _parent(self) -> dict[str, Any]:
+        return self._store.get(_SCHEDULES, self._key)
+
+    def _take_over(self, child: Object) -> None:
+        """Store an existing *child* as the schedule's own, which its file may say by a label alone."""
+        meta, parent = metadata(child), self._parent
+        labels = {**(meta.get("labels") or {}), names.CONTROLLER_UID_LABEL: parent["metadata"]["uid"]}
+        own = {"labels": labels, "ownerReferences": [owner_reference(parent)]}
+        stored = self._store.create({**child, "metadata": {**meta, **own}})
+        if kind_of(stored) == BACKUPS:
+            self._meet(key_of(stored), stored)
 
     def run(self, days: int) -> Story:
         """Let *days* pass."""
@@ -125,7 +143,7 @@ class World:
         return self.story
 
     def _subject(self) -> Subject:
-        children = [child for group in self._children.values() for child in group.values()]
+        children = [child for kind in (BACKUPS, COMPACTIONS) for child in self._store.of(kind).values()]
         return survey(self._parent, children, self._config, self.now)
 
     def _refuse_too_much(self, end: datetime) -> None:
@@ -141,25 +159,24 @@ class World:
         for _ in range(_SETTLED):
             self.story.passes += 1
             self._log_goes_on()
-            answer = ask(Observed(parent=self._parent, children=self._children), self.now, self._config)
-            self._parent["status"] = answer.body["status"]
-            for drop in answer.decision.drop:
-                self._drop(drop.kind, drop.name, drop.rule)
-            made = [child for child in answer.body["children"] if "spec" in child]
-            for child in made:
+            current = self._metacontroller.call(_SCHEDULES, self._key, self.now, self._config)
+            if current is None:
+                return timedelta(seconds=self._config.resync)
+            rules = {(drop.kind, drop.name): drop.rule for drop in current.decision.drop}
+            outcome = self._metacontroller.settle(current)
+            for child in outcome.deleted:
+                self._drop(child, rules[kind_of(child), name_of(child)])
+            for child in outcome.created:
                 self._make(child)
             self._note_peaks()
-            if not made and not answer.decision.drop:
-                return timedelta(seconds=max(1, answer.body.get("resyncAfterSeconds") or self._config.resync))
+            if not outcome.created and not rules:
+                return timedelta(seconds=max(1, current.wait or self._config.resync))
         raise NoRestError(
             "the schedule does not come to rest", hint="This is a defect of the hook; please report the schedule."
         )
 
     def _make(self, child: dict[str, Any]) -> None:
-        kind = f"{child['kind']}.{child['apiVersion']}"
-        key = f"{child['metadata']['namespace']}/{child['metadata']['name']}"
-        child["metadata"] |= {"uid": f"simulated-{key}", "creationTimestamp": stamp(self.now)}
-        self._children[kind][key] = child
+        kind, key = kind_of(child), key_of(child)
         if kind == COMPACTIONS:
             self.story.compactions += 1
             self._ends[kind, key] = self.now + _NO_TIME
@@ -169,7 +186,8 @@ class World:
     def _meet(self, key: str, child: dict[str, Any]) -> None:
         """Take a Backup into the account, and let it run when it has not ended."""
         if is_log(child):
-            child["status"] = {"phase": "Running", "commitTs": str(tso.from_datetime(self.now)), **(child.get("status") or {})}
+            begun = {"phase": "Running", "commitTs": str(tso.from_datetime(self.now)), **(child.get("status") or {})}
+            self._store.write(child, status=begun)
             return
         status = child.get("status") or {}
         created = moment(metadata(child).get("creationTimestamp")) or self.now
@@ -189,33 +207,34 @@ class World:
             if end > self.now:
                 continue
             del self._ends[kind, key]
-            child = self._children[kind].get(key)
+            child = self._store.find(kind, key)
             if child is None:
                 continue
             if kind == COMPACTIONS:
-                child["status"] = {"state": "Complete", "endTs": child["spec"]["endTs"]}
+                self._store.write(child, status={"state": "Complete", "endTs": child["spec"]["endTs"]})
                 continue
             run = self._runs[key]
             run.completed = self.now
             self._weigh(run, self._assume.size)
-            child["status"] = {
+            status = {
                 "phase": "Complete",
                 "timeStarted": stamp(run.created),
                 "timeCompleted": stamp(self.now),
                 "commitTs": str(tso.from_datetime(run.created)),
                 "backupSize": run.size,
             }
+            self._store.write(child, status=status)
 
     def _log_goes_on(self) -> None:
-        for child in self._children[BACKUPS].values():
-            if is_log(child) and (reached := tso.from_datetime(self.now - _LOG_LAG)) > int(child["status"]["commitTs"]):
-                child["status"] |= {"logCheckpointTs": str(reached)}
-                if until := (self._parent.get("status") or {}).get("logTruncateUntil"):
-                    child["status"] |= {"logSuccessTruncateUntil": until}
+        until = (self._parent.get("status") or {}).get("logTruncateUntil")
+        reached = tso.from_datetime(self.now - _LOG_LAG)
+        for child in [backup for backup in self._store.of(BACKUPS).values() if is_log(backup)]:
+            if reached > int(child["status"]["commitTs"]):
+                truncated = {"logSuccessTruncateUntil": until} if until else {}
+                self._store.write(child, status={**child["status"], "logCheckpointTs": str(reached), **truncated})
 
-    def _drop(self, kind: str, name: str, rule: str) -> None:
-        key = f"{self._parent['metadata']['namespace']}/{name}"
-        child = self._children[kind].pop(key)
+    def _drop(self, child: dict[str, Any], rule: str) -> None:
+        kind, key = kind_of(child), key_of(child)
         self._ends.pop((kind, key), None)
         if run := self._runs.get(key):
             run.deleted, run.rule = self.now, rule

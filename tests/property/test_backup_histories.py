@@ -21,7 +21,8 @@ from app.domain.observed import Observed
 from app.hooks import backup, compactbackup, restore
 from app.hooks.answer import render
 from app.hooks.kind import Kind
-from tests.support.model import JOB, Metacontroller
+from cli.simulator.metacontroller import JOBS as JOB
+from tests.support.model import OneParent
 from tests.support.objects import (
     BR_SPEC,
     EXPORT_SPEC,
@@ -277,7 +278,7 @@ class History:
             "TidbCluster.pingcap.com/v1alpha1": {"db/basic": tidb_cluster(tikv={"baseImage": "pingcap/tikv", "config": OFF})},
             "CompactBackup.pingcap.com/v1alpha1": {"db/c": settled},
         }
-        self.world = Metacontroller(kind=kind, parent=parent(name, spec), related=related)
+        self.world = OneParent(kind=kind, parent=parent(name, spec), related=related)
         self.repeats_vanished = name == "Backup"
         self.ended = False
         self.vanished = False
@@ -301,7 +302,7 @@ class History:
         elif unfinished and step in {"die", "refuse"}:
             world.finish(unfinished, said=SAID[6] if step == "refuse" else None, complete=False, pods_left=number % 2 == 0)
         elif picked and step == "pods":
-            world.jobs[picked]["status"]["terminating"] = 0
+            world.pods_end(picked)
         elif picked and ((step == "vanish" and number == 0) or (step == "ttl" and not unfinished)):
             self._disappear(picked)
         self._check(before)
@@ -312,7 +313,7 @@ class History:
         if name not in self.world.unfinished():
             self.world.settle()
             self.world.caches_catch_up()
-        self.world.jobs.pop(name)
+        self.world.vanish(name)
         self.vanished = True
 
     def _check(self, before: int) -> None:
@@ -369,7 +370,7 @@ def test_a_deleted_backup_goes_in_the_end_and_never_cleans_beside_its_own_run(
     case: tuple[Kind[Any], str, dict[str, Any]], steps: list[tuple[str, int]], deletion: list[tuple[str, int]]
 ) -> None:
     kind, cr, spec = case
-    world = Metacontroller(kind=kind, parent=parent(cr, spec), related=_with_namespace())
+    world = OneParent(kind=kind, parent=parent(cr, spec), related=_with_namespace())
     for step, number in steps:
         _random_step(world, step, number)
     world.delete()
@@ -381,8 +382,7 @@ def test_a_deleted_backup_goes_in_the_end_and_never_cleans_beside_its_own_run(
             break
         for name in world.unfinished():
             world.finish(name, said=SAID[5], complete=True)
-        for left in world.jobs.values():
-            left["status"]["terminating"] = 0
+        world.pods_end()
         world.clock += max(world.wait or 0, 10)
         world.sync()
         _check_clean(world)
@@ -390,7 +390,7 @@ def test_a_deleted_backup_goes_in_the_end_and_never_cleans_beside_its_own_run(
         if exhausted:
             # The way out that the condition names.
             attempt = world.status["cleanStatus"]["attempt"]
-            world.jobs.pop("clean-basic" if attempt == 1 else f"clean-basic-r{attempt - 1}", None)
+            world.vanish("clean-basic" if attempt == 1 else f"clean-basic-r{attempt - 1}")
     assert world.gone, world.status
 
 
@@ -401,7 +401,7 @@ def _with_namespace() -> dict[str, dict[str, Any]]:
     }
 
 
-def _random_step(world: Metacontroller, step: str, number: int) -> None:
+def _random_step(world: OneParent, step: str, number: int) -> None:
     world.clock += 1
     unfinished = world.unfinished()
     if step in {"sync", "stale", "lag"}:
@@ -413,15 +413,14 @@ def _random_step(world: Metacontroller, step: str, number: int) -> None:
     elif step == "die" and unfinished:
         world.finish(unfinished[0], said=SAID[6] if number % 2 else None, complete=False, pods_left=number % 3 == 0)
     elif step == "pods":
-        for made in world.jobs.values():
-            made["status"]["terminating"] = 0
+        world.pods_end()
     elif step == "vanish" and world.jobs:
         # By hand, so not within the moments by which a cache is behind: Job, parent and cache gone wrong at once prove nothing.
         world.caches_catch_up()
-        world.jobs.pop(sorted(world.jobs)[number % len(world.jobs)])
+        world.vanish(sorted(world.jobs)[number % len(world.jobs)])
 
 
-def _check_clean(world: Metacontroller) -> None:
+def _check_clean(world: OneParent) -> None:
     active = world.unfinished()
     cleaning = [name for name in active if name.startswith("clean-")]
     assert not cleaning or len(active) == 1, f"{active} at once"
@@ -429,7 +428,7 @@ def _check_clean(world: Metacontroller) -> None:
 
 @pytest.mark.parametrize(("kind", "name", "spec"), [(*case[:2], case[2]) for case in SPECS])
 def test_a_quiet_world_settles(kind: Kind[Any], name: str, spec: dict[str, Any]) -> None:
-    world = Metacontroller(kind=kind, parent=parent(name, spec), related=_with_namespace())
+    world = OneParent(kind=kind, parent=parent(name, spec), related=_with_namespace())
     world.settle()
     for made in world.unfinished():
         world.finish(made, said=SAID[5], complete=True)
@@ -454,7 +453,7 @@ class LogHistory:
 
     def __init__(self, clean: bool) -> None:
         spec = {**LOG_SPEC, "cleanPolicy": "Delete" if clean else "Retain"}
-        self.world = Metacontroller(kind=backup.KIND, parent=parent("Backup", spec), related=_with_namespace())
+        self.world = OneParent(kind=backup.KIND, parent=parent("Backup", spec), related=_with_namespace())
         self.seq = 0
 
     def take(self, step: str, number: int) -> None:
@@ -476,12 +475,11 @@ class LogHistory:
         elif step in {"die", "refuse"} and commands:
             world.finish(commands[0], said=SAID[6] if step == "refuse" else None, complete=False, pods_left=number % 2 == 0)
         elif step == "pods":
-            for made in world.jobs.values():
-                made["status"]["terminating"] = 0
+            world.pods_end()
         elif step == "ttl" and (finished := sorted(set(world.jobs) - set(world.unfinished()))):
             world.settle()
             world.caches_catch_up()
-            world.jobs.pop(finished[0], None)
+            world.vanish(finished[0])
         self._check()
 
     def _watch_says(self, state: str) -> None:
@@ -516,8 +514,7 @@ def test_a_log_backup_runs_one_command_at_a_time_whatever_happens(steps: list[tu
             return
         for name in world.unfinished():
             world.finish(name, said=SAID[5], complete=True)
-        for left in world.jobs.values():
-            left["status"]["terminating"] = 0
+        world.pods_end()
         world.clock += max(world.wait or 0, 10)
         world.sync()
         _check_clean(world)

@@ -41,7 +41,7 @@ class Policy:
 
 
 def _age(backup: Mapping[str, Any]) -> datetime:
-    status = backup["status"]
+    status = backup.get("status") or {}
     if status.get("commitTs"):
         return tso.to_datetime(int(status["commitTs"]))
     found = moment(status.get("timeCompleted")) or moment(backup["metadata"]["creationTimestamp"])
@@ -92,12 +92,12 @@ def check_deletions(
     if any(_age(backup) > clock for backup in snapshots):
         assert not gone, f"{gone} deleted by a clock that is behind"
     newest_first = sorted(snapshots, key=lambda backup: (_age(backup), backup["metadata"]["name"]), reverse=True)
-    complete = [backup for backup in newest_first if backup["status"].get("phase") == "Complete"]
-    failed = [backup["metadata"]["name"] for backup in newest_first if backup["status"].get("phase") == "Failed"]
+    complete = [backup for backup in newest_first if (backup.get("status") or {}).get("phase") == "Complete"]
+    failed = [backup["metadata"]["name"] for backup in newest_first if (backup.get("status") or {}).get("phase") == "Failed"]
     running = {backup["metadata"]["name"] for backup in snapshots} - {b["metadata"]["name"] for b in complete} - set(failed)
     end = clock
     if policy.has_log:
-        reached = [tso.to_datetime(int(log["status"].get("logCheckpointTs") or 0)) for log in logs]
+        reached = [tso.to_datetime(int((log.get("status") or {}).get("logCheckpointTs") or 0)) for log in logs]
         end = min(clock, max([*(_age(backup) for backup in complete), *reached], default=clock))
     protected = must_stay(policy, complete, end) | running | set(failed[: policy.failed])
     assert not protected & set(gone), f"{sorted(protected & set(gone))} had to stay"

@@ -1,13 +1,7 @@
-"""An in-memory Metacontroller with one parent, as its documentation and code describe a CompositeController.
+"""One parent of any kind in the in-memory cluster, its Jobs in the hands of the test: what Kubernetes, users and managers do to
+them is up to it. See :mod:`cli.simulator.metacontroller` for what a pass does."""
 
-Per pass: read parent and children from caches (the parent may be one write behind, a new child may not be there yet), call the
-hook through the real answer in bytes, then delete observed children that are not in the answer, create those that are not
-observed (a name that exists already is no error), leave the rest alone (``OnDelete``), and replace the whole status with the
-answer's plus ``observedGeneration``. What Kubernetes, its users and the managers do to Jobs is up to the test.
-"""
-
-import copy
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,137 +9,159 @@ import orjson
 
 from app.domain.config import Config
 from app.domain.decision import Decision
-from app.domain.observed import Observed
-from app.hooks.answer import render
 from app.hooks.kind import Kind
+from cli.simulator.metacontroller import JOBS, Metacontroller, Pass, finalizer
+from cli.simulator.store import ApiError, Object, kind_of, uid_of
 from tests.support.objects import NOW, at
+from tests.support.world.caches import LaggingCaches
+from tests.support.world.kubernetes import Faults, Kubernetes
 
-JOB = "Job.batch/v1"
 
+class OneParent:
+    """The cluster around *parent*; *clock* is in seconds after :data:`NOW`."""
 
-@dataclass
-class Metacontroller:
-    """The model; *clock* is in seconds after :data:`NOW`."""
-
-    kind: Kind[Any]
-    parent: dict[str, Any]
-    related: dict[str, dict[str, Any]] = field(default_factory=dict)
-    config: Config = field(default_factory=Config)
-    jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    clock: float = 0
-    gone: bool = False
-    created: list[str] = field(default_factory=list)
-    dropped: list[tuple[str, str]] = field(default_factory=list)
-    wait: float | None = None
-    namespace_ends: bool = False
-    _before: dict[str, Any] | None = None
-    _unseen: set[str] = field(default_factory=set)
+    def __init__(
+        self,
+        *,
+        kind: Kind[Any],
+        parent: Mapping[str, Any],
+        related: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
+        config: Config | None = None,
+    ) -> None:
+        self.clock: float = 0
+        self.config = config or Config()
+        self.created: list[str] = []
+        self.dropped: list[str] = []
+        self.wait: float | None = None
+        self._store = Kubernetes(lambda: self.now)
+        self._caches = LaggingCaches(self._store)
+        self._metacontroller = Metacontroller(self._store, cache=self._caches)
+        self._jobs_lag = False
+        for group in (related or {}).values():
+            for item in group.values():
+                self._store.create(item)
+        # The finalizer is there from the first pass on; these histories begin right after it.
+        meta = {**parent["metadata"], "finalizers": [finalizer(kind_of(parent))]}
+        made = self._store.create({**parent, "metadata": meta})
+        self._kind, self._key = kind_of(made), f"db/{made['metadata']['name']}"
+        assert kind.child_kind == JOBS
 
     @property
     def now(self) -> datetime:
         return NOW + timedelta(seconds=self.clock)
 
     @property
+    def gone(self) -> bool:
+        """Whether the CR is gone."""
+        return self._store.find(self._kind, self._key) is None
+
+    @property
+    def parent(self) -> Object:
+        return self._store.get(self._kind, self._key)
+
+    @property
     def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.parent.get("status") or {}
+        found: dict[str, Any] = (self._store.find(self._kind, self._key) or {}).get("status") or {}
         return found
 
-    def observe(self, *, stale: bool = False) -> Observed:
-        """What the hook would see now."""
-        parent = self._before if stale and self._before else self.parent
-        children = {f"db/{name}": job for name, job in self.jobs.items() if name not in self._unseen}
-        deleting = bool(parent["metadata"].get("deletionTimestamp"))
-        return copy.deepcopy(Observed(parent=parent, children={JOB: children}, related=self.related, finalizing=deleting))
+    @property
+    def jobs(self) -> dict[str, Object]:
+        """The Jobs by name."""
+        return {job["metadata"]["name"]: job for job in self._store.of(JOBS).values()}
 
     def sync(self, *, stale: bool = False, lag: bool = False, status_lost: bool = False) -> Decision[Any] | None:
         """One pass. *stale*: the parent's cache is one write behind; *lag*: Jobs made now are not observed by the next pass;
         *status_lost*: the status write ends in a conflict, which Metacontroller ignores."""
         if self.gone:
             return None
-        observed = self.observe(stale=stale)
-        decision = self.kind.decide(observed, self.now, self.config)
-        body: dict[str, Any] = orjson.loads(render(self.kind, observed, decision, self.config))
-        self._unseen.clear()
-        self.wait = body.get("resyncAfterSeconds")
-        if body.get("finalized"):
-            self.gone = True
-            return decision
-        self._manage(observed, body["children"], lag=lag)
-        if not status_lost:
-            self._write_status(body["status"], observed)
-        return decision
+        for kind in (*self._store.kinds,):
+            if kind == self._kind:
+                self._caches.catch_up(kind, but=1 if stale else 0)
+            elif kind != JOBS or not self._jobs_lag:
+                self._caches.catch_up(kind)
+        if self._key not in self._caches.of(self._kind):
+            self._caches.catch_up(self._kind)
+        self._jobs_lag = lag
+        current = self._metacontroller.call(self._kind, self._key, self.now, self.config)
+        if current is None:
+            return None
+        self.wait = current.answer.get("resyncAfterSeconds")
+        self._settle(current, Faults(status_conflict=status_lost))
+        return current.decision
 
-    def _manage(self, observed: Observed, answered: list[dict[str, Any]], *, lag: bool) -> None:
-        names = {child["metadata"]["name"] for child in answered}
-        seen = set(observed.of_kind(JOB))
-        for name in sorted(seen - names):
-            if self.jobs.pop(name, None):
-                self.dropped.append((name, "answer"))
-        if self.namespace_ends:
-            return
-        for child in answered:
-            name = child["metadata"]["name"]
-            if name not in seen and name not in self.jobs:
-                self._create(child)
-                if lag:
-                    self._unseen.add(name)
-
-    def _create(self, child: dict[str, Any]) -> None:
-        job = copy.deepcopy(child)
-        assert "spec" in job, f"a stub for {child['metadata']['name']}, which is not observed"
-        job["metadata"] |= {"creationTimestamp": at(self.clock), "uid": f"uid-{len(self.created)}"}
-        job["metadata"]["labels"]["controller-uid"] = self.parent["metadata"]["uid"]
-        job["status"] = {"startTime": at(self.clock), "active": 1, "ready": 0}
-        self.jobs[job["metadata"]["name"]] = job
-        self.created.append(job["metadata"]["name"])
-
-    def _write_status(self, status: dict[str, Any], observed: Observed) -> None:
-        status = {**status, "observedGeneration": observed.parent["metadata"].get("generation")}
-        if status != self.parent.get("status"):
-            self._before = copy.deepcopy(self.parent)
-            self.parent["status"] = status
+    def _settle(self, current: Pass, faults: Faults) -> None:
+        self._store.faults = faults
+        outcome = self._metacontroller.settle(current)
+        self._store.faults = None
+        assert not outcome.errors
+        self.dropped += [job["metadata"]["name"] for job in outcome.deleted]
+        for job in outcome.created:
+            assert "spec" in job, f"a stub for {job['metadata']['name']}, which is not observed"
+            self.created.append(job["metadata"]["name"])
+            self._store.write(job, status={"startTime": at(self.clock), "active": 1, "ready": 0})
 
     def settle(self, limit: int = 20) -> None:
         """Sync until nothing changes any more; fails when that does not come to pass."""
         for _ in range(limit):
-            before = orjson.dumps([self.parent, self.jobs], option=orjson.OPT_SORT_KEYS)
+            before = self._everything()
             self.sync()
-            if self.gone or before == orjson.dumps([self.parent, self.jobs], option=orjson.OPT_SORT_KEYS):
+            if self.gone or before == self._everything():
                 return
-        raise AssertionError(f"not settled after {limit} passes: {self.parent.get('status')}")
+        raise AssertionError(f"not settled after {limit} passes: {self.status}")
+
+    def _everything(self) -> bytes:
+        found = [None if self.gone else self.parent["metadata"]["resourceVersion"], self.jobs]
+        return orjson.dumps(found, option=orjson.OPT_SORT_KEYS)
 
     def caches_catch_up(self) -> None:
         """No read is behind any more."""
-        self._before = None
-        self._unseen.clear()
+        self._caches.catch_up_all()
+        self._jobs_lag = False
 
     def edit(self, **spec: Any) -> None:
         """A user edits the spec."""
+        self._store.write(self.parent, spec={**self.parent["spec"], **spec})
         self.caches_catch_up()
-        self.parent["spec"] |= spec
-        self.parent["metadata"]["generation"] += 1
 
     def delete(self) -> None:
         """A user deletes the CR."""
+        self._store.delete(self._kind, self._key)
         self.caches_catch_up()
-        self.parent["metadata"].setdefault("deletionTimestamp", at(self.clock))
 
     def finish(self, name: str, *, said: str | None, complete: bool, pods_left: bool = False) -> None:
         """The Job *name* ends."""
         kind = "Complete" if complete else "Failed"
         job = self.jobs[name]
-        job["status"] = {
+        status = {
             "startTime": job["status"]["startTime"],
             "terminating": 1 if pods_left else 0,
             "conditions": [{"type": kind, "status": "True", "reason": "Test", "lastTransitionTime": at(self.clock)}],
         }
+        self._store.write(job, status=status)
         self.say(name, said)
 
     def say(self, name: str, said: str | None) -> None:
         """The manager of *name* reports."""
-        if said is not None:
-            self.jobs[name]["metadata"].setdefault("annotations", {})["tidb.pingcap.com/report"] = said
-            self.jobs[name]["status"]["ready"] = 1
+        if said is None:
+            return
+        job = self.jobs[name]
+        annotations = {**(job["metadata"].get("annotations") or {}), "tidb.pingcap.com/report": said}
+        self._store.write(self._store.annotate(job, annotations=annotations), status={**job["status"], "ready": 1})
+
+    def pods_end(self, name: str = "") -> None:
+        """No Pod of the Job *name*, or of any, is terminating any more."""
+        for job in self.jobs.values():
+            if job["metadata"]["name"] == name or not name:
+                self._store.write(job, status={**job["status"], "terminating": 0})
+
+    def vanish(self, name: str) -> None:
+        """The Job *name* is deleted by its TTL or by hand."""
+        job = self.jobs.get(name)
+        if job:
+            try:
+                self._store.delete(JOBS, f"db/{name}", uid=uid_of(job))
+            except ApiError as error:
+                raise AssertionError(name) from error
 
     def unfinished(self) -> list[str]:
         """Jobs that have not ended."""

@@ -1,33 +1,33 @@
-"""A small world around one BackupSchedule: Metacontroller with lagging caches, an API server, runs that end, people, a clock.
+"""A small world around one BackupSchedule in the in-memory cluster: runs that end, people, a clock, caches that lag.
 
-Caches lag behind but never go back, parent and children each on their own; an answer may be lost, or its status alone; the
-hook's clock may be behind for a while. Every deletion that an answer causes is judged by :mod:`tests.support.keep_oracle`,
-which knows nothing of the code under test.
+An answer may be lost, or its status alone; the hook's clock may be behind for a while. Every deletion that an answer causes is
+judged by :mod:`tests.support.keep_oracle`, which knows nothing of the code under test.
 """
 
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import orjson
 
 from app.domain.config import Config
 from app.domain.observed import Observed
-from app.domain.scheduled import BACKUPS, COMPACTIONS
+from app.domain.scheduled import BACKUPS
 from app.domain.times import moment, stamp
 from app.hooks.answer import render
 from app.hooks.backupschedule import KIND
+from cli.simulator.metacontroller import Metacontroller, Pass, finalizer, respond
+from cli.simulator.store import Object, deleting, kind_of, uid_of
 from crds import names, tso
 from tests.support import keep_oracle
 from tests.support.schedules import CREATED, schedule
+from tests.support.world.caches import LaggingCaches
+from tests.support.world.kubernetes import Faults, Kubernetes
 
 LIMIT = 3
 CONFIG = Config(max_deletions=LIMIT)
 LOG_NAME = "log-nightly"
-
-
-def _copy(value: Any) -> Any:
-    return orjson.loads(orjson.dumps(value))
+_SCHEDULES = f"BackupSchedule.{names.API_VERSION}"
+_KEY = "db/nightly"
 
 
 def _lean(seen: Observed) -> Observed:
@@ -36,82 +36,87 @@ def _lean(seen: Observed) -> Observed:
     return Observed(parent=seen.parent, children=children, related=seen.related, finalizing=seen.finalizing)
 
 
-@dataclass
 class World:
     """The live objects, and what the caches still show of earlier ones."""
 
-    spec: dict[str, Any]
-    now: datetime = CREATED
-    behind: timedelta = timedelta(0)
-    """How far the hook's clock is behind."""
-    backups: dict[str, dict[str, Any]] = field(default_factory=dict)
-    status: dict[str, Any] = field(default_factory=dict)
-    runs: list[str] = field(default_factory=list)
-    """Every snapshot Backup ever made, by name: a name twice is a run done twice."""
-    deleted: int = 0
-    passes: int = 0
-    _parents: list[list[dict[str, Any]]] = field(default_factory=list)
-    _children: list[dict[str, dict[str, Any]]] = field(default_factory=list)
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self.now = CREATED
+        self.behind = timedelta(0)
+        """How far the hook's clock is behind."""
+        self.runs: list[str] = []
+        """Every snapshot Backup ever made, by name: a name twice is a run done twice."""
+        self.deleted = 0
+        self.passes = 0
+        self._store = Kubernetes(lambda: self.now)
+        self._caches = LaggingCaches(self._store)
+        self._metacontroller = Metacontroller(self._store, cache=self._caches)
+        self._store.create(schedule(spec, finalizers=[finalizer(_SCHEDULES)]))
 
-    def __post_init__(self) -> None:
-        self._changed()
+    @property
+    def backups(self) -> dict[str, Object]:
+        """The Backups by name."""
+        return {backup["metadata"]["name"]: backup for backup in self._store.of(BACKUPS).values()}
 
-    def _changed(self) -> None:
-        parent = _copy([self.spec, self.status])
-        if not self._parents or self._parents[-1] != parent:
-            self._parents.append(parent)
-        children = _copy(self.backups)
-        if not self._children or self._children[-1] != children:
-            self._children.append(children)
+    @property
+    def _parent(self) -> Object:
+        return self._store.get(_SCHEDULES, _KEY)
 
-    def observe(self, parent_lag: int = 0, children_lag: int = 0) -> Observed:
-        """What the hook would see now; what was seen once is never unseen."""
-        del self._parents[: max(len(self._parents) - 1 - parent_lag, 0)]
-        del self._children[: max(len(self._children) - 1 - children_lag, 0)]
-        spec, status = _copy(self._parents[0])
-        children = {f"db/{name}": backup for name, backup in _copy(self._children[0]).items()}
-        return Observed(parent=schedule(spec, status=status), children={BACKUPS: children, COMPACTIONS: {}})
+    @property
+    def spec(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._parent["spec"]
+        return found
+
+    @property
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._parent.get("status") or {}
+        return found
 
     def sync(self, *, parent_lag: int = 0, children_lag: int = 0, lost: bool = False, status_lost: bool = False) -> None:
         """One pass; *lost*: nobody hears the answer, *status_lost*: only the children are managed."""
         self.passes += 1
-        seen = self.observe(parent_lag, children_lag)
-        clock = self.now - self.behind
-        body = render(KIND, seen, KIND.decide(seen, clock, CONFIG), CONFIG)
-        assert body == render(KIND, seen, KIND.decide(seen, clock, CONFIG), CONFIG), "same input, same bytes"
+        self._caches.catch_up(_SCHEDULES, but=parent_lag)
+        self._caches.catch_up(BACKUPS, but=children_lag)
+        if not self._caches.of(_SCHEDULES):
+            self._caches.catch_up_all()
+        current = self._metacontroller.call(_SCHEDULES, _KEY, self.now - self.behind, CONFIG)
+        assert current is not None
+        seen, _, body = respond(_SCHEDULES, current.request, current.now, CONFIG)
+        assert body == current.body, "same input, same bytes"
         thin = _lean(seen)
-        assert body == render(KIND, thin, KIND.decide(thin, clock, CONFIG), CONFIG), "a big request is answered as a small one"
-        answer = orjson.loads(body)
-        self._is_fixpoint(seen, answer, clock)
+        assert body == render(KIND, thin, KIND.decide(thin, current.now, CONFIG), CONFIG), (
+            "a big request is answered as a small one"
+        )
+        self._is_fixpoint(seen, current)
         if lost:
             return
-        self._manage(seen, answer["children"], clock)
-        if not status_lost:
-            self.status = answer["status"]
-        self._changed()
+        self._judge(current)
+        self._store.faults = Faults(status_conflict=status_lost)
+        outcome = self._metacontroller.settle(current)
+        self._store.faults = None
+        assert not outcome.errors
+        self.deleted += len(outcome.deleted)
+        for child in outcome.created:
+            self._begin(child)
 
-    def _is_fixpoint(self, seen: Observed, answer: dict[str, Any], clock: datetime) -> None:
+    def _is_fixpoint(self, seen: Observed, current: Pass) -> None:
         """Where no deletion waited for the status, feeding it back changes nothing."""
-        again = Observed(parent={**seen.parent, "status": answer["status"]}, children=seen.children)
-        repeated = orjson.loads(render(KIND, again, KIND.decide(again, clock, CONFIG), CONFIG))
-        once_more = Observed(parent={**seen.parent, "status": repeated["status"]}, children=seen.children)
-        assert orjson.loads(render(KIND, once_more, KIND.decide(once_more, clock, CONFIG), CONFIG)) == repeated
 
-    def _manage(self, seen: Observed, answered: list[dict[str, Any]], clock: datetime) -> None:
-        wanted = {child["metadata"]["name"]: child for child in answered}
-        known = seen.of_kind(BACKUPS)
-        gone = [name for name in known if name not in wanted and not known[name]["metadata"].get("deletionTimestamp")]
-        policy = keep_oracle.Policy.of(self._parents[0][0])
-        keep_oracle.check_deletions(policy, list(known.values()), gone, clock, limit=LIMIT)
-        for name in gone:
-            if name in self.backups and self.backups[name]["metadata"]["uid"] == known[name]["metadata"]["uid"]:
-                del self.backups[name]
-                self.deleted += 1
-        for name, child in wanted.items():
-            if name not in known and name not in self.backups:
-                self._create(child)
+        def fed(answer: dict[str, Any]) -> dict[str, Any]:
+            again = Observed(parent={**seen.parent, "status": answer["status"]}, children=seen.children)
+            found: dict[str, Any] = orjson.loads(render(KIND, again, KIND.decide(again, current.now, CONFIG), CONFIG))
+            return found
 
-    def _create(self, child: dict[str, Any]) -> None:
+        repeated = fed(current.answer)
+        assert fed(repeated) == repeated
+
+    def _judge(self, current: Pass) -> None:
+        wanted = {child["metadata"]["name"] for child in current.answer["children"]}
+        known = {child["metadata"]["name"]: child for child in current.children[BACKUPS].values()}
+        gone = [name for name in known if name not in wanted and not deleting(known[name])]
+        policy = keep_oracle.Policy.of(current.parent["spec"])
+        keep_oracle.check_deletions(policy, list(known.values()), gone, current.now, limit=LIMIT)
+
+    def _begin(self, child: Object) -> None:
         name = child["metadata"]["name"]
         is_log = child["spec"].get("backupMode") == "log"
         if not is_log:
@@ -119,9 +124,7 @@ class World:
             assert slot is not None
             assert slot <= self.now, f"{name} is for a slot that has not come"
             self.runs.append(name)
-        child["metadata"] |= {"creationTimestamp": stamp(self.now), "uid": f"{name}-{len(self.runs)}"}
-        child["status"] = {"commitTs": str(tso.from_datetime(self.now))} if is_log else {}
-        self.backups[name] = child
+        self._store.write(child, status={"commitTs": str(tso.from_datetime(self.now))} if is_log else {})
 
     def running(self) -> list[str]:
         """Snapshots that have not ended."""
@@ -135,32 +138,30 @@ class World:
         status = {"phase": phase, "timeCompleted": stamp(self.now)}
         if phase == "Complete" and not without_commit:
             status["commitTs"] = str(tso.from_datetime(created))
-        backup["status"] = status
-        self._changed()
+        self._store.write(backup, status=status)
 
     def log_advances(self) -> None:
         """The log backup gets as far as the present."""
-        if LOG_NAME in self.backups:
-            self.backups[LOG_NAME]["status"]["logCheckpointTs"] = str(tso.from_datetime(self.now))
-            self._changed()
+        if log := self.backups.get(LOG_NAME):
+            self._store.write(log, status={**log["status"], "logCheckpointTs": str(tso.from_datetime(self.now))})
 
     def delete_by_hand(self, name: str) -> None:
         """Somebody deletes a Backup whose run the schedule has put down already, in the cache too."""
         backup = self.backups[name]
         slot = moment((backup["metadata"].get("annotations") or {}).get(names.SLOT_ANNOTATION))
-        marks = [moment(status.get("lastScheduleTime")) for _, status in self._parents]
+        versions = [self._caches.of(_SCHEDULES).get(_KEY), *self._caches.unseen(_SCHEDULES)]
+        marks = [moment(((version or {}).get("status") or {}).get("lastScheduleTime")) for version in versions]
         if slot is None or all(mark and mark >= slot for mark in marks):
-            del self.backups[name]
-            self._changed()
+            self._store.delete(kind_of(backup), f"db/{name}", uid=uid_of(backup))
 
     def edit(self, **changes: Any) -> None:
         """Somebody edits the spec; None takes a field out."""
-        self.spec = {key: value for key, value in {**self.spec, **changes}.items() if value is not None}
-        self._changed()
+        self._store.write(
+            self._parent, spec={key: value for key, value in {**self.spec, **changes}.items() if value is not None}
+        )
 
     def lose_status(self) -> None:
         """The status is gone, as after a restore of the CR from a file; the newest Backup is still there to tell. (With both
         gone nothing in the world knows about that run any more.)"""
         if self.runs and self.runs[-1] in self.backups:
-            self.status = {}
-            self._changed()
+            self._store.write(self._parent, status={})
