@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from backup_manager.errors import ManagerError, PermanentError, UnreachableError, UsageError
+from backup_manager.errors import ManagerError, PermanentError, TransientError, UnreachableError, UsageError
 from crds import durations, names
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ _CREDENTIALS: Final = frozenset({1045, 1698, 1862, 3118, 8141})
 _NO_RIGHT: Final = frozenset({1044, 1142, 1143, 1227, 8121})
 _BUSY: Final = frozenset({1040, 1203, 1226, 9001, 9002, 9005})
 """Too many connections, or PD or TiKV not answering yet."""
+_CONFLICT: Final = frozenset({1205, 1213, 8002, 8005, 8022, 9007})
+"""Another transaction held the row, or was faster."""
 _UNKNOWN_HOST: Final = re.compile(
     r"Name or service not known|nodename nor servname|No address associated|Temporary failure in name"
 )
@@ -228,6 +230,8 @@ def _translated(error: Exception, access: Access) -> ManagerError:
         return DatabaseError(
             f"{access.shown}: {text}", reason="DatabaseAccessDenied", hint=f"Grant {access.user} this privilege."
         )
+    if code in _CONFLICT:
+        return TransientError(f"{access.shown}: {text}", reason="DatabaseConflict", hint="The same can be tried again.")
     if code in _BUSY or 2000 <= code < 3000 or isinstance(error, OSError):
         if "SSL" in text or "certificate" in text.lower():
             return LoginError(

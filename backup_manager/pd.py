@@ -1,4 +1,4 @@
-"""What PD knows of a log backup: the keys that br, TiKV and TiDB leave in its etcd, read over etcd's JSON gateway.
+"""PD's etcd, over its JSON gateway: what br, TiKV and TiDB leave there of a log backup, and the key of a restore's lock.
 
 ``br log status --json`` does not tell whether a task is paused or why, costs a process each minute, and needs the tool's image;
 these few keys are what it reads itself. All reads of one look are one transaction, so they belong together.
@@ -92,6 +92,24 @@ class Pd:
         start = _start(info[0][1])
         point = _checkpoint(start, points, stored)
         return LogTask(state=state, start_ts=start, checkpoint_ts=point, pause_reason=reason, last_error=told)
+
+    def value(self, key: str) -> tuple[bytes, int] | None:
+        """The value of *key* and the revision that last changed it; None when there is none."""
+        answer = self._post("/v3/kv/range", _range(key, prefix=False))
+        return next(
+            ((base64.b64decode(kv.get("value") or ""), int(kv["mod_revision"])) for kv in answer.get("kvs") or ()), None
+        )
+
+    def swap(self, key: str, value: bytes | None, revision: int) -> int:
+        """Set *key* (None: delete it) if *revision* was the last to change it; 0 stands for "there is none". The new revision,
+        or 0 when another one was faster."""
+        name = _range(key, prefix=False)["key"]
+        change: dict[str, Any] = {"requestDeleteRange": {"key": name}}
+        if value is not None:
+            change = {"requestPut": {"key": name, "value": base64.b64encode(value).decode()}}
+        compare = {"key": name, "target": "MOD", "result": "EQUAL", "mod_revision": str(revision)}
+        answer = self._post("/v3/kv/txn", {"compare": [compare], "success": [change]})
+        return int((answer.get("header") or {}).get("revision") or 0) if answer.get("succeeded") else 0
 
     def _read(self, *keys: tuple[str, bool]) -> list[Pairs]:
         """Each key, or (True) all that begin with it, as they stood at one moment."""

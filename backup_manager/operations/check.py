@@ -5,6 +5,7 @@ nothing but a probe is written.
 from dataclasses import replace
 from typing import Any, Final
 
+from backup_manager import br_run, target_lock
 from backup_manager.database import Access, Database
 from backup_manager.errors import CheckError, ManagerError, UsageError
 from backup_manager.operations.steps import Context, Result
@@ -27,6 +28,8 @@ def run(context: Context) -> Result:
     for name, storage_spec in _storages(context.resource.kind, spec):
         checks += [replace(check, name=name + check.name) for check in _storage(context, storage_spec)]
     checks += [_database(context, name) for name in ("from", "to") if spec.get(name)]
+    if context.resource.kind == "Restore" and not any(check.name == "database" and check.error for check in checks):
+        checks += _target(context)
     if not checks:
         raise UsageError(
             f"{context.resource.name} names neither a storage nor a database", hint="Set one of s3, gcs, azblob, local."
@@ -98,6 +101,16 @@ def _claim(context: Context, storage: Storage, record: Record | None) -> Check:
         free = Check(name=_RECORD, status=Status.WARNING, message=f"belongs to {record.owner} ({record.state})", hint=hint)
     Records(storage).check_around(uids)
     return free
+
+
+def _target(context: Context) -> list[Check]:
+    """Whether a Restore would be alone in its target."""
+    spec = context.resource.spec
+    database = None
+    if access := context.resource.access("to"):
+        database = Database(Access.of(access, name="to", env=context.env, flags=context.flags))
+    pd = br_run.cluster(context) if spec.get("br") else target_lock.pd_of(context, database) if database else None
+    return target_lock.checks(context, database=database, pd=pd)
 
 
 def _database(context: Context, name: str) -> Check:

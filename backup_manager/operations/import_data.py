@@ -1,7 +1,8 @@
 """Import: tidb-lightning reads an export from the storage (or an archive of TiDB Operator, unpacked first) into TiDB.
 
-An import never harms: a table that holds rows is refused before lightning starts. It is good when lightning ended with 0 *and*
-said so, since lightning also ends with 0 after SIGTERM.
+An import never harms: a table that holds rows is refused before lightning starts, and from that look to the end of the load no
+other restore writes there (:mod:`backup_manager.target_lock`). It is good when lightning ended with 0 *and* said so, since
+lightning also ends with 0 after SIGTERM.
 """
 
 import os
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, cast
 
-from backup_manager import archive, history
+from backup_manager import archive, history, target_lock
 from backup_manager.database import Access, Database, connect
 from backup_manager.errors import NotFoundError, PermanentError, UsageError
 from backup_manager.operations.steps import Context, Result, Step, run_steps
@@ -66,9 +67,11 @@ def run(context: Context) -> Result:
         pd_addr=pd_addr,
     )
     context.journal.note(source=f"{source.folder.url.rstrip('/')}/{source.archive}" if source.archive else source.folder.url)
-    steps = (PREPARE, UNPACK, CHECK, LOAD) if source.archive else (PREPARE, LOOK, CHECK, LOAD)
     with history.restoring(context, state.storage, "import"):
-        run_steps(context, steps, state)
+        run_steps(context, (PREPARE, UNPACK if source.archive else LOOK), state)
+        database = cast(Database, state.database)
+        with target_lock.held(context, database=database, pd=target_lock.pd_of(context, database)):
+            run_steps(context, (CHECK, LOAD), state)
     return Result(
         commit_ts=state.commit_ts,
         backup_size=state.size,

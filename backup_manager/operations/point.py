@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from backup_manager import br_run, gc_life_time, history, lease, point_storage
+from backup_manager import br_run, gc_life_time, history, lease, point_storage, target_lock
 from backup_manager.database import Access, Database, connect
 from backup_manager.errors import NotFoundError, PermanentError, UsageError
 from backup_manager.operations.steps import Context, Result, Step, run_steps
@@ -60,7 +60,9 @@ def run(context: Context, cluster: br.Cluster, log: Storage) -> Result:
     _must_know_phases(context, state.binary)
     context.journal.note(source=log.location.url)
     with lease.held(context, cluster.namespace, cluster.name), history.restoring(context, log, "pitr restore"):
-        run_steps(context, STEPS, state)
+        run_steps(context, (PREPARE, LOOK), state)
+        with target_lock.held(context, database=state.database, pd=cluster):
+            run_steps(context, (PUT,), state)
     return Result(commit_ts=state.heard.summary.get("source-end-point") or str(state.target))
 
 
@@ -118,7 +120,9 @@ def put(context: Context, state: Point) -> None:
         state.heard = br_run.run(context, work)
 
 
-STEPS: Final = (Step(name="Prepare", work=prepare), Step(name="Look", work=look), Step(name="Restore", work=put))
+PREPARE: Final = Step(name="Prepare", work=prepare)
+LOOK: Final = Step(name="Look", work=look)
+PUT: Final = Step(name="Restore", work=put)
 
 
 def _argv(context: Context, state: Point) -> list[str]:

@@ -1,10 +1,11 @@
 """Restore with br: a snapshot, or the removal of what a failed restore left; a point in time is :mod:`~.point`'s."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from backup_manager import br_run, gc_life_time, history, lease
+from backup_manager import br_run, gc_life_time, history, lease, target_lock
 from backup_manager.database import Access, Database, connect
 from backup_manager.errors import NotFoundError, PermanentError, UsageError
 from backup_manager.operations import point
@@ -43,7 +44,7 @@ def run(context: Context) -> Result:
     target = for_br(spec, location, env=context.env, scratch=context.scratch)
     cluster = br_run.cluster(context)
     if context.flags.get("abort"):
-        with lease.held(context, cluster.namespace, cluster.name):
+        with lease.held(context, cluster.namespace, cluster.name), _target(context, cluster):
             return _abort(context, [br_run.find(context), *br.abort(spec, cluster, target.br_arguments)], target)
     storage = open_storage(spec, location=location, env=context.env)
     if mode == "pitr":
@@ -53,15 +54,15 @@ def run(context: Context) -> Result:
     )
     context.journal.note(source=location.url)
     with lease.held(context, cluster.namespace, cluster.name), history.restoring(context, state.storage, f"{mode} restore"):
-        run_steps(context, SNAPSHOT_STEPS, state)
+        run_steps(context, (PREPARE, LOOK), state)
+        with target_lock.held(context, database=state.database, pd=cluster):
+            run_steps(context, (PUT,), state)
     return state.result
 
 
 def prepare(context: Context, state: Restore) -> None:
     """The database answers, when one is named."""
-    access = context.resource.access("to")
-    if access:
-        state.database = connect(context, Access.of(access, name="to", env=context.env, flags=context.flags))
+    state.database = _database(context)
 
 
 def look(context: Context, state: Restore) -> None:
@@ -88,11 +89,19 @@ def put(context: Context, state: Restore) -> None:
         state.heard = br_run.run(context, work)
 
 
-SNAPSHOT_STEPS: Final = (
-    Step(name="Prepare", work=prepare),
-    Step(name="Look", work=look),
-    Step(name="Restore", work=put),
-)
+PREPARE: Final = Step(name="Prepare", work=prepare)
+LOOK: Final = Step(name="Look", work=look)
+PUT: Final = Step(name="Restore", work=put)
+
+
+def _database(context: Context) -> Database | None:
+    access = context.resource.access("to")
+    return connect(context, Access.of(access, name="to", env=context.env, flags=context.flags)) if access else None
+
+
+def _target(context: Context, cluster: br.Cluster) -> AbstractContextManager[None]:
+    """The target, for a removal: another restore may have begun to write there since."""
+    return target_lock.held(context, database=_database(context), pd=cluster)
 
 
 def _location(spec: Mapping[str, Any]) -> paths.Location:

@@ -1,5 +1,6 @@
 """What unit tests of the manager share: a context on a local folder, a reporter that remembers, a database in memory."""
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -95,9 +96,11 @@ class FakeDatabase:
     rows_of_tidb: dict[str, tuple[str, str]] = field(default_factory=lambda: {gc_life_time.VARIABLE: ("10m0s", "")})
     schemas: Sequence[str] = ("shop", "test", "mysql", "INFORMATION_SCHEMA")
     filled: Sequence[tuple[str, str]] = ()
+    pd: Sequence[str] = ()
     failures: list[ManagerError | None] = field(default_factory=list)
     access: Access = field(default_factory=lambda: Access(host="db"))
     history: list[str] = field(default_factory=list)
+    mutex: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def life_time(self) -> str:
@@ -112,32 +115,39 @@ class FakeDatabase:
         failure = self.failures.pop(0) if self.failures else None
         if failure is not None:
             raise failure
-        cursor = _Cursor(dict(self.rows_of_tidb))
-        yield cursor
-        if cursor.rows != self.rows_of_tidb:
-            self.history.append(cursor.rows[gc_life_time.VARIABLE][0])
-        self.rows_of_tidb = cursor.rows
+        with self.mutex:
+            cursor = _Cursor(dict(self.rows_of_tidb))
+            yield cursor
+            life_time = cursor.rows.get(gc_life_time.VARIABLE)
+            if life_time and life_time != self.rows_of_tidb.get(gc_life_time.VARIABLE):
+                self.history.append(life_time[0])
+            self.rows_of_tidb = cursor.rows
 
     def rows(self, statement: str, parameters: Sequence[Any] = ()) -> Sequence[tuple[Any, ...]]:
         if "information_schema.schemata" in statement:
             return [(name,) for name in self.schemas]
         if "information_schema.tables" in statement:
             return list(self.filled)
+        if "cluster_info" in statement:
+            return [(address,) for address in self.pd]
         return [(1,)]
 
 
 @dataclass
 class _Cursor:
-    """Understands the five statements that :mod:`backup_manager.gc_life_time` makes, and no other."""
+    """Understands the statements of :mod:`backup_manager.gc_life_time` and :mod:`backup_manager.target_lock`, and no other."""
 
     rows: dict[str, tuple[str, str]]
     answer: tuple[str, str] | None = None
+    before: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def execute(self, statement: str, parameters: Sequence[str] = ()) -> None:
         verb = statement.split(maxsplit=1)[0]
         if verb == "begin":
-            return
-        if verb == "select":
+            self.before = dict(self.rows)
+        elif verb == "rollback":
+            self.rows = dict(self.before)
+        elif verb == "select":
             self.answer = self.rows.get(parameters[0])
         elif verb == "update":
             value, name = parameters

@@ -12,7 +12,8 @@ import pytest
 from backup_manager import lease
 from backup_manager.errors import InterruptedError_, ToolError, UnreachableError
 from backup_manager.kubernetes_api import ApiForbiddenError, ApiNotFoundError, ConflictError, KubernetesApi, Server
-from backup_manager.lease import ClusterLeaseLostError, Pace, held
+from backup_manager.lease import ClusterLeaseLostError, held
+from backup_manager.locks import Pace
 from backup_manager.operations.steps import Context
 from backup_manager.signals import Stop
 from crds import names
@@ -76,10 +77,9 @@ def api() -> Api:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> Pace:
+def quick() -> Pace:
     """Everything in tenths of a second; the tool's grace period counts nothing here."""
-    monkeypatch.setattr(lease, "GRACE_SECONDS", 0.0)
-    return Pace(duration=1.0, renew=0.05, retry=0.05, fence=0.4, poll=0.05)
+    return Pace(duration=1.0, renew=0.05, retry=0.05, fence=0.4, poll=0.05, grace=0.0)
 
 
 def somebody(tmp_path: Path, api: Api, *, pod: str, name: str = "cr", uid: str = "", stop: Stop | None = None) -> World:
@@ -282,6 +282,6 @@ def test_without_kubernetes_nothing_is_held_and_the_log_says_so(tmp_path: Path) 
 
 
 def test_a_pace_that_would_let_two_tools_run_is_refused() -> None:
-    with pytest.raises(ValueError, match="before its lease runs out"):
+    with pytest.raises(ValueError, match="before its lock runs out"):
         Pace(duration=60, fence=45)
     Pace()

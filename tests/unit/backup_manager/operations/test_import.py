@@ -8,19 +8,24 @@ import threading
 import tomllib
 from collections import namedtuple
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from backup_manager import target_lock
+from backup_manager.database import Database
 from backup_manager.errors import InterruptedError_, ManagerError
+from backup_manager.locks import Note
 from backup_manager.operations import import_data
 from backup_manager.operations.steps import Result
 from backup_manager.signals import Stop
 from backup_manager.tools.lightning import CANCELED, SUCCESS
 from crds import names
+from crds.report import Phase
 from tests.support.fake_tool import FakeTool
 from tests.support.manager import FakeDatabase, World, local_storage, world
 from tests.unit.backup_manager.operations.test_export import FILES
+from tests.unit.backup_manager.test_target_lock import QUICK, until
 
 FOLDER = "cr-1a2b3c4d"
 
@@ -132,6 +137,37 @@ def test_tables_that_hold_rows_are_refused_and_named(case: Case) -> None:
     assert "other" not in error.message
     assert names.ALLOW_NON_EMPTY_ANNOTATION in error.hint
     assert case.tool.called("tidb-lightning") == []
+
+
+def test_the_target_is_looked_at_only_while_the_lock_is_held(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another restore loads while this one waits for the lock is seen: the check is made under it."""
+    monkeypatch.setattr(target_lock, "Pace", lambda: QUICK)
+    case.dump()
+    case.tool.install("tidb-lightning", out=[SUCCESS])
+    note = Note(holder="pod-of-other", owner="Restore elsewhere/other", owner_uid="other", seconds=3600)
+    place = target_lock.RowPlace(database=cast(Database, case.database))
+    there = place.write(note, None)
+    assert there is not None
+    here, caught = case.world(), list[ManagerError]()
+
+    def work() -> None:
+        try:
+            import_data.run(here.context)
+        except ManagerError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    until(lambda: here.report.phase is Phase.WAITING)
+    assert here.report.error is not None
+    assert here.report.error.reason == "TargetInUse"
+    assert "Restore elsewhere/other" in here.report.error.message
+    case.database.filled = [("shop", "o")]
+    place.write(Note(), there.version)
+    thread.join(20)
+    assert [error.problem().reason for error in caught] == ["TargetNotEmpty"]
+    assert case.tool.called("tidb-lightning") == []
+    assert target_lock.ROW not in case.database.rows_of_tidb
 
 
 def test_the_annotation_allows_it(case: Case) -> None:
