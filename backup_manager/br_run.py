@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from backup_manager.errors import NotFoundError, PermanentError, ToolError
+from backup_manager.errors import ManagerError, NotFoundError, PermanentError, ToolError
 from backup_manager.storage.base import Storage
 from backup_manager.tools import backupmeta, br, process
-from backup_manager.tools.failures import failure
+from backup_manager.tools.failures import RESTORE_TASK_RUNNING, failure
 from crds import durations, names
 
 if TYPE_CHECKING:
     from backup_manager.operations.steps import Context
 
 KEPT_OPERATIONS: Final = 10
+STALE_SECONDS: Final = 315
+"""br takes a restore for dead whose last heartbeat is 5 minutes old; a little longer, for the difference of clocks."""
 _UNTOLD: Final = "4.0"
 """The default of ``--tikvVersion``: upstream's word for a version that nobody knows."""
 _RELEASE: Final = re.compile(r"^Release Version:\s*(\S+)", re.MULTILINE)
@@ -59,7 +61,25 @@ def tikv_version(context: "Context", binary: str) -> str:
 
 
 def run(context: "Context", work: BrRun) -> br.Heard:
-    """Run br to its end. Raises when it did not end with 0, or did not know the command (it prints help, and ends with 0)."""
+    """Run br to its end. Raises when it did not end with 0, or did not know the command (it prints help, and ends with 0).
+
+    A restore that br refuses because an earlier one counts as running is repeated once, after the time in which br takes a
+    killed one for dead: the Lease keeps other runs of ours away, so most likely it is our own.
+    """
+    try:
+        return _run_once(context, work)
+    except ManagerError as error:
+        problem = error.problem()
+        if problem.reason != RESTORE_TASK_RUNNING:
+            raise
+        context.log(f"{problem.message}; waiting {STALE_SECONDS} s for it to end or to count as dead")
+        context.journal.waiting(problem)
+    context.stop.wait(STALE_SECONDS)
+    context.journal.running()
+    return _run_once(context, work)
+
+
+def _run_once(context: "Context", work: BrRun) -> br.Heard:
     heard = br.Heard(asked=work.asked)
 
     def hear(stream: process.Stream, line: str) -> None:
@@ -84,7 +104,7 @@ def run(context: "Context", work: BrRun) -> br.Heard:
         cwd=context.scratch,
     )
     if ended.code != 0:
-        raise failure(br.NAME, ended, reason=work.reason, mask=context.mask)
+        raise failure(br.NAME, ended, reason=work.reason, mask=context.mask, argv=work.argv)
     if heard.usage and not heard.summary:
         raise ToolError(
             f"this br does not know `br {' '.join(work.argv[1:3])}`",

@@ -208,8 +208,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 parser.error(f"{chosen} needs --{name} (or --from-file CR.yaml)")
 
     from backup_manager.runner import Run  # noqa: PLC0415  (help and usage errors answer without it)
+    from backup_manager.signals import Stop  # noqa: PLC0415
 
-    run = Run(verb=command, flags=flags, env=dict(os.environ))
+    env = dict(os.environ)
+    run = Run(verb=command, flags=flags, env=env, stop=Stop.of(env))
     run.stop.install()
     return run.execute()
 

@@ -6,7 +6,8 @@ may be restarting while its backup starts.
 
 import re
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -190,19 +191,22 @@ class Database:
             raise _translated(error, self.access) from None
 
 
-def connect(context: "Context", access: Access) -> Database:
-    """The database, once it answers. Waits up to :data:`ENV_WAIT`; reports ``Waiting`` meanwhile."""
-    database, waited, limit = Database(access), 0.0, _wait_limit(context.env)
+def connect(context: "Context", access: Access, *, clock: Callable[[], float] = time.monotonic) -> Database:
+    """The database, once it answers. Waits up to :data:`ENV_WAIT`; reports ``Waiting`` meanwhile.
+
+    Each try may itself take the time of :data:`_CONNECT_SECONDS` and :data:`_QUERY_SECONDS`: it counts too.
+    """
+    database, deadline, waited = Database(access), clock() + _wait_limit(context.env).total_seconds(), False
     while True:
         try:
             database.rows("select 1")
         except DatabaseUnreachableError as error:
-            if waited >= limit.total_seconds():
+            if (left := deadline - clock()) <= 0:
                 raise
             context.journal.waiting(error.problem())
             context.log(f"waiting for {access.shown}: {error.message}")
-            context.stop.wait(POLL_SECONDS)
-            waited += POLL_SECONDS
+            context.stop.wait(min(POLL_SECONDS, left))
+            waited = True
         else:
             if waited:
                 context.journal.running()

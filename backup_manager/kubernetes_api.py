@@ -2,28 +2,40 @@
 
 The ``kubernetes`` package costs more time and memory to import than the whole start of a manager may take. The token file is
 read again at every call, since Kubernetes rotates it.
+
+An API server that restarts or is overloaded answers again soon, so reads are repeated with a :class:`Backoff`; a refusal
+(401, 403, 404, 409, 422) is an answer and is not. Writes are made once here: each caller knows whether it may repeat its own
+(a report carries the Job's uid, a Lease its resourceVersion).
 """
 
 import atexit
 import base64
+import math
 import os
 import ssl
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote, urlencode
 
 import orjson
 import urllib3
 
+from backup_manager.backoff import Backoff
 from backup_manager.errors import AccessDeniedError, ManagerError, NotFoundError, PermanentError, UnreachableError, UsageError
 from crds import names
 
 SERVICE_ACCOUNT_DIR: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-_TIMEOUT: Final = urllib3.Timeout(connect=5, read=15)
+READ_SECONDS: Final = 120.0
+"""How long a read is tried for while the API server does not answer."""
+T = TypeVar("T")
+
+_CONNECT_TIMEOUT: Final = 5.0
+_READ_TIMEOUT: Final = 15.0
+_PASSING: Final = frozenset({429, 500, 502, 503, 504})
 _PLURALS: Final = {
     "Backup": "backups",
     "Restore": "restores",
@@ -48,6 +60,27 @@ class ConflictError(PermanentError):
     """The object changed, or is another one than meant (its uid differs)."""
 
     reason = "Conflict"
+
+
+class ApiInvalidError(PermanentError):
+    """The API server understood the request and refuses what is in it (422): it would refuse it again."""
+
+    reason = "ApiServerRefused"
+
+
+class ApiUnavailableError(UnreachableError):
+    """The API server does not answer, or says that it cannot now. *retry_after* is the pause that it asks for, in seconds."""
+
+    reason = "ApiServerUnavailable"
+
+    def __init__(self, message: str, *, hint: str = "", reason: str = "", retry_after: float = 0.0) -> None:
+        super().__init__(message, hint=hint, reason=reason)
+        self.retry_after = retry_after
+
+
+def retry_after(error: BaseException) -> float:
+    """The pause in seconds that *error* asks for; 0 when it asks for none."""
+    return error.retry_after if isinstance(error, ApiUnavailableError) else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,22 +147,34 @@ def _file(entry: Mapping[str, Any], key: str, kubeconfig: Path) -> str | None:
 
 
 class KubernetesApi:
-    """A client of one API server. Raises only :mod:`backup_manager.errors`."""
+    """A client of one API server. Raises only :mod:`backup_manager.errors`.
 
-    def __init__(self, server: Server) -> None:
+    *backoff* is how :meth:`patiently` repeats (without one, nothing is repeated); *left* are the seconds until this process is
+    killed: no call waits longer for its answer.
+    """
+
+    def __init__(self, server: Server, *, backoff: Backoff | None = None, left: Callable[[], float] = lambda: math.inf) -> None:
         self._server = server
+        self._backoff = backoff
+        self._left = left
         tls: dict[str, Any] = {}
         if server.url.startswith("https"):
             tls["cert_reqs"] = ssl.CERT_NONE if server.insecure else ssl.CERT_REQUIRED
             tls["ca_certs"] = server.ca_file
             if server.client_cert:
                 tls["cert_file"], tls["key_file"] = server.client_cert
-        self._pool = urllib3.PoolManager(timeout=_TIMEOUT, retries=False, maxsize=2, **tls)
+        self._pool = urllib3.PoolManager(retries=False, maxsize=2, **tls)
+
+    def patiently(self, work: Callable[[], T]) -> T:
+        """What *work* returns; it is made again while the API server is unavailable, so it must be safe to repeat."""
+        if self._backoff is None:
+            return work()
+        return self._backoff.call(work, passing=lambda error: isinstance(error, ApiUnavailableError), asked=retry_after)
 
     def resource(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
         """The CR *namespace*/*name* of one of our kinds."""
         group = f"/apis/{names.API_VERSION}/namespaces/{quote(namespace)}"
-        return self._call("GET", f"{group}/{_PLURALS[kind]}/{quote(name)}")
+        return self.patiently(lambda: self._call("GET", f"{group}/{_PLURALS[kind]}/{quote(name)}"))
 
     def job(self, namespace: str, name: str) -> dict[str, Any]:
         """A Job."""
@@ -146,7 +191,8 @@ class KubernetesApi:
         """The Pods that carry *labels*."""
         selector = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
         query = urlencode({"labelSelector": selector})
-        items: list[dict[str, Any]] = self._call("GET", f"/api/v1/namespaces/{quote(namespace)}/pods?{query}")["items"]
+        path = f"/api/v1/namespaces/{quote(namespace)}/pods?{query}"
+        items: list[dict[str, Any]] = self.patiently(lambda: self._call("GET", path))["items"]
         return items
 
     def lease(self, namespace: str, name: str) -> dict[str, Any]:
@@ -167,17 +213,24 @@ class KubernetesApi:
             headers["Content-Type"] = content_type
         data = None if body is None else orjson.dumps(body)
         try:
-            answer = self._pool.request(method, self._server.url + path, body=data, headers=headers)
+            answer = self._pool.request(method, self._server.url + path, body=data, headers=headers, timeout=self._timeout())
         except urllib3.exceptions.HTTPError as error:
-            raise UnreachableError(
+            # A certificate that is not trusted is not so in a minute either; a connection cut in the handshake may be.
+            untrusted = isinstance(error, urllib3.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error)
+            raise (UnreachableError if untrusted else ApiUnavailableError)(
                 f"the API server {self._server.url} cannot be reached: {type(error).__name__}",
                 hint="Check network policies, and the kubeconfig when one is used.",
                 reason="ApiServerUnreachable",
             ) from None
         if answer.status >= 300:
-            raise _refusal(answer.status, f"{method} {path.partition('?')[0]}", answer.data)
+            what = f"{method} {path.partition('?')[0]}"
+            raise _refusal(answer.status, what, answer.data, answer.headers.get("Retry-After", ""))
         decoded: dict[str, Any] = orjson.loads(answer.data)
         return decoded
+
+    def _timeout(self) -> urllib3.Timeout:
+        left = max(0.1, self._left())
+        return urllib3.Timeout(connect=min(_CONNECT_TIMEOUT, left), read=min(_READ_TIMEOUT, left))
 
     def _token(self) -> str:
         if self._server.token_file:
@@ -195,7 +248,7 @@ def _lease_path(namespace: str, name: str) -> str:
     return f"{group}/{quote(name)}" if name else group
 
 
-def _refusal(status: int, what: str, body: bytes) -> ManagerError:
+def _refusal(status: int, what: str, body: bytes, asked: str) -> ManagerError:
     try:
         said = str(orjson.loads(body).get("message") or "")
     except (orjson.JSONDecodeError, AttributeError):
@@ -206,9 +259,12 @@ def _refusal(status: int, what: str, body: bytes) -> ManagerError:
             return ApiForbiddenError(message, hint="Bind the manager's Role to the ServiceAccount of this Pod.")
         case 404:
             return ApiNotFoundError(message)
-        case 409 | 422:
+        case 409:
             return ConflictError(message)
-        case 429 | 500 | 502 | 503 | 504:
-            return UnreachableError(message, reason="ApiServerUnavailable")
+        case 422:
+            return ApiInvalidError(message)
+        case _ if status in _PASSING:
+            # Seconds; the other form of the header, a date, is not one that Kubernetes uses.
+            return ApiUnavailableError(message, retry_after=float(asked) if asked.isdecimal() else 0.0)
         case _:
             return PermanentError(message, reason="ApiServerRefused")

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from backup_manager.errors import InterruptedError_, ManagerError, TransientError
+from backup_manager.kubernetes_api import ApiUnavailableError
 from backup_manager.tools.process import GRACE_SECONDS
 from crds import names
 from crds.report import Problem
@@ -195,7 +196,7 @@ def holding(
 
 def acquire(context: "Context", lock: Lock, waiting: Callable[[Note], Problem]) -> None:
     """Become the holder, however long that takes. A place that cannot be looked at is an error at first, and later on one when
-    that lasts."""
+    that lasts; an API server that is unavailable is waited for from the start."""
     said, failing = "", 0.0
     while True:
         try:
@@ -205,7 +206,8 @@ def acquire(context: "Context", lock: Lock, waiting: Callable[[Note], Problem]) 
         except ManagerError as error:
             problem = error.problem()
             failing = failing or lock.clock()
-            if not said or not problem.retryable or lock.clock() - failing > _PATIENCE:
+            answers_soon = bool(said) or isinstance(error, ApiUnavailableError)
+            if not answers_soon or not problem.retryable or lock.clock() - failing > _PATIENCE:
                 raise
         context.journal.waiting(problem)
         if problem.message != said:

@@ -99,6 +99,7 @@ def secrets_of(env: Mapping[str, str], spec: Mapping[str, Any]) -> list[str]:
     for holder in (spec, spec.get("pitrFullBackupStorageProvider") or {}):
         if token := (holder.get("azblob") or {}).get("sasToken"):
             found.append(str(token))
+    found += [stripped for secret in found if (stripped := secret.strip()) != secret]  # as it is used
     return [*found, *(part for secret in found for part in _signatures(secret))]
 
 

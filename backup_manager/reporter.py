@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from backup_manager.errors import InterruptedError_
 from backup_manager.masking import Masker
 from crds.report import Phase, Problem, Report, StepProgress
 
@@ -93,8 +94,10 @@ class Journal:
         self._reporter.offer(self._report)
 
     def complete(self, *, commit_ts: str | None = None, backup_size: int | None = None, **result: Any) -> None:
-        """The run did what it should. Returns only when that is stored."""
+        """The run did what it should. Returns only when that is stored. Raises InterruptedError_ after :meth:`fail`."""
         with self._lock:
+            if self._report.final:
+                raise InterruptedError_("the run ended after it had been reported as stopped")
             self.note(**result)
             closed = tuple(_closed(part, self._clock()) for part in self._report.progress)
             self._update(
@@ -109,8 +112,10 @@ class Journal:
         self._reporter.store(self._report)
 
     def fail(self, problem: Problem) -> None:
-        """The run failed. Returns only when that is stored."""
-        self._update(phase=Phase.FAILED, error=self._masked(problem), time_completed=self._clock(), eta=None)
+        """The run failed. Returns only when that is stored. An outcome that is there already stays, and is stored again."""
+        with self._lock:
+            if not self._report.final:
+                self._update(phase=Phase.FAILED, error=self._masked(problem), time_completed=self._clock(), eta=None)
         self._reporter.store(self._report)
 
     def _masked(self, problem: Problem) -> Problem:
@@ -121,7 +126,10 @@ class Journal:
             self._report = self._report.but(**fields, seq=self._report.seq + 1)
 
     def _tell(self, **fields: Any) -> None:
-        self._update(**fields)
+        with self._lock:
+            if self._report.final:  # a thread that has not noticed yet
+                return
+            self._update(**fields)
         self._reporter.offer(self._report)
 
 

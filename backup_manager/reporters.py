@@ -4,6 +4,7 @@ Progress is sparse: at most every :data:`EVERY_SECONDS`, and whenever a step beg
 the work; the path and the outcome are stored for certain or the run does not succeed.
 """
 
+import math
 import sys
 import threading
 import time
@@ -12,15 +13,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, TextIO
 
+from backup_manager.backoff import Backoff
 from backup_manager.errors import ManagerError, UnreachableError, UsageError
-from backup_manager.kubernetes_api import ConflictError, KubernetesApi
+from backup_manager.kubernetes_api import ConflictError, KubernetesApi, retry_after
 from backup_manager.reporter import Reporter
 from crds import names
 from crds.report import ANNOTATION, TERMINATION_BYTES, Report
 
 EVERY_SECONDS: Final = 10.0
 STORE_SECONDS: Final = 300.0
-"""How long a report that must not be lost is tried for."""
+"""How long a report that must not be lost is tried for, unless the process is killed sooner."""
 TERMINATION_LOG: Final = Path("/dev/termination-log")
 
 
@@ -52,7 +54,10 @@ def _milestone(report: Report) -> tuple[object, ...]:
 
 
 class JobAnnotationReporter:
-    """Patches :data:`crds.report.ANNOTATION` of one Job. Progress is sent by a thread of its own, the newest report only."""
+    """Patches :data:`crds.report.ANNOTATION` of one Job. Progress is sent by a thread of its own, the newest report only.
+
+    *store_seconds* limits how long :meth:`store` repeats itself, *left* does so too: the seconds until this process is killed.
+    """
 
     def __init__(
         self,
@@ -64,12 +69,15 @@ class JobAnnotationReporter:
         log: Callable[[str], None],
         pace: Pace | None = None,
         store_seconds: float = STORE_SECONDS,
+        left: Callable[[], float] = lambda: math.inf,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._api = api
         self._job = namespace, job, uid
         self._log = log
         self._pace = pace or Pace()
-        self._store_seconds = store_seconds
+        self._left = left
+        self._backoff = Backoff(seconds=store_seconds, left=left, sleep=sleep)
         self._changed = threading.Condition()
         self._sending = threading.Lock()
         self._told = -1
@@ -86,14 +94,19 @@ class JobAnnotationReporter:
 
     def store(self, report: Report) -> None:
         """Patch now, and again for minutes; a conflict is tried again, another Job of this name never."""
+
+        def passing(error: BaseException) -> bool:
+            return isinstance(error, UnreachableError) or (isinstance(error, ConflictError) and self._still_ours())
+
         with self._changed:
             self._newest = None
         with self._sending:
-            try:
-                self._patch(report)
-            except (UnreachableError, ConflictError) as error:
-                self._log(f"report {report.seq} not stored yet: {error.message}")
-                self._store_patiently(report)
+            self._backoff.call(
+                lambda: self._patch(report),
+                passing=passing,
+                asked=retry_after,
+                on_failure=lambda error: self._log(f"report {report.seq} not stored yet: {error}"),
+            )
 
     def close(self) -> None:
         """End the thread."""
@@ -101,19 +114,6 @@ class JobAnnotationReporter:
             self._closed = True
             self._changed.notify()
         self._thread.join(timeout=5)
-
-    def _store_patiently(self, report: Report) -> None:
-        import tenacity  # noqa: PLC0415  (only when the API server does not answer at once)
-
-        def passing(error: BaseException) -> bool:
-            return isinstance(error, UnreachableError) or (isinstance(error, ConflictError) and self._still_ours())
-
-        tenacity.Retrying(
-            retry=tenacity.retry_if_exception(passing),
-            wait=tenacity.wait_exponential(multiplier=0.2, max=15) + tenacity.wait_random(0, 0.5),
-            stop=tenacity.stop_after_delay(self._store_seconds),
-            reraise=True,
-        )(self._patch, report)
 
     def _still_ours(self) -> bool:
         namespace, job, uid = self._job
@@ -134,8 +134,8 @@ class JobAnnotationReporter:
         while (report := self._due()) is not None:
             # A progress report that waited behind a stored one is old news by then.
             with self._sending:
-                if report.seq <= self._told:
-                    continue
+                if report.seq <= self._told or math.isfinite(self._left()):
+                    continue  # about to be killed: the outcome must not wait for an answer to progress
                 try:
                     self._patch(report)
                 except ManagerError as error:
@@ -219,7 +219,13 @@ def readable(report: Report) -> str:
 
 
 def open_reporter(
-    target: str, *, api: Callable[[], KubernetesApi], env: Mapping[str, str], namespace: str, log: Callable[[str], None]
+    target: str,
+    *,
+    api: Callable[[], KubernetesApi],
+    env: Mapping[str, str],
+    namespace: str,
+    log: Callable[[str], None],
+    left: Callable[[], float] = lambda: math.inf,
 ) -> Reporter:
     """The reporter for ``--report``: ``job``, ``stdout`` or a file; empty: the Job when there is one, else stdout."""
     job = env.get(names.ENV_JOB_NAME, "")
@@ -227,7 +233,8 @@ def open_reporter(
         raise UsageError(f"--report=job needs the environment variable {names.ENV_JOB_NAME}", hint="Use --report=stdout.")
     if target == "job" or (not target and job):
         namespace = env.get(names.ENV_POD_NAMESPACE) or namespace
-        return JobAnnotationReporter(api(), namespace=namespace, job=job, uid=env.get(names.ENV_JOB_UID, ""), log=log)
+        uid = env.get(names.ENV_JOB_UID, "")
+        return JobAnnotationReporter(api(), namespace=namespace, job=job, uid=uid, log=log, left=left)
     if target in {"", "stdout", "-"}:
         return LinesReporter(sys.stdout)
     try:

@@ -20,14 +20,16 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TextIO, cast
 from uuid import uuid4
 
+from backup_manager.backoff import Backoff
+from backup_manager.credentials import clean_environment
 from backup_manager.custom_resource import Resource, choose
-from backup_manager.errors import ManagerError, PermanentError, UsageError
-from backup_manager.kubernetes_api import KubernetesApi, Server
+from backup_manager.errors import InterruptedError_, ManagerError, PermanentError, UsageError
+from backup_manager.kubernetes_api import READ_SECONDS, KubernetesApi, Server
 from backup_manager.masking import Masked, Masker, secrets_of
 from backup_manager.operations.steps import Context, Operation, Result
 from backup_manager.reporter import Journal
 from backup_manager.reporters import leave_last_words, open_reporter
-from backup_manager.signals import Stop
+from backup_manager.signals import End, Stop
 from crds import names
 from crds.report import Problem
 
@@ -72,13 +74,15 @@ class Run:
                 env=self.env,
                 namespace=self.flags.get("namespace") or "",
                 log=self.log,
+                left=lambda: self.stop.left(End.REPORT),
             )
         except ManagerError as error:
             self._say(error.problem())
             return error.exit_code
         journal = Journal(reporter, attempt=self.env.get(names.ENV_POD_UID, ""), masker=self.mask)
         try:
-            return self._settle(journal)
+            with self.stop.guarded(End.RECORD, lambda: self._report_late_end(journal)):
+                return self._settle(journal)
         finally:
             leave_last_words(journal.report)
             reporter.close()
@@ -101,7 +105,22 @@ class Run:
             return error.exit_code or 1
         return 0
 
+    def _report_late_end(self, journal: Journal) -> None:
+        """Store the outcome now: the process is about to be killed, and something still keeps the run from ending."""
+        self.log("[ERROR] the end takes too long: the outcome is stored before the Pod is killed")
+        problem = Problem(
+            reason=InterruptedError_.reason,
+            message="the run was stopped, and its end took longer than the Pod's grace period allows",
+            hint="Its log shows what it was doing (kubectl logs).",
+            retryable=True,
+        )
+        with suppress(ManagerError):
+            journal.fail(problem)
+        leave_last_words(journal.report)
+
     def _work(self, journal: Journal) -> Result:
+        # Before anything reads a credential: the preflight, our clients and the tools use the same values.
+        self.env = clean_environment(self.env)
         resource = self._resource()
         self.mask = Masker(secrets_of(self.env, resource.spec))
         journal.masker = self.mask
@@ -146,7 +165,11 @@ class Run:
     def kubernetes(self) -> KubernetesApi:
         """The API server: of ``--kubeconfig``, else the one that we run in."""
         kubeconfig = self.flags.get("kubeconfig")
-        return KubernetesApi(Server.from_kubeconfig(Path(kubeconfig)) if kubeconfig else Server.in_cluster(self.env))
+        return KubernetesApi(
+            Server.from_kubeconfig(Path(kubeconfig)) if kubeconfig else Server.in_cluster(self.env),
+            backoff=Backoff(seconds=READ_SECONDS, sleep=self.stop.wait),
+            left=lambda: self.stop.left(End.REPORT),
+        )
 
     @contextmanager
     def _scratch(self) -> Iterator[Path]:

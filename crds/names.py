@@ -71,6 +71,11 @@ ENV_PASSWORD: Final = "BACKUP_MANAGER_PASSWORD"
 ENV_FULL_BACKUP: Final = "FULL_BACKUP_"
 """Before the names of storage variables: they are those of ``pitrFullBackupStorageProvider``."""
 
+ENV_GRACE: Final = "POD_GRACE_SECONDS"
+"""The Pod's ``terminationGracePeriodSeconds``: a manager divides it among the parts of its end."""
+GRACE_SECONDS: Final = 60
+"""Time between SIGTERM and SIGKILL: to stop the tool, to restore the GC life time, to report."""
+
 BR_BIN_DIR: Final = "/var/lib/br-bin"
 DUMPLING_BIN_DIR: Final = "/var/lib/dumpling-bin"
 LIGHTNING_BIN_DIR: Final = "/var/lib/lightning-bin"

@@ -146,5 +146,6 @@ def _identity(observed: Observed, intent: JobIntent) -> Env:
         _field(names.ENV_POD_UID, "metadata.uid"),
         _field(names.ENV_POD_NAMESPACE, "metadata.namespace"),
         _literal(names.ENV_CR_UID, observed.uid),
+        _literal(names.ENV_GRACE, names.GRACE_SECONDS),
     ]
     return [*env, _literal(names.ENV_BACKUP_PATH, intent.path)] if intent.purpose in _GIVEN_PATH else env

@@ -14,8 +14,6 @@ from crds import names
 from crds.versions import split_image
 
 USER: Final = 65532
-GRACE_SECONDS: Final = 60
-"""Time after SIGTERM to stop the tool, to put the GC life time back and to report."""
 WATCH_RESOURCES: Final = {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}}
 """Of a Pod that only asks PD once a minute, as long as its log backup runs: the CR's own are those of real work."""
 
@@ -90,7 +88,7 @@ def pod_template(observed: Observed, intent: JobIntent, args: list[str], config:
         "initContainers": [_init_container(tool, image, resources, restricted) for tool, image in tools],
         "containers": [_given(main)],
         "restartPolicy": _restart_policy(spec, intent),
-        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "terminationGracePeriodSeconds": names.GRACE_SECONDS,
         "tolerations": spec.get("tolerations"),
         "affinity": spec.get("affinity"),
         "imagePullSecrets": spec.get("imagePullSecrets"),

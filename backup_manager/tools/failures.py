@@ -1,11 +1,15 @@
 """What a tool's error means: a reason, whether waiting helps, and what to do next.
 
 br, dumpling and lightning share their storage and database code, so one table serves all three. Its texts are theirs, taken
-from the real binaries. What the table does not know is told in the tool's own words under the operation's general reason.
+from the real binaries. The same words can mean different things to different commands ("already exists" of a log task, of a
+restore, of a table), so an entry that belongs to some commands names them and is not searched for the others. What the table
+does not know is told in the tool's own words under the operation's general reason.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 from backup_manager.errors import InterruptedError_, ManagerError, ToolError
@@ -15,11 +19,58 @@ from backup_manager.tools.flags import REFUSAL
 from backup_manager.tools.process import Ended
 
 MESSAGE_LIMIT: Final = 400
+RESTORE_TASK_RUNNING: Final = "RestoreTaskRunning"
+"""br registers a restore in the cluster; one that was killed counts as running until its last heartbeat is 5 minutes old."""
+_NETWORK: Final = r"dial tcp|invalid connection|bad connection|connection refused|i/o timeout|broken pipe|connection reset"
+_QUOTED: Final = re.compile(r"`[^`]*`|(?<=Duplicate entry )'.*'(?= for key)")
+"""Names and values of the user in an error: they are no words of the tool's."""
+
+
+class Verb(StrEnum):
+    """What a tool was asked to do."""
+
+    EXPORT = "export"
+    IMPORT = "import"
+    BACKUP = "backup"
+    RESTORE = "restore"
+    POINT = "restore point"
+    LOG = "log"
+    ABORT = "abort"
+    COMPACT = "compact"
+
+
+_VERB_OF_TOOL: Final = {"dumpling": Verb.EXPORT, "tidb-lightning": Verb.IMPORT, "tikv-ctl": Verb.COMPACT}
+_BR_COMMANDS: Final = (
+    (("restore", "point"), Verb.POINT),
+    (("restore",), Verb.RESTORE),
+    (("backup",), Verb.BACKUP),
+    (("log",), Verb.LOG),
+    (("abort",), Verb.ABORT),
+)
+
+
+def verb_of(argv: Sequence[str]) -> Verb | None:
+    """What the command line *argv* (tool first) asks for; None for one that is not known.
+
+    >>> verb_of(["/bin/br", "restore", "point", "--pd=x"]), verb_of(["dumpling", "-h", "db"])
+    (<Verb.POINT: 'restore point'>, <Verb.EXPORT: 'export'>)
+    """
+    tool, *rest = argv
+    found = _VERB_OF_TOOL.get(tool.rpartition("/")[2])
+    return found or next((verb for words, verb in _BR_COMMANDS if tuple(rest[: len(words)]) == words), None)
+
+
+_WRITES_SNAPSHOT: Final = frozenset({Verb.BACKUP, Verb.EXPORT})
+_RESTORES: Final = frozenset({Verb.RESTORE, Verb.POINT, Verb.IMPORT, Verb.ABORT})
+_BY_BR: Final = frozenset({Verb.BACKUP, Verb.RESTORE, Verb.POINT, Verb.LOG, Verb.ABORT})
+_USES_SQL: Final = frozenset({Verb.EXPORT, Verb.IMPORT})
+_EVERY: Final = frozenset(Verb)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """One failure that we know. *pattern* is searched in the tool's error text, whatever the case of its letters.
+    """One failure that we know. *pattern* is searched in the tool's error text, whatever the case of its letters, when the
+    tool was asked for one of *verbs*.
 
     It is compiled when a tool has failed, not at the start of every run.
     """
@@ -28,10 +79,11 @@ class Known:
     reason: str
     hint: str
     retryable: bool = False
+    verbs: frozenset[Verb] = _EVERY
 
 
-def _known(pattern: str, reason: str, hint: str, *, retryable: bool = False) -> Known:
-    return Known(pattern=pattern, reason=reason, hint=hint, retryable=retryable)
+def _known(pattern: str, reason: str, hint: str, *, retryable: bool = False, verbs: frozenset[Verb] = _EVERY) -> Known:
+    return Known(pattern=pattern, reason=reason, hint=hint, retryable=retryable, verbs=verbs)
 
 
 KNOWN: Final = (
@@ -70,77 +122,118 @@ KNOWN: Final = (
         retryable=True,
     ),
     _known(
-        r"Error 1045|Access denied for user",
+        r"Error 1045\b|Access denied for user",
         "DatabaseAccessDenied",
         "Check the user in the spec, and the key `password` of the Secret named by secretName.",
+        verbs=_USES_SQL,
     ),
     _known(
-        r"Error 1142|Error 1044|Error 1227|Error 8121|command denied to user",
+        r"Error (?:1142|1044|1227|8121)\b|command denied to user",
         "DatabaseAccessDenied",
         "Grant the user this privilege.",
+        verbs=_USES_SQL,
+    ),
+    _known(
+        r"is less than (?:the )?GC safepoint|GC safepoint .* exceed",
+        "GarbageCollected",
+        "The cluster no longer keeps that time. Start the log backup now: a new Backup with a later commitTs, or none.",
+        verbs=frozenset({Verb.LOG}),
     ),
     _known(
         r"GC life time is shorter than transaction duration|is less than (?:the )?GC safepoint|GC safepoint .* exceed",
         "GarbageCollected",
         "Raise spec.tikvGCLifeTime above the time the run takes.",
         retryable=True,
+        verbs=_EVERY - {Verb.LOG, Verb.COMPACT},
     ),
     _known(
         r"existing lock will expire|checkpoint.*lock",
         "CheckpointLocked",
         "An earlier br still holds its lock on this path, for at most 5 minutes.",
         retryable=True,
+        verbs=frozenset({Verb.BACKUP}),
     ),
     _known(
         r"backup meta file exists|backupmeta.* exists|backup lock file .* exist|have been used for other purpose"
         r"|path.*not empty",
         "BackupPathInUse",
         "The path holds another backup: choose another prefix, or delete what is there.",
+        verbs=frozenset({Verb.BACKUP, Verb.EXPORT, Verb.LOG}),
+    ),
+    _known(
+        r"task with ID \d+ already exists and is running",
+        RESTORE_TASK_RUNNING,
+        "An earlier br that was killed counts as running for 5 minutes. Otherwise another br restores into this cluster.",
+        retryable=True,
+        verbs=_RESTORES - {Verb.IMPORT},
     ),
     _known(
         r"log backup task is running: .*please stop the task before restore",
         "LogBackupRunning",
         "Stop the target's log backup (logStop: true in its Backup), restore, then start it again and take a full backup.",
+        verbs=frozenset({Verb.RESTORE, Verb.POINT}),
     ),
     _known(
         r"ErrStreamLogTaskExist|already .*log backup task|task .*already exist",
         "LogTaskExists",
         "Stop the running log backup first.",
+        verbs=frozenset({Verb.LOG}),
     ),
     _known(
         r"ErrTaskNotFound|no such task",
         "LogTaskNotFound",
         "The cluster knows no log backup of this name: it was stopped from outside, or never started.",
+        verbs=frozenset({Verb.LOG}),
     ),
     _known(
         r"log-backup\.enable",
         "LogBackupDisabled",
         "Set TiKV's log-backup.enable to true and restart the stores.",
+        verbs=frozenset({Verb.LOG}),
     ),
     _known(
-        r"cluster is not fresh|ErrRestoreNotFreshCluster|Duplicate entry|not empty",
+        r"cluster is not fresh|ErrRestoreNotFreshCluster|already existed in restored cluster|Duplicate entry|not empty",
         "TargetNotEmpty",
         "The target holds data: restore into an empty cluster, or drop these tables first.",
+        verbs=frozenset({Verb.RESTORE, Verb.POINT, Verb.IMPORT}),
     ),
     _known(
         r"doesn't exist or contains no files|ErrEmptySourceDir|backupmeta.*(?:not exist|NoSuchKey|no such)"
         r"|the specified key does not exist",
         "SourceNotFound",
         "There is no backup at this path: check bucket, prefix or path in the spec.",
+        verbs=_RESTORES | {Verb.COMPACT},
     ),
     _known(
-        r"too many SSTs|ErrKVEpochNotMatch|region is unavailable|Region.*unavailable|tikv server timeout|Error 900[0-9]",
+        r"too many SSTs|ErrKVEpochNotMatch|region is unavailable|Region.*unavailable|tikv server timeout|Error 900[0-9]\b",
         "ClusterBusy",
         "TiKV does not keep up or is restarting; check the cluster's health.",
         retryable=True,
+        verbs=_EVERY - {Verb.COMPACT},
     ),
     _known(
-        r"dial tcp|invalid connection|bad connection|connection refused|i/o timeout|broken pipe|connection reset",
+        _NETWORK,
         "DatabaseUnreachable",
         "Check that TiDB runs and that no network policy is between.",
         retryable=True,
+        verbs=_USES_SQL,
+    ),
+    _known(
+        _NETWORK,
+        "ClusterUnreachable",
+        "Check that PD and TiKV run and can be reached from this namespace.",
+        retryable=True,
+        verbs=_BY_BR,
+    ),
+    _known(
+        _NETWORK,
+        "StorageUnreachable",
+        "Check the storage's endpoint and that no network policy is between.",
+        retryable=True,
+        verbs=frozenset({Verb.COMPACT}),
     ),
 )
+"""The first entry that fits counts."""
 
 _SAID: Final = re.compile(
     r"(?:create dumper failed|dump failed|parse arguments failed|tidb lightning encountered error"
@@ -181,8 +274,19 @@ def _continued(lines: tuple[str, ...]) -> list[str]:
     return rest
 
 
-def failure(tool: str, ended: Ended, *, reason: str, mask: Masker, hint: str = "") -> ManagerError:
-    """The error to raise for a tool that did not do its work. *reason* is the operation's general one."""
+def known_failure(text: str, verb: Verb | None) -> Known | None:
+    """The entry of :data:`KNOWN` for a tool's error *text*; without a *verb* the entries of every one are searched."""
+    searched = _QUOTED.sub("", text)
+    fits = (item for item in KNOWN if verb is None or verb in item.verbs)
+    return next((item for item in fits if re.search(item.pattern, searched, re.IGNORECASE)), None)
+
+
+def failure(tool: str, ended: Ended, *, reason: str, mask: Masker, hint: str = "", argv: Sequence[str] = ()) -> ManagerError:
+    """The error to raise for a tool that did not do its work.
+
+    *reason* is the operation's general one. *argv* is the command line, which says what *tool* was asked to do; dumpling,
+    tidb-lightning and tikv-ctl do one thing each and need none.
+    """
     if ended.stopped:
         return InterruptedError_(
             f"{tool} was stopped before it ended",
@@ -196,7 +300,7 @@ def failure(tool: str, ended: Ended, *, reason: str, mask: Masker, hint: str = "
             retryable=True,
             hint="Look at the Pod's last state; raise spec.resources.limits.memory, or use fewer threads.",
         )
-    known = next((item for item in KNOWN if re.search(item.pattern, text, re.IGNORECASE)), None)
+    known = known_failure(text, verb_of(argv or [tool]))
     message = f"{tool} {ended.how}: {text}" if text else f"{tool} {ended.how}"
     if known:
         return ToolError(message, reason=known.reason, hint=known.hint, retryable=known.retryable)

@@ -3,8 +3,9 @@
 The tool's lines are logged again (masked), and those that the caller selects are handed to it; both a block at a time
 (:mod:`backup_manager.log_blocks`). Only a bounded tail is kept: a tool that logs for days costs little time and no memory.
 
-SIGTERM to us becomes SIGTERM to the tool's group, and SIGKILL after a grace period. When we are killed ourselves, the kernel
-kills the tool too: a writer must never outlive the run that answers for it.
+SIGTERM to us becomes SIGTERM to the tool's group, and SIGKILL after a grace period, sooner when our own Pod's leaves less
+(:class:`backup_manager.signals.End`). When we are killed ourselves, the kernel kills the tool too: a writer must never outlive
+the run that answers for it.
 """
 
 import ctypes
@@ -16,6 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
@@ -27,12 +29,14 @@ from typing import IO, Any, Final
 from backup_manager import log_blocks
 from backup_manager.errors import ToolError
 from backup_manager.masking import Masker
-from backup_manager.signals import Stop
+from backup_manager.signals import End, Stop
 
 GRACE_SECONDS: Final = 20.0
 _TAIL_LINES: Final = 40
 _TAIL_WIDTH: Final = 2000
 _DRAIN_SECONDS: Final = 5.0
+_DRAIN_SHARE: Final = 1 / 3
+"""Of the time that a stopped tool has: for its last lines after its end."""
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -126,18 +130,22 @@ def run(
     readers = [threading.Thread(target=output.read, name=f"{tool}-{output.stream}", daemon=True) for output in outputs]
     for reader in readers:
         reader.start()
-    killer = threading.Timer(grace, _signal, (process, signal.SIGKILL))
-    killer.daemon = True
+    killers: list[threading.Timer] = []
 
     def end() -> None:
-        log(f"stop: SIGTERM to {tool}, SIGKILL in {grace:.0f} s")
+        patience = min(grace, stop.left(End.TOOL) * (1 - _DRAIN_SHARE))
+        log(f"stop: SIGTERM to {tool}, SIGKILL in {patience:.0f} s")
         _signal(process, signal.SIGTERM)
+        killer = threading.Timer(patience, _signal, (process, signal.SIGKILL))
+        killer.daemon = True
+        killers.append(killer)
         killer.start()
 
     with stop.listen(end):
         code = process.wait()
-    killer.cancel()
-    _settle(process, readers)
+    for killer in killers:
+        killer.cancel()
+    _settle(process, readers, stop)
     return Ended(code=code, stopped=stop.requested, out=tuple(outputs[0].tail), err=tuple(outputs[1].tail))
 
 
@@ -174,14 +182,19 @@ def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
         os.killpg(process.pid, number)
 
 
-def _settle(process: subprocess.Popen[bytes], readers: Sequence[threading.Thread]) -> None:
+def _settle(process: subprocess.Popen[bytes], readers: Sequence[threading.Thread], stop: Stop) -> None:
     """Wait for the last lines; a grandchild that holds a pipe open is ended with its group."""
-    for reader in readers:
-        reader.join(_DRAIN_SECONDS)
+    _drain(readers, min(_DRAIN_SECONDS, stop.left(End.TOOL) / 2))
     if any(reader.is_alive() for reader in readers):
         _signal(process, signal.SIGKILL)
-        for reader in readers:
-            reader.join(_DRAIN_SECONDS)
+        _drain(readers, min(_DRAIN_SECONDS, stop.left(End.TOOL)))
+
+
+def _drain(readers: Sequence[threading.Thread], seconds: float) -> None:
+    """Wait for all *readers* together."""
+    deadline = time.monotonic() + seconds
+    for reader in readers:
+        reader.join(max(0.0, deadline - time.monotonic()))
 
 
 @dataclass(slots=True, kw_only=True)

@@ -108,6 +108,25 @@ def test_nobody_there_ends_after_the_limit(tmp_path: Path) -> None:
     assert caught.value.exit_code == 3
 
 
+def test_the_time_that_the_tries_take_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, waits = [0.0], list[float]()
+
+    def rows(_self: Database, _statement: str) -> None:
+        now[0] += 30  # a packet filter that drops everything: each try runs into its timeouts
+        raise DatabaseUnreachableError("down")
+
+    def wait(_self: Stop, seconds: float) -> None:
+        waits.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr(Database, "rows", rows)
+    monkeypatch.setattr(Stop, "wait", wait)
+    with pytest.raises(DatabaseUnreachableError):
+        connect(world(tmp_path, {}, env={database.ENV_WAIT: "30m"}).context, ACCESS, clock=lambda: now[0])
+    assert 1800 <= now[0] <= 1830
+    assert waits[:-1] == [database.POLL_SECONDS] * (len(waits) - 1)
+
+
 def test_waiting_ends_when_asked_to(tmp_path: Path) -> None:
     stop = Stop()
     stop.request()

@@ -9,18 +9,30 @@ from typing import Any
 
 import pytest
 
-from backup_manager.errors import UnreachableError, UsageError
-from backup_manager.kubernetes_api import ApiForbiddenError, ApiNotFoundError, ConflictError, KubernetesApi, Server
+from backup_manager.backoff import Backoff
+from backup_manager.errors import InterruptedError_, ManagerError, UnreachableError, UsageError
+from backup_manager.kubernetes_api import (
+    ApiForbiddenError,
+    ApiInvalidError,
+    ApiNotFoundError,
+    ApiUnavailableError,
+    ConflictError,
+    KubernetesApi,
+    Server,
+)
+from backup_manager.signals import Stop
 
 
 class ApiServer(ThreadingHTTPServer):
-    """Answers everything with *status* and *body*."""
+    """Answers everything with *status* and *body*, after the first *unavailable* requests, which get 503."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.status = 200
         self.body: Any = {"items": []}
         self.seen: list[tuple[str, str, dict[str, str], Any]] = []
+        self.unavailable = 0
+        self.headers: dict[str, str] = {}
 
     @property
     def url(self) -> str:
@@ -35,7 +47,10 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(length)) if length else None
         self.server.seen.append((self.command, self.path, dict(self.headers), body))
         data = self.server.body if isinstance(self.server.body, bytes) else json.dumps(self.server.body).encode()
-        self.send_response(self.server.status)
+        unavailable = len(self.server.seen) <= self.server.unavailable
+        self.send_response(503 if unavailable else self.server.status)
+        for name, value in self.server.headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
@@ -88,7 +103,10 @@ def test_pods_are_listed_by_label(server: ApiServer) -> None:
         (403, ApiForbiddenError),
         (404, ApiNotFoundError),
         (409, ConflictError),
-        (422, ConflictError),
+        (422, ApiInvalidError),
+        (429, ApiUnavailableError),
+        (500, ApiUnavailableError),
+        (504, ApiUnavailableError),
         (503, UnreachableError),
     ],
 )
@@ -146,3 +164,74 @@ def test_a_kubeconfig_that_cannot_be_used(tmp_path: Path, text: str) -> None:
     config.write_text(text)
     with pytest.raises(UsageError):
         Server.from_kubeconfig(config)
+
+
+class Time:
+    """A clock that only the pauses move on."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.pauses: list[float] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.pauses.append(seconds)
+
+    def backoff(self, seconds: float = 120.0) -> Backoff:
+        return Backoff(seconds=seconds, clock=lambda: self.now, sleep=self.sleep)
+
+
+def test_an_api_server_that_answers_503_for_a_while_fails_no_read(server: ApiServer) -> None:
+    time, server.unavailable = Time(), 9
+    api = KubernetesApi(Server(url=server.url), backoff=time.backoff())
+    assert api.resource("Backup", "ns", "x") == {"items": []}
+    assert len(server.seen) == 10
+    assert sum(time.pauses) > 20, "an API server that restarts is away for that long"
+    assert len(set(time.pauses)) == len(time.pauses), "jitter: not all Jobs ask again at once"
+
+
+def test_a_server_that_stays_away_is_given_up_at_the_deadline(server: ApiServer) -> None:
+    time, server.unavailable = Time(), 10**6
+    with pytest.raises(ApiUnavailableError):
+        KubernetesApi(Server(url=server.url), backoff=time.backoff(30)).pods("ns", {"a": "b"})
+    assert time.now == pytest.approx(30)
+
+
+def test_the_pause_that_the_server_asks_for_is_kept(server: ApiServer) -> None:
+    time, server.unavailable, server.headers = Time(), 1, {"Retry-After": "17"}
+    KubernetesApi(Server(url=server.url), backoff=time.backoff()).resource("Backup", "ns", "x")
+    assert time.pauses == [17]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422])
+def test_a_refusal_is_an_answer_and_is_not_repeated(server: ApiServer, status: int) -> None:
+    time, server.status = Time(), status
+    with pytest.raises(ManagerError):
+        KubernetesApi(Server(url=server.url), backoff=time.backoff()).resource("Backup", "ns", "x")
+    assert (len(server.seen), time.pauses) == (1, [])
+
+
+def test_writes_are_repeated_by_those_who_know_that_they_may_be(server: ApiServer) -> None:
+    time, server.unavailable = Time(), 1
+    api = KubernetesApi(Server(url=server.url), backoff=time.backoff())
+    with pytest.raises(ApiUnavailableError):
+        api.annotate_job("ns", "x", "u", {"k": "v"})
+    assert (len(server.seen), time.pauses) == (1, [])
+    server.unavailable = 2
+    api.patiently(lambda: api.annotate_job("ns", "x", "u", {"k": "v"}))
+    assert len(server.seen) == 3
+
+
+def test_a_read_ends_when_the_run_is_asked_to_end(server: ApiServer) -> None:
+    server.unavailable = 10**6
+    stop = Stop()
+    stop.request()
+    api = KubernetesApi(Server(url=server.url), backoff=Backoff(seconds=120, sleep=stop.wait))
+    with pytest.raises(InterruptedError_):
+        api.resource("Backup", "ns", "x")
+    assert len(server.seen) == 1
+
+
+def test_no_answer_is_waited_for_beyond_the_life_of_the_process() -> None:
+    api = KubernetesApi(Server(url="http://127.0.0.1:1"), left=lambda: 3.0)
+    assert (api._timeout().connect_timeout, api._timeout()._read) == (3.0, 3.0)

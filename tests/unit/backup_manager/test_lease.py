@@ -11,7 +11,14 @@ import pytest
 
 from backup_manager import lease
 from backup_manager.errors import InterruptedError_, ToolError, UnreachableError
-from backup_manager.kubernetes_api import ApiForbiddenError, ApiNotFoundError, ConflictError, KubernetesApi, Server
+from backup_manager.kubernetes_api import (
+    ApiForbiddenError,
+    ApiNotFoundError,
+    ApiUnavailableError,
+    ConflictError,
+    KubernetesApi,
+    Server,
+)
 from backup_manager.lease import ClusterLeaseLostError, held
 from backup_manager.locks import Pace
 from backup_manager.operations.steps import Context
@@ -107,6 +114,20 @@ def test_it_is_held_renewed_and_let_go(tmp_path: Path, api: Api, quick: Pace) ->
         until(lambda: api.writes >= before + 3)
         assert api.leases[NAME]["spec"]["leaseTransitions"] == 1
     assert api.holder == ""
+
+
+def test_an_api_server_that_restarts_does_not_fail_the_wait(tmp_path: Path, quick: Pace) -> None:
+    class Restarting(Api):
+        away = 4
+
+        def _reach(self, namespace: str) -> None:
+            if self.away:
+                self.away -= 1
+                raise ApiUnavailableError("503")
+
+    api = Restarting()
+    with held(somebody(tmp_path, api, pod="pod-1").context, "ns", "basic", pace=quick):
+        assert (api.holder, api.away) == ("pod-1", 0)
 
 
 def test_the_second_waits_says_for_whom_and_then_runs(tmp_path: Path, api: Api, quick: Pace) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from backup_manager.errors import AccessDeniedError, ManagerError, UnreachableError, UsageError
-from backup_manager.kubernetes_api import ConflictError, KubernetesApi
+from backup_manager.kubernetes_api import ApiInvalidError, ConflictError, KubernetesApi
 from backup_manager.masking import Masker
 from backup_manager.reporter import Journal
 from backup_manager.reporters import JobAnnotationReporter, LinesReporter, Pace, leave_last_words, open_reporter, readable
@@ -143,6 +143,70 @@ def test_a_final_report_that_cannot_be_stored_is_an_error() -> None:
     with pytest.raises(UnreachableError):
         reporter.store(report(1, phase=Phase.COMPLETE))
     reporter.close()
+
+
+def test_a_report_that_the_api_server_calls_invalid_is_not_tried_again() -> None:
+    api = FakeApi()
+    api.errors = [ApiInvalidError("422")]
+    reporter = job_reporter(api)
+    with pytest.raises(ApiInvalidError):
+        reporter.store(report(1, phase=Phase.COMPLETE))
+    assert api.errors == []
+    reporter.close()
+
+
+def test_a_final_report_is_tried_until_the_pod_is_killed_and_no_longer() -> None:
+    left = iter([5.0, 4.0, 0.2, 0.1, 0.0, 0.0, 0.0])
+    api, waited = FakeApi(), list[float]()
+    api.errors = [UnreachableError("down") for _ in range(100)]
+    reporter = JobAnnotationReporter(
+        api,  # type: ignore[arg-type]
+        namespace="ns",
+        job="backup-x",
+        uid="job-uid",
+        log=lambda _line: None,
+        left=lambda: next(left, 0.0),
+        sleep=waited.append,
+    )
+    with pytest.raises(UnreachableError):
+        reporter.store(report(1, phase=Phase.FAILED))
+    assert len(api.errors) > 95
+    assert max(waited) <= 4.0
+    reporter.close()
+
+
+def test_progress_is_not_sent_any_more_when_the_pod_is_about_to_be_killed() -> None:
+    api, left = FakeApi(), [float("inf")]
+    reporter = JobAnnotationReporter(
+        api,  # type: ignore[arg-type]
+        namespace="ns",
+        job="backup-x",
+        uid="job-uid",
+        log=lambda _line: None,
+        pace=Pace(every=0.0),
+        left=lambda: left[0],
+    )
+    reporter.offer(report(1, 10))
+    until(lambda: [r.seq for r in api.reports] == [1])
+    left[0] = 30.0
+    reporter.offer(report(2, 20))
+    until(lambda: reporter._newest is None)
+    reporter.store(report(3, 20, Phase.FAILED))
+    reporter.close()
+    assert [r.seq for r in api.reports] == [1, 3]
+
+
+def test_the_first_outcome_stays() -> None:
+    reporter = RememberingReporter()
+    journal = Journal(reporter, clock=lambda: NOW)
+    journal.fail(Problem(reason="Interrupted", message="stopped"))
+    with pytest.raises(ManagerError):
+        journal.complete(commit_ts="7")
+    journal.fail(Problem(reason="Other", message="later"))
+    journal.waiting(Problem(reason="W"))
+    journal.running()
+    assert {(r.phase, r.error.reason if r.error else "") for r in reporter.stored} == {(Phase.FAILED, "Interrupted")}
+    assert reporter.offered == []
 
 
 def test_a_forbidden_report_is_not_tried_for_minutes() -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,13 @@ class Bench:
         self.monkeypatch = monkeypatch
         self.env = {"BACKUP_MANAGER_PASSWORD": "pw-hunter22", runner.ENV_SCRATCH: str(tmp_path)}
 
-    def run(self, operation: Callable[[Context], Result], *, command: str = "export", **flags: str) -> int:
+    def run(
+        self, operation: Callable[[Context], Result], *, command: str = "export", stop: Stop | None = None, **flags: str
+    ) -> int:
         self.monkeypatch.setattr(runner, "_operation", lambda _module: operation)
         given = {"from-file": str(self.file), "report": str(self.out), **flags}
-        return runner.Run(verb=COMMANDS[command], flags=given, env=self.env, stderr=self.stderr).execute()
+        run = runner.Run(verb=COMMANDS[command], flags=given, env=self.env, stderr=self.stderr, stop=stop or Stop())
+        return run.execute()
 
     @property
     def report(self) -> Report:
@@ -192,6 +196,38 @@ def test_steps_are_told_in_order_and_stop_between_two(tmp_path: Path) -> None:
     assert [(p.step, p.progress) for p in here.report.progress] == [("One", 100), ("Two", 100)]
 
 
+def test_the_outcome_is_stored_before_the_kill_whatever_still_hangs(bench: Bench) -> None:
+    """An operation that ignores the end: the report does not wait for it, and what it says later changes nothing."""
+    stored, stop = threading.Event(), Stop(grace=0.5)
+
+    def operation(context: Context) -> Result:
+        threading.Thread(target=stop.terminate).start()
+        while not stored.wait(0.01):
+            if bench.out.exists() and '"Failed"' in bench.out.read_text():
+                stored.set()
+        context.journal.step("Dump", 50)
+        return Result(commit_ts="5")
+
+    assert bench.run(operation, stop=stop) == 1
+    report = bench.report
+    assert (report.phase, report.commit_ts) == ("Failed", None)
+    assert report.error is not None
+    assert (report.error.reason, report.error.retryable) == ("Interrupted", True)
+
+
+def test_an_end_in_time_is_told_once(bench: Bench) -> None:
+    stop = Stop(grace=3600)
+
+    def operation(context: Context) -> Result:
+        threading.Thread(target=stop.terminate).start()
+        context.stop.wait(3600)
+        return Result()
+
+    assert bench.run(operation, stop=stop) == 1
+    finals = [line for line in bench.out.read_text().splitlines() if '"Failed"' in line]
+    assert len(finals) == 1
+
+
 def test_work_that_ended_is_not_thrown_away_by_a_late_stop(tmp_path: Path) -> None:
     stop = Stop()
     here = world(tmp_path, {}, stop=stop)
@@ -221,3 +257,27 @@ def test_a_block_of_a_tools_lines_is_logged_whole_and_masked_once(bench: Bench) 
         "[backup-manager] Error: ******",
         "[backup-manager] plain ******",
     )
+
+
+def test_an_operation_gets_the_credentials_cleaned(bench: Bench) -> None:
+    bench.env |= {"AWS_SECRET_ACCESS_KEY": "the-secret-key\n", "BACKUP_MANAGER_PASSWORD": "pw-hunter22\n"}
+    seen: dict[str, str] = {}
+
+    def operation(context: Context) -> Result:
+        seen.update(context.env)
+        context.log("the-secret-key and pw-hunter22")
+        return Result()
+
+    assert bench.run(operation) == 0
+    assert (seen["AWS_SECRET_ACCESS_KEY"], seen["BACKUP_MANAGER_PASSWORD"]) == ("the-secret-key", "pw-hunter22")
+    assert "hunter22" not in bench.stderr.getvalue()
+    assert "the-secret-key" not in bench.stderr.getvalue()
+
+
+def test_a_credential_that_cannot_be_one_fails_the_run_with_its_name(bench: Bench) -> None:
+    bench.env |= {"AWS_SECRET_ACCESS_KEY": "two words"}
+    assert bench.run(lambda _context: Result()) == 2
+    assert bench.report.error is not None
+    assert bench.report.error.reason == "InvalidCredentials"
+    assert "AWS_SECRET_ACCESS_KEY" in bench.report.error.message
+    assert "two words" not in bench.out.read_text() + bench.stderr.getvalue()

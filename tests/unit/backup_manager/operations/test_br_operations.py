@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from backup_manager import br_run
 from backup_manager.errors import InterruptedError_, ManagerError
 from backup_manager.operations import backup, log, restore
 from backup_manager.operations.steps import Result
@@ -259,6 +260,21 @@ def test_failures_of_a_restore(case: Case, line: str, reason: str) -> None:
     case.install(meta=None, err=[line], code=1)
     assert case.fails(restore).problem().reason == reason
     assert case.database.life_time == "10m0s"
+
+
+def test_a_restore_that_br_takes_for_running_waits_until_br_takes_it_for_dead(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(Stop, "wait", lambda _self, seconds: waits.append(seconds))
+    put_backup(case)
+    line = "Error: task with ID 1 already exists and is running: [BR:Common:ErrInvalidArgument]"
+    case.install(meta=None, err=[line], code=1)
+    problem = case.fails(restore).problem()
+    assert (problem.reason, problem.retryable) == ("RestoreTaskRunning", True)
+    assert waits == [br_run.STALE_SECONDS]
+    assert br_run.STALE_SECONDS > 300
+    assert len(case.tool.called("br")) == 2
 
 
 @pytest.mark.parametrize(

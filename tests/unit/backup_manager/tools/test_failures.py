@@ -4,7 +4,7 @@ import pytest
 
 from backup_manager.errors import InterruptedError_
 from backup_manager.masking import Masker
-from backup_manager.tools.failures import MESSAGE_LIMIT, error_text, failure
+from backup_manager.tools.failures import KNOWN, MESSAGE_LIMIT, Verb, error_text, failure, known_failure, verb_of
 from backup_manager.tools.process import Ended
 
 BR_ERROR = (
@@ -162,3 +162,61 @@ def test_exit_0_without_the_mark_is_told_as_such() -> None:
     ).problem()
     assert problem.reason == "R"
     assert "bind: in use" in problem.message
+
+
+RESTORE_RUNS = "Error: task with ID 1 already exists and is running: [BR:Common:ErrInvalidArgument]"
+
+
+@pytest.mark.parametrize("command", [["restore", "full"], ["restore", "table"], ["restore", "point"], ["abort", "restore"]])
+def test_a_restore_that_counts_as_running_is_repeated_and_no_log_backup_is_blamed(command: list[str]) -> None:
+    problem = failure("br", ended(err=RESTORE_RUNS), reason="R", mask=Masker(), argv=["/br", *command]).problem()
+    assert (problem.reason, problem.retryable) == ("RestoreTaskRunning", True)
+    assert "log backup" not in problem.hint
+    assert "5 minutes" in problem.hint
+
+
+LOG_EXISTS = (
+    "Error: failed to start the log backup, allow only one running task: [BR:Stream:ErrStreamLogTaskExist]stream task already "
+    "exists"
+)
+
+
+@pytest.mark.parametrize(
+    ("verb", "text", "reason"),
+    [
+        (Verb.LOG, LOG_EXISTS, "LogTaskExists"),
+        (Verb.RESTORE, LOG_EXISTS, None),
+        (Verb.BACKUP, RESTORE_RUNS, None),
+        (Verb.EXPORT, "dump failed: path s3://b/p is not empty", "BackupPathInUse"),
+        (Verb.RESTORE, "the path of table shop.o is not empty", "TargetNotEmpty"),
+        (Verb.BACKUP, "table is not empty", None),
+        (Verb.BACKUP, "the specified key does not exist", None),
+        (Verb.RESTORE, "the specified key does not exist", "SourceNotFound"),
+        (Verb.BACKUP, "dial tcp 10.0.0.1:20160: connect: connection refused", "ClusterUnreachable"),
+        (Verb.IMPORT, "dial tcp 10.0.0.1:4000: connect: connection refused", "DatabaseUnreachable"),
+        (Verb.COMPACT, "connection reset by peer", "StorageUnreachable"),
+        (Verb.LOG, "GC safepoint 5 exceed TS 4", "GarbageCollected"),
+        (Verb.RESTORE, "checkpoint data is locked", None),
+        (Verb.RESTORE, "databases already existed in restored cluster", "TargetNotEmpty"),
+        (Verb.RESTORE, "Error 1045", None),
+        (Verb.IMPORT, "Error 10455", None),
+        (Verb.IMPORT, "table `Forbidden`.`SlowDown`: Error 1062: Duplicate entry 'AccessDenied' for key 'k'", "TargetNotEmpty"),
+    ],
+)
+def test_the_same_words_mean_different_things_to_different_commands(verb: Verb, text: str, reason: str | None) -> None:
+    known = known_failure(text, verb)
+    assert (known.reason if known else None) == reason
+
+
+def test_a_log_backup_that_starts_too_early_is_not_repeated() -> None:
+    known = known_failure("GC safepoint 5 exceed TS 4", Verb.LOG)
+    assert known is not None
+    assert not known.retryable
+    assert "tikvGCLifeTime" not in known.hint
+
+
+def test_every_command_that_we_run_has_a_verb_and_every_entry_a_command() -> None:
+    commands = [["dumpling"], ["/x/tidb-lightning"], ["tikv-ctl"], ["br", "backup", "full"], ["br", "restore", "db"]]
+    commands += [["br", "restore", "point"], ["br", "log", "start"], ["br", "abort", "restore"]]
+    assert {verb_of(argv) for argv in commands} == set(Verb)
+    assert all(item.verbs for item in KNOWN)

@@ -101,6 +101,38 @@ def test_a_tool_that_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path) -
     assert ended.stopped
 
 
+def test_a_tool_gets_no_more_time_than_the_pod_has_left(tmp_path: Path) -> None:
+    """A grace period of half a second, of which a tool may use a third: it is killed long before its own 3600 s."""
+    stop = Stop(grace=0.5)
+    tool = FakeTool(folder=tmp_path).install("tool", out=["up"], sleep=60, ignore_term=True)
+    threading.Timer(0.5, stop.terminate).start()
+    ended, _, logged = run(tool, stop=stop, grace=3600)
+    assert ended.killed_by is signal.SIGKILL
+    assert any("SIGKILL in 0 s" in line for line in logged)
+
+
+def test_the_drain_of_a_stopped_tool_stays_within_its_share() -> None:
+    """Both pipes held open by a grandchild: two waits for both together, not four."""
+    waited: list[float] = []
+
+    class Reader(threading.Thread):
+        def join(self, timeout: float | None = None) -> None:
+            waited.append(timeout or 0.0)
+
+        def is_alive(self) -> bool:
+            return True
+
+    now = [0.0]
+    stop = Stop(grace=60, clock=lambda: now[0])
+    stop.terminate()
+    now[0] = 26.0  # the tool took all that it may
+    gone = subprocess.Popen(["true"], process_group=0)
+    gone.wait()
+    process._settle(gone, [Reader(), Reader()], stop)
+    assert max(waited[:2]) <= 2.0
+    assert max(waited[2:]) <= 4.0
+
+
 def test_a_stop_before_the_start_starts_nothing(tmp_path: Path) -> None:
     fake, stop = FakeTool(folder=tmp_path), Stop()
     stop.request()
