@@ -259,10 +259,12 @@ class Metacontroller:
         if body.get("finalized") and mine in (parent["metadata"].get("finalizers") or ()):
             try:
                 live = self.store.get(current.kind, key_of(parent), uid=uid_of(parent))
-            except ApiError:
+                left = [item for item in live["metadata"].get("finalizers") or () if item != mine]
+                parent = self.store.annotate(live, finalizers=left or None)
+            except ApiError as error:
+                if error.status not in {404, 409}:
+                    outcome.errors.append(error)
                 return outcome
-            left = [item for item in live["metadata"].get("finalizers") or () if item != mine]
-            parent = self.store.annotate(live, finalizers=left or None)
         finalizers = frozenset(parent["metadata"].get("finalizers") or ())
         if not deleting(parent) or (mine in finalizers and not finalizers & _FOREIGN_FINALIZERS):
             self._manage(current, outcome)

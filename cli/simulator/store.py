@@ -64,7 +64,8 @@ class Store:
         self.clock = clock
         self.kinds: defaultdict[str, dict[str, Object]] = defaultdict(dict)
         self.watchers: list[Watcher] = []
-        self._version = 0
+        self.version = 0
+        """How many writes there were."""
         self._encoded: dict[str, bytes] = {}
 
     def of(self, kind: str) -> Mapping[str, Object]:
@@ -104,29 +105,39 @@ class Store:
         namespace = self.kinds[NAMESPACES].get(meta.get("namespace") or "")
         if namespace is not None and deleting(namespace):
             raise ApiError(403, "Forbidden", f"namespace {meta['namespace']} is being terminated")
-        self._version += 1
+        self.version += 1
         given = {
-            "uid": f"{self._version:08x}-0000-4000-8000-000000000000",
+            "uid": f"{self.version:08x}-0000-4000-8000-000000000000",
             "creationTimestamp": stamp(self.clock()),
             "generation": 1,
         }
-        return self._put(kind, key, {**obj, "metadata": {**given, **meta}})
+        return self._put(kind, key, {**obj, "metadata": self._written({**given, **meta}, status=False)})
 
     def write(self, obj: Object, *, uid: str = "", **parts: Any) -> Object:
         """Replace top-level *parts* (``spec``, ``status``, ``metadata``) of what is stored under the name of *obj*.
 
-        A changed spec raises the generation. Once an object that is being deleted has no finalizer left it goes. Raises
-        ApiError.
+        A changed spec raises the generation, and every change is dated in ``metadata.managedFields``. Once an object that is
+        being deleted has no finalizer left it goes. Raises ApiError.
         """
         kind, key = kind_of(obj), key_of(obj)
         live = self.get(kind, key, uid=uid)
         changed = {**live, **parts}
         if "spec" in parts and parts["spec"] != live.get("spec"):
             changed["metadata"] = {**changed["metadata"], "generation": (live["metadata"].get("generation") or 0) + 1}
+        if any(part in parts and parts[part] != live.get(part) for part in ("spec", "metadata")):
+            changed["metadata"] = self._written(changed["metadata"], status=False)
+        if "status" in parts and parts["status"] != live.get("status"):
+            changed["metadata"] = self._written(changed["metadata"], status=True)
         if deleting(changed) and not changed["metadata"].get("finalizers"):
             self._remove(kind, key)
             return changed
         return self._put(kind, key, changed)
+
+    def _written(self, meta: Mapping[str, Any], *, status: bool) -> dict[str, Any]:
+        """*meta* with the time of a write among the managed fields: one entry for the status, one for all else."""
+        entry = {"operation": "Update", "time": stamp(self.clock()), **({"subresource": "status"} if status else {})}
+        kept = [item for item in meta.get("managedFields") or () if (item.get("subresource") == "status") is not status]
+        return {**meta, "managedFields": [*kept, entry]}
 
     def annotate(self, obj: Object, *, uid: str = "", **fields: Any) -> Object:
         """Replace *fields* of the metadata; None removes one. Raises ApiError."""
@@ -144,9 +155,9 @@ class Store:
             self.annotate(live, deletionTimestamp=stamp(self.clock()), generation=generation)
 
     def _put(self, kind: str, key: str, obj: Object) -> Object:
-        self._version += 1
+        self.version += 1
         before = self.kinds[kind].get(key)
-        stored: Object = {**obj, "metadata": {**obj["metadata"], "resourceVersion": str(self._version)}}
+        stored: Object = {**obj, "metadata": {**obj["metadata"], "resourceVersion": str(self.version)}}
         self.kinds[kind][key] = stored
         if before is not None:
             self._encoded.pop(before["metadata"]["resourceVersion"], None)
