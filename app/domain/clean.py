@@ -26,10 +26,11 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from app.domain import cluster as clusters
-from app.domain import log_backup, log_watch, progress
+from app.domain import ending, log_backup, log_watch, progress
 from app.domain.config import DAY, Config
-from app.domain.decision import Decision, Drop
-from app.domain.jobs import JOB, Job, JobIntent, Purpose, observed_jobs
+from app.domain.decision import Decision
+from app.domain.ending import FORCE_ANNOTATION
+from app.domain.jobs import Job, JobIntent, Purpose, observed_jobs
 from app.domain.observed import Observed, metadata
 from app.domain.run import Run, show, stall_hint, stall_time
 from app.domain.status import Draft, Phase, holds, outcome_of
@@ -37,8 +38,6 @@ from app.domain.times import moment, stamp
 from crds import names
 from crds.paths import PathError, export_location
 
-FORCE_ANNOTATION: Final = "tidb.pingcap.com/force-delete"
-"""``"true"`` on a Backup lets it go without its data being deleted."""
 _PODS_LEFT: Final = 10
 _AHEAD: Final = 20
 _DOUBLINGS: Final = 12
@@ -156,20 +155,19 @@ class _Deletion:
         return bool(policy == "Retain")
 
     def forced(self) -> Decision[JobIntent] | None:
-        if (metadata(self.observed.parent).get("annotations") or {}).get(FORCE_ANNOTATION) != "true":
+        if not ending.forced(self.observed):
             return None
         if self.path:
             self.warnings.append(f"let go by annotation {FORCE_ANNOTATION}: data left at {self.path}")
         return self._let_go()
 
     def namespace_ends(self) -> Decision[JobIntent] | None:
-        namespace = (self.observed.related.get("Namespace.v1") or {}).get(self.observed.namespace)
-        if namespace is None or not metadata(namespace).get("deletionTimestamp"):
+        at = ending.namespace_end(self.observed)
+        if at is None:
             return None
         if self._keeps_data or not self.path:
             return self._let_go()
         message = f"namespace {self.observed.namespace} is being deleted, so no Job can clean; data left at {self.path}"
-        at = moment(metadata(namespace).get("deletionTimestamp"))
         self.draft.enter(Phase.CLEAN_FAILED, at=at, reason="NamespaceTerminating", message=message)
         self.warnings.append(message)
         return self._let_go()
@@ -228,15 +226,10 @@ class _Deletion:
 
     def stop_writers(self) -> Decision[JobIntent] | None:
         own = (names.clean_job(self.observed.name), names.stop_job(self.observed.name))
-        writers = [
-            job
-            for name, job in sorted(self.jobs.items())
-            if job.busy and job.owner_uid == self.observed.uid and not name.startswith(own)
-        ]
+        writers = ending.busy_jobs(self.observed, but=lambda name: name.startswith(own))
         if not writers:
             return None
-        rule = "deleting: a run ends before its data is cleaned"
-        drops = [Drop(kind=JOB, name=job.name, rule=rule) for job in writers if not job.finished]
+        drops = ending.stopping(writers, "deleting: a run ends before its data is cleaned")
         return Decision(status=self.draft.done(), drop=drops, resync_after=_PODS_LEFT)
 
     def nothing_written(self) -> Decision[JobIntent] | None:

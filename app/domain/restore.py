@@ -3,6 +3,7 @@
 =================================== ================================================================
 received status, observed Jobs      answer
 =================================== ================================================================
+deleted                             its Jobs go; it goes when no Pod of one of them may run any more
 pruned, ``Complete``, or ``Failed`` the same status for ever; a restore that ended never runs again
   without ``prune``
 ``Failed`` with ``prune``           ``restore-<cr>-prune``, once
@@ -21,40 +22,68 @@ from datetime import datetime
 from typing import Any, Final
 
 from app.domain import cluster as clusters
-from app.domain import pitr, progress, replication
+from app.domain import ending, pitr, progress, replication
 from app.domain.config import Config
 from app.domain.decision import Decision
+from app.domain.ending import FORCE_ANNOTATION
 from app.domain.jobs import Job, JobIntent, Purpose, observed_jobs
 from app.domain.observed import Object, Observed, metadata
 from app.domain.retries import failure_of
 from app.domain.run import Run, show
 from app.domain.status import Draft, Phase, holds, outcome_of
+from app.domain.times import moment
 from app.domain.validation import admit, hold
 from crds import names
 
 _PRUNED: Final = (Phase.PRUNE_COMPLETE, Phase.PRUNE_FAILED)
+_PODS_LEFT: Final = 10
+"""Seconds until the Jobs of a deleted Restore are looked at again."""
 
 
 def related(parent: Object, config: Config) -> list[dict[str, Any]]:
-    """The cluster, the schedule that knows what can be restored, and the CompactBackup that a replication restore goes with."""
+    """The cluster; the namespace, whose end changes what a deletion waits for; the schedule that knows what can be restored;
+    the CompactBackup that a replication restore goes with."""
     spec, namespace = parent.get("spec") or {}, str(metadata(parent).get("namespace") or "")
     rules = clusters.related(spec, namespace, config)
+    rules.append({"apiVersion": "v1", "resource": "namespaces", "names": [namespace]})
     # A label, not spec: but it says where a Restore comes from and does not change, so the answer may be cached.
     rules += pitr.related(spec, metadata(parent).get("labels") or {}, namespace)
     return rules + replication.related(spec, namespace)
 
 
 def decide(observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
-    """The answer to a sync or finalize of a Restore. A deleted one owns no data: its Jobs go with it."""
+    """The answer to a sync or finalize of a Restore."""
     draft = Draft(observed.status)
     if observed.finalizing:
-        return Decision(status=draft.done(), finalized=True)
+        return _finalize(draft, observed)
     outcome = outcome_of(observed.status)
     if outcome is Phase.FAILED and _prunes(observed.spec):
         return _prune(draft, observed, config)
     if outcome:
         return Decision(status=draft.done())
     return _sync(draft, observed, now, config)
+
+
+def _finalize(draft: Draft, observed: Observed) -> Decision[JobIntent]:
+    """A deleted Restore owns no data, but its run ends first: until then another one must not be taken for the only one."""
+    busy = ending.busy_jobs(observed)
+    if not busy:
+        return Decision(status=draft.done(), finalized=True)
+    jobs = ", ".join(job.name for job in busy)
+    if ending.forced(observed) or ending.namespace_end(observed):
+        why = (
+            f"annotation {FORCE_ANNOTATION}" if ending.forced(observed) else f"namespace {observed.namespace} is being deleted"
+        )
+        return Decision(status=draft.done(), finalized=True, warnings=[f"let go while Pods of {jobs} may still run: {why}"])
+    message = (
+        f"deleted, and waits for the end of Job {jobs}; if the node of its Pod is lost for good: kubectl delete pod --force, "
+        f'or annotate {FORCE_ANNOTATION}="true"'
+    )
+    draft.mark(
+        Phase.WAITING, at=moment(metadata(observed.parent).get("deletionTimestamp")), reason="RunEnding", message=message
+    )
+    drops = ending.stopping(busy, "deleting: a run ends before its Restore goes")
+    return Decision(status=draft.done(), drop=drops, resync_after=_PODS_LEFT)
 
 
 def _sync(draft: Draft, observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.domain import clean, log_watch, pitr
+from app.domain import ending, log_watch, pitr
 from app.domain.observed import Observed
 from app.settings import Settings
 from backup_manager import database, lease, runner
@@ -29,7 +29,7 @@ SETTABLE = {
     names.CONFIRM_CLEAN_ANNOTATION,
     pitr.GC_ANNOTATION,
     log_watch.GRACE_ANNOTATION,
-    clean.FORCE_ANNOTATION,
+    ending.FORCE_ANNOTATION,
     "tidb.tidb.pingcap.com/skip-tls-when-connect-tidb",
 }
 WRITTEN = {

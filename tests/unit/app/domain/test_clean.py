@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from app.domain.backup import decide
-from app.domain.clean import FORCE_ANNOTATION
 from app.domain.config import Config
 from app.domain.decision import Decision
+from app.domain.ending import FORCE_ANNOTATION
 from app.domain.jobs import JobIntent, Purpose
 from crds import names
 from crds.v1alpha1 import KINDS

@@ -7,10 +7,11 @@ import pytest
 
 from app.domain.config import Config
 from app.domain.decision import Decision
+from app.domain.ending import FORCE_ANNOTATION
 from app.domain.jobs import JobIntent, Purpose
 from app.domain.restore import decide, related
 from crds.v1alpha1 import KINDS
-from tests.support.objects import NOW, S3, at, job, observed, parent, report, tidb_cluster
+from tests.support.objects import NOW, S3, at, job, namespace, observed, parent, report, tidb_cluster
 
 CONFIG = Config()
 IMPORT: dict[str, Any] = {"to": {"host": "tidb", "secretName": "s"}, "s3": S3}
@@ -108,8 +109,67 @@ def test_customize_asks_for_the_compaction() -> None:
     assert related(cr, CONFIG)[-1]["resource"] == "compactbackups"
 
 
-def test_a_deleted_restore_goes_at_once() -> None:
-    assert decide(observed(parent("Restore", BR), job("restore-basic"), finalizing=True), NOW, CONFIG).finalized
+def test_customize_asks_for_the_namespace_whose_end_lets_everything_go() -> None:
+    assert {"apiVersion": "v1", "resource": "namespaces", "names": ["db"]} in related(parent("Restore", BR), CONFIG)
+
+
+RUNNING = {"phase": "Running", "conditions": [{"type": "Scheduled", "status": "True"}]}
+
+
+def finalize(*jobs: Any, status: Any = None, extra: Any = (), spec: Any = None, **meta: Any) -> Decision[JobIntent]:
+    cr = parent("Restore", spec or BR, status=status, deletionTimestamp=at(0), **meta)
+    decision = decide(observed(cr, *jobs, related=(GC_OFF, *extra), finalizing=True), NOW, CONFIG)
+    assert not decision.create
+    return decision
+
+
+def test_a_deleted_restore_goes_at_once_when_nothing_of_it_runs() -> None:
+    assert finalize().finalized
+    assert finalize(job("restore-basic", state="complete"), status=RUNNING).finalized
+    assert finalize(job("restore-basic", state="failed")).finalized
+
+
+@pytest.mark.parametrize(
+    ("name", "spec"),
+    [
+        ("restore-basic", IMPORT),
+        ("restore-basic-r1", BR),
+        ("restore-basic-prune", {**BR, "prune": "afterFailed"}),
+        ("basic-snapshot-restore", {**PITR, "replicationConfig": {"compactBackupName": "c"}}),
+        ("basic-log-restore", {**PITR, "replicationConfig": {"compactBackupName": "c"}}),
+    ],
+)
+def test_a_deleted_restore_waits_for_its_job_to_end_and_says_so(name: str, spec: dict[str, Any]) -> None:
+    stopping = finalize(job(name, said=report("Running")), status=RUNNING, spec=spec)
+    assert [(drop.kind, drop.name, bool(drop.rule)) for drop in stopping.drop] == [("Job.batch/v1", name, True)]
+    assert (stopping.finalized, stopping.resync_after) == (False, 10)
+    waits = condition(stopping, "Waiting")
+    assert (waits["reason"], waits["lastTransitionTime"]) == ("RunEnding", at(0))
+    assert f"Job {name}" in waits["message"]
+    assert stopping.status["phase"] == "Running"
+    assert finalize(status=stopping.status, spec=spec).finalized
+
+
+@pytest.mark.parametrize("state", ["failed", "complete"])
+def test_pods_that_are_still_terminating_are_waited_for(state: str) -> None:
+    ending = finalize(job("restore-basic", state=state, terminating=1), status=RUNNING)
+    assert (ending.finalized, list(ending.drop), ending.resync_after) == (False, [], 10)
+    assert "kubectl delete pod --force" in condition(ending, "Waiting")["message"]
+
+
+def test_the_job_of_somebody_else_is_neither_stopped_nor_waited_for() -> None:
+    decision = finalize(job("restore-basic", labels={"controller-uid": "x"}))
+    assert (decision.finalized, list(decision.drop)) == (True, [])
+
+
+def test_by_force_or_with_its_namespace_a_restore_goes_without_waiting() -> None:
+    running = job("restore-basic", said=report("Running"))
+    forced = finalize(running, status=RUNNING, annotations={FORCE_ANNOTATION: "true"})
+    ended = finalize(running, status=RUNNING, extra=(namespace(ending=True),))
+    assert (forced.finalized, ended.finalized) == (True, True)
+    assert "restore-basic" in "".join(forced.warnings)
+    assert not finalize(running, annotations={FORCE_ANNOTATION: "false"}).finalized
+    assert not finalize(running, extra=(namespace(),)).finalized
 
 
 def test_runs_of_br_are_kept_newest_first_each_once_and_no_more_than_ten() -> None:
