@@ -77,6 +77,7 @@ def test_it_goes_only_after_its_run_has_ended_and_starts_none(
         if world.running():
             assert not world.gone
     world.pods_end()
+    world.caches_catch_up()
     world.settle()
     assert world.gone, world.status
     assert world.created == made, "a deleted Restore starts nothing"
