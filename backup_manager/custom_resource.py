@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from backup_manager.errors import UsageError
+from crds import identity, names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,17 @@ class Resource:
     def with_uid(self, uid: str) -> Self:
         """The same with *uid*."""
         return replace(self, uid=uid)
+
+    def as_recorded(self, text: str) -> Self:
+        """The same as its Job was made for: *text* is what the hook recorded of the spec at the start. Raises UsageError."""
+        try:
+            recorded = identity.from_text(text)
+            spec, annotations = identity.apply(self.spec, recorded), identity.apply_annotations(self.annotations, recorded)
+        except ValueError as error:
+            raise UsageError(
+                f"{names.ENV_RECORDED} cannot be read: {error}", hint="The webhook sets it; leave it out of spec.env."
+            ) from None
+        return replace(self, spec=spec, annotations=annotations)
 
     def access(self, key: str) -> Mapping[str, Any]:
         """``spec.from`` or ``spec.to`` (*key*); empty when it is not set."""

@@ -151,7 +151,7 @@ class Run:
             return resource if resource.uid else resource.with_uid(uuid4().hex)
         kind = self.verb.kinds[0]
         try:
-            return Resource.of(self.kubernetes.resource(kind, namespace, name))
+            resource = Resource.of(self.kubernetes.resource(kind, namespace, name))
         except ManagerError as error:
             problem = error.problem()
             raise PermanentError(
@@ -160,6 +160,15 @@ class Run:
                 hint=problem.hint,
                 retryable=problem.retryable,
             ) from None
+        if (uid := self.env.get(names.ENV_CR_UID)) and resource.uid != uid:
+            raise PermanentError(
+                f"{kind} {namespace}/{name} is not the one that this Job was made for (uid {resource.uid}, not {uid})",
+                reason="NotThisCR",
+                hint=f"It was deleted and created again. Delete this Job; the new {kind} gets its own.",
+            )
+        # The spec may have been edited since the Job was made, or since the first one was: what was recorded decides.
+        text = self.env.get(names.ENV_RECORDED)
+        return resource.as_recorded(text) if text else resource
 
     @cached_property
     def kubernetes(self) -> KubernetesApi:

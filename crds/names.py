@@ -5,6 +5,7 @@ would refuse is shortened with a digest instead of failing.
 """
 
 import hashlib
+import re
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
@@ -55,6 +56,9 @@ RESTORE_UID_LABEL: Final = "tidb.pingcap.com/restore-uid"
 OWNER_UID_LABEL: Final = "tidb.pingcap.com/cr-uid"
 """On Jobs and Pods: uid of the CR they work for; it survives an orphaned owner reference."""
 
+OWNER_LABELS: Final = {BACKUP_LABEL: "Backup", RESTORE_LABEL: "Restore", COMPACT_LABEL: "CompactBackup"}
+"""Kind of the CR that a Job's label names."""
+
 SERVICE_ACCOUNT: Final = "tidb-backup-manager"
 
 # Environment of a manager's container, set by the builders through the downward API or as literals.
@@ -66,7 +70,9 @@ ENV_POD_UID: Final = "POD_UID"
 ENV_POD_NAMESPACE: Final = "POD_NAMESPACE"
 ENV_CR_UID: Final = "CR_UID"
 ENV_BACKUP_PATH: Final = "BACKUP_PATH"
-"""Where an export writes, or what a clean deletes: a URL as in ``status.backupPath``."""
+"""Where a run writes, what a log command works on, or what a clean deletes: a URL as in ``status.backupPath``."""
+ENV_RECORDED: Final = "RECORDED_SPEC"
+"""What the CR recorded at its start (:mod:`crds.identity`), as JSON: the manager works on it, whatever the spec says since."""
 ENV_PASSWORD: Final = "BACKUP_MANAGER_PASSWORD"
 ENV_FULL_BACKUP: Final = "FULL_BACKUP_"
 """Before the names of storage variables: they are those of ``pitrFullBackupStorageProvider``."""
@@ -147,6 +153,35 @@ def restore_job(restore: str) -> str:
 def prune_job(restore: str) -> str:
     """Job that removes what a failed Restore left behind."""
     return fit(f"restore-{restore}-prune")
+
+
+_LOG_COMMANDS: Final = ("log-start", "log-stop", "log-pause", "log-resume", "log-truncate", "log-watch")
+_RETRY: Final = re.compile(r"-r[1-9][0-9]*$")
+
+
+def possible_owners(job: str) -> list[tuple[str, str]]:
+    """Kind and name of every CR that may call one of its Jobs *job*, first runs before later ones.
+
+    The names are TiDB Operator's, which do not keep two CRs apart in every case.
+
+    >>> possible_owners("backup-x-r1")
+    [('Backup', 'x-r1'), ('CompactBackup', 'backup-x-r1'), ('Backup', 'x')]
+    """
+    found: dict[tuple[str, str], None] = {}
+    for name in dict.fromkeys((job, _RETRY.sub("", job))):
+        for prefix, kind in (("backup-", "Backup"), ("clean-", "Backup"), ("stop-", "Backup"), ("restore-", "Restore")):
+            if rest := name.removeprefix(prefix) if name.startswith(prefix) else "":
+                found.setdefault((kind, rest))
+                suffixes = {"backup-": _LOG_COMMANDS, "restore-": ("prune",)}.get(prefix, ())
+                for suffix in suffixes:
+                    if rest.endswith(f"-{suffix}"):
+                        found.setdefault((kind, rest.removesuffix(f"-{suffix}")))
+        for suffix in ("-snapshot-restore", "-log-restore"):
+            if name.endswith(suffix):
+                found.setdefault(("Restore", name.removesuffix(suffix)))
+        if name == job:
+            found.setdefault(("CompactBackup", name))
+    return list(found)
 
 
 def cluster_lease(namespace: str, cluster: str) -> str:

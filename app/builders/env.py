@@ -11,7 +11,7 @@ from typing import Any, Final
 from app.domain.config import Config
 from app.domain.jobs import JobIntent, Purpose
 from app.domain.observed import Observed
-from crds import names
+from crds import identity, names
 from crds.paths import Provider, provider_of
 
 Env = list[dict[str, Any]]
@@ -23,8 +23,6 @@ _NO_PASSWORD: Final = frozenset({Purpose.CLEAN, Purpose.COMPACT, Purpose.WATCH})
 _NO_STORAGE: Final = frozenset({Purpose.WATCH})
 """It asks PD and nothing else, for as long as the log backup runs: what it does not need it does not get."""
 _RESTORES: Final = frozenset({Purpose.RESTORE, Purpose.PRUNE})
-_GIVEN_PATH: Final = frozenset({Purpose.EXPORT, Purpose.CLEAN})
-"""br takes its place from the CR's storage."""
 _S3_DEFAULTS: Final = {"aws": {"acl": "private", "storageClass": "STANDARD_IA"}}
 _AZURE_KEYS: Final = ("AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TENANT_ID", "AZURE_STORAGE_KEY")
 
@@ -148,4 +146,8 @@ def _identity(observed: Observed, intent: JobIntent) -> Env:
         _literal(names.ENV_CR_UID, observed.uid),
         _literal(names.ENV_GRACE, names.GRACE_SECONDS),
     ]
-    return [*env, _literal(names.ENV_BACKUP_PATH, intent.path)] if intent.purpose in _GIVEN_PATH else env
+    if intent.path:
+        env.append(_literal(names.ENV_BACKUP_PATH, intent.path))
+    if intent.recorded:
+        env.append(_literal(names.ENV_RECORDED, identity.to_text(intent.recorded)))
+    return env

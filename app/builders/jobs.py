@@ -9,6 +9,7 @@ from app.builders.volumes import Tls, tls_of
 from app.domain.config import Config
 from app.domain.jobs import JobIntent, Purpose
 from app.domain.observed import Observed
+from app.domain.recorded import as_recorded
 from crds.paths import PathError, Provider, location_of, provider_of
 
 _PROVIDERS_WITH_PATH: Final = {Provider.S3: "s3", Provider.GCS: "gcs", Provider.AZBLOB: "azure"}
@@ -19,6 +20,7 @@ _FOR_EVER: Final = 2**31 - 1
 
 def build(observed: Observed, intent: JobIntent, config: Config) -> dict[str, Any]:
     """The Kubernetes Job."""
+    observed = as_recorded(observed, intent.recorded)
     spec = observed.spec
     args = _ARGS[intent.purpose](observed, intent, tls_of(spec, intent))
     meta: dict[str, Any] = {

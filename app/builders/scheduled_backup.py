@@ -14,6 +14,7 @@ from app.builders.labels import own
 from app.domain import compaction
 from app.domain.config import Config
 from app.domain.observed import Observed, metadata
+from app.domain.recorded import parent_as_recorded
 from app.domain.schedule import CompactLog, LogBackup, ScheduleIntent, Snapshot
 from app.domain.times import stamp
 from crds import names
@@ -50,9 +51,9 @@ def _snapshot(observed: Observed, slot: datetime) -> dict[str, Any]:
 
 
 def _compaction(observed: Observed, intent: CompactLog) -> dict[str, Any]:
-    """The compaction works in the folder that the log backup itself was given, whatever the template says."""
+    """The compaction works in the folder that the log backup began in, whatever its spec and the template say since."""
     spec = _template(observed, "compactBackupTemplate")
-    log_spec = intent.log.get("spec") or {}
+    log_spec = parent_as_recorded(intent.log).get("spec") or {}
     theirs, ours = provider_of(log_spec), provider_of(spec)
     if theirs and theirs is ours:
         place = {field: log_spec[theirs][field] for field in _PLACE if log_spec[theirs].get(field)}

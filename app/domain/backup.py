@@ -10,27 +10,30 @@ a Job is there, or was         :mod:`~app.domain.run`: wait, end, or the next at
 a Job is due, spec wrong       ``Invalid`` with the rule, until the spec is edited
 a Job is due, cluster missing  ``Waiting`` with its name, until it appears and is Ready
 a Job is due                   the Job
+edited since its start         as it was recorded, and ``Invalid`` (:mod:`~app.domain.recorded`)
 ============================== =========================================================
 """
 
 from datetime import datetime
 from typing import Any
 
-from app.domain import clean, imported, log_backup, progress
+from app.domain import clean, imported, log_backup, progress, recorded
 from app.domain import cluster as clusters
 from app.domain.config import Config
 from app.domain.decision import Decision
 from app.domain.jobs import JobIntent, Purpose
 from app.domain.observed import Object, Observed, metadata
+from app.domain.recorded import Start
 from app.domain.run import Run, show
 from app.domain.status import Draft, outcome_of
-from app.domain.validation import Admission, admit, hold
+from app.domain.validation import admit, hold
 from crds import names
 from crds.paths import export_location, location_of
 
 
 def related(parent: Object, config: Config) -> list[dict[str, Any]]:
     """The cluster; the namespace, whose end changes what deletion may do; the schedule that truncates a log backup."""
+    parent = recorded.parent_as_recorded(parent)
     spec, meta = parent.get("spec") or {}, metadata(parent)
     namespace = str(meta.get("namespace") or "")
     rules = clusters.related(spec, namespace, config)
@@ -46,6 +49,11 @@ def related(parent: Object, config: Config) -> list[dict[str, Any]]:
 
 def decide(observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
     """The answer to a sync or finalize of a Backup."""
+    start = Start.of(observed)
+    return start.finish(_decide(start.observed, now, config), now)
+
+
+def _decide(observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
     if observed.finalizing:
         return clean.finalize(observed, now, config)
     if log_backup.is_log(observed.spec):
@@ -57,7 +65,8 @@ def _sync(observed: Observed, now: datetime, config: Config) -> Decision[JobInte
     draft = Draft(observed.status)
     if outcome_of(observed.status):
         return Decision(status=draft.done())
-    if (status := imported.status_of(observed)) is not None:
+    # The annotation is about a Backup that never ran; on any other it could make a clean delete a path of somebody's choice.
+    if not recorded.has_begun(observed.status) and (status := imported.status_of(observed)) is not None:
         return Decision(status=status)
     outcome = Run.of(names.backup_job(observed.name), observed).evaluate(now, config)
     show(draft, outcome)
@@ -66,11 +75,10 @@ def _sync(observed: Observed, now: datetime, config: Config) -> Decision[JobInte
     if not outcome.due:
         return Decision(status=draft.done(), resync_after=outcome.wait)
     admission = admit("Backup", observed, config)
-    path = "" if admission.invalid else _path(observed)
-    if hold(draft, observed, _same_place(admission, path, str(draft.get("backupPath") or ""))):
+    if hold(draft, observed, admission):
         return Decision(status=draft.done())
     purpose = Purpose.BACKUP if observed.spec.get("br") else Purpose.EXPORT
-    intent = JobIntent(name=outcome.due, purpose=purpose, path=path, cluster=admission.cluster)
+    intent = JobIntent(name=outcome.due, purpose=purpose, path=_path(observed), cluster=admission.cluster)
     return Decision(status=draft.done(), create=[intent])
 
 
@@ -78,14 +86,3 @@ def _path(observed: Observed) -> str:
     """Where the run writes: br to the CR's own prefix, an export to its own folder below it."""
     spec = observed.spec
     return (location_of(spec) if spec.get("br") else export_location(spec, observed.name, observed.uid)).url
-
-
-def _same_place(admission: Admission, path: str, before: str) -> Admission:
-    """A retry must write where the failed attempt did, else deleting the Backup would leave that one's data behind."""
-    if admission.invalid or not before or before.rstrip("/") == path.rstrip("/"):
-        return admission
-    rule = (
-        f"the storage was edited: the first attempt wrote to {before}, a retry would write to {path}; "
-        "put the old value back, or delete this Backup and make a new one"
-    )
-    return Admission(invalid=rule)

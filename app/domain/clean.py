@@ -204,7 +204,7 @@ class _Deletion:
             return self._wait_for(job)
         if job and attempt.number >= self.config.clean_attempts:
             return self._not_stopped(job)
-        wanted = JobIntent(name=first, purpose=Purpose.LOG, command=log_backup.STOP, cluster=cluster)
+        wanted = JobIntent(name=first, purpose=Purpose.LOG, path=self.path, command=log_backup.STOP, cluster=cluster)
         return self._next(wanted, attempt)
 
     def _not_stopped(self, job: Job) -> Decision[JobIntent] | None:

@@ -9,12 +9,11 @@ that address.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any, Final
 
 from app.domain.config import ClusterKind, Config
 from app.domain.observed import Object, Observed, condition, metadata, name_of
-from crds import names
+from crds import identity
 from crds.versions import split_image
 
 _TIDB_CLUSTER: Final = "TidbCluster.pingcap.com/v1alpha1"
@@ -71,13 +70,7 @@ def pd_address(observed: Observed) -> str:
 
     br adds up several ``--pd``, so the manager gives none of its own when ``br.options`` has one.
     """
-    annotation = str((metadata(observed.parent).get("annotations") or {}).get(names.PD_ADDR_ANNOTATION) or "")
-    options = [str(option) for option in (observed.spec.get("br") or {}).get("options") or ()]
-    for option, following in pairwise([*options, ""]):
-        flag, equals, value = option.partition("=")
-        if flag in {"--pd", "-u"}:
-            return value if equals else following
-    return annotation
+    return identity.pd_address(observed.spec, metadata(observed.parent).get("annotations") or {})
 
 
 def find(observed: Observed, config: Config) -> Cluster | None:

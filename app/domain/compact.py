@@ -17,10 +17,12 @@ from datetime import datetime
 from typing import Any, Final
 
 from app.domain import cluster as clusters
+from app.domain import recorded
 from app.domain.config import Config
 from app.domain.decision import Decision
 from app.domain.jobs import Job, JobIntent, Purpose, observed_jobs
 from app.domain.observed import Object, Observed, metadata
+from app.domain.recorded import Start
 from app.domain.retries import VANISHED, failure_of
 from app.domain.run import stall_hint, stall_time
 from app.domain.status import Draft, Phase, holds
@@ -38,11 +40,17 @@ _REPORTED: Final = {ReportPhase.PREPARE: Phase.PREPARE, ReportPhase.WAITING: Pha
 
 def related(parent: Object, config: Config) -> list[dict[str, Any]]:
     """The cluster, for its version."""
+    parent = recorded.parent_as_recorded(parent)
     return clusters.related(parent.get("spec") or {}, str(metadata(parent).get("namespace") or ""), config)
 
 
 def decide(observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
     """The answer to a sync or finalize of a CompactBackup, which owns no data of its own."""
+    start = Start.of(observed)
+    return start.finish(_decide(start.observed, now, config), now)
+
+
+def _decide(observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
     draft = Draft(observed.status, phase_field="state")
     if observed.finalizing:
         return Decision(status=draft.done(), finalized=True)

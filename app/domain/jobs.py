@@ -1,7 +1,7 @@
 """Jobs: those observed, seen through the few facts that decide, and those wanted."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from app.domain.observed import Object, Observed, metadata
 from app.domain.times import moment
 from crds import names
+from crds.identity import Recorded, from_text
 from crds.report import Phase as ReportPhase
 from crds.report import Report
 
@@ -44,6 +45,31 @@ class Job:
     def owner_uid(self) -> str:
         """Uid of the CR it works for."""
         return str((metadata(self.obj).get("labels") or {}).get(names.OWNER_UID_LABEL) or "")
+
+    @property
+    def owner(self) -> str:
+        """Kind and name of the CR it works for, as its labels tell; empty when they do not."""
+        labels = metadata(self.obj).get("labels") or {}
+        found = ((kind, labels.get(label)) for label, kind in names.OWNER_LABELS.items())
+        return next((f"{kind} {name}" for kind, name in found if name), "")
+
+    def belongs_to(self, uid: str) -> bool:
+        """Whether it works for the CR *uid*: a name, and even a selector's label, may be another one's."""
+        if labelled := self.owner_uid:
+            return labelled == uid
+        owners = metadata(self.obj).get("ownerReferences") or ()
+        return any(owner.get("controller") and owner.get("uid") == uid for owner in owners)
+
+    @property
+    def recorded(self) -> Recorded | None:
+        """What was recorded of the CR when it was made; None where it does not say."""
+        pod = ((self.obj.get("spec") or {}).get("template") or {}).get("spec") or {}
+        env = [entry for container in (pod.get("containers") or ())[:1] for entry in container.get("env") or ()]
+        text = next((entry.get("value") for entry in env if entry.get("name") == names.ENV_RECORDED), None)
+        try:
+            return from_text(text) if text else None
+        except ValueError:
+            return None
 
     @property
     def args(self) -> list[str]:
@@ -118,8 +144,10 @@ class Job:
 
 
 def observed_jobs(observed: Observed) -> dict[str, Job]:
-    """The observed Jobs by name."""
-    return {name: Job(obj=child) for name, child in observed.of_kind(JOB).items()}
+    """The observed Jobs of the CR itself, by name. Whose is not, though it has one of our names, is left alone."""
+    uid = observed.uid
+    found = {name: Job(obj=child) for name, child in observed.of_kind(JOB).items()}
+    return {name: job for name, job in found.items() if job.belongs_to(uid)}
 
 
 class Purpose(StrEnum):
@@ -142,6 +170,7 @@ class JobIntent:
 
     *command* is a log backup's, or the step of a replication restore; *truncate_until* belongs to log backups. *path* is the
     URL the Job writes to or deletes. *cluster* is the one it talks to, None where it needs none (export, import, clean).
+    *recorded* is what the CR recorded at its start: the Job works on that, whatever the spec says since.
     """
 
     name: str
@@ -150,3 +179,4 @@ class JobIntent:
     command: str = ""
     truncate_until: str = ""
     cluster: "Cluster | None" = None
+    recorded: Recorded = field(default_factory=dict)

@@ -15,7 +15,7 @@ from app.domain import log_watch, progress
 from app.domain.config import Config
 from app.domain.decision import Decision, Drop
 from app.domain.jobs import JOB, Job, JobIntent, Purpose, observed_jobs
-from app.domain.observed import Observed, metadata
+from app.domain.observed import Object, Observed, metadata
 from app.domain.retries import Policy
 from app.domain.run import Outcome, Run, show
 from app.domain.status import Draft, Phase
@@ -103,8 +103,24 @@ def truncate_target(observed: Observed) -> str:
     published = [
         (schedule.get("status") or {}).get("logTruncateUntil")
         for schedule in (observed.related.get("BackupSchedule.pingcap.com/v1alpha1") or {}).values()
+        if is_log_of(schedule, observed)
     ]
     return str(max([observed.spec.get("logTruncateUntil"), *published], key=_tso) or "")
+
+
+def is_log_of(schedule: Object, observed: Observed) -> bool:
+    """Whether what *schedule* publishes is about this very log: its status names this Backup and where its log starts, and no
+    other controller owns it. A label, and even the owner, is copied with the YAML of a Backup; the position of a log is not."""
+    meta, status, own = metadata(schedule), schedule.get("status") or {}, metadata(observed.parent)
+    owners = [str(owner.get("uid")) for owner in own.get("ownerReferences") or () if owner.get("controller")]
+    start = _tso(observed.status.get("commitTs"))
+    return bool(
+        start
+        and meta.get("namespace") == observed.namespace
+        and status.get("logBackup") == observed.name
+        and moment(status.get("logBackupStartTs")) == tso.to_datetime(start).replace(microsecond=0)
+        and all(uid == meta.get("uid") for uid in owners)
+    )
 
 
 def sync(observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:

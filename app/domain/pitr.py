@@ -63,7 +63,8 @@ def _outside(observed: Observed) -> str:
     if start and target <= start:
         return f"pitrRestoredTs {_told(target)} is not after logRestoreStartTs {_told(start)}; set a later one"
     schedule, window = _window(observed)
-    return _outside_window(_second(target), window, f"what BackupSchedule {schedule} can restore")
+    problem = _outside_window(_second(target), window, f"what BackupSchedule {schedule} can restore")
+    return f"{problem}; or remove label {names.SCHEDULE_LABEL}, if the log is not of that schedule" if problem else ""
 
 
 def _outside_window(time: datetime, window: Mapping[str, Any], where: str) -> str:

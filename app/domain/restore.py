@@ -14,6 +14,7 @@ a Job is due, cluster missing       ``Waiting`` with its name
 a point in time                     also what :mod:`~app.domain.pitr` asks for
 with ``replicationConfig``          two Jobs: :mod:`~app.domain.replication`
 a Job is due                        the Job
+edited since its start              as it was recorded, and ``Invalid`` (:mod:`~app.domain.recorded`)
 =================================== ================================================================
 """
 
@@ -22,12 +23,13 @@ from datetime import datetime
 from typing import Any, Final
 
 from app.domain import cluster as clusters
-from app.domain import ending, pitr, progress, replication
+from app.domain import ending, pitr, progress, recorded, replication
 from app.domain.config import Config
 from app.domain.decision import Decision
 from app.domain.ending import FORCE_ANNOTATION
 from app.domain.jobs import Job, JobIntent, Purpose, observed_jobs
 from app.domain.observed import Object, Observed, metadata
+from app.domain.recorded import Start
 from app.domain.retries import failure_of
 from app.domain.run import Run, show
 from app.domain.status import Draft, Phase, holds, outcome_of
@@ -43,6 +45,7 @@ _PODS_LEFT: Final = 10
 def related(parent: Object, config: Config) -> list[dict[str, Any]]:
     """The cluster; the namespace, whose end changes what a deletion waits for; the schedule that knows what can be restored;
     the CompactBackup that a replication restore goes with."""
+    parent = recorded.parent_as_recorded(parent)
     spec, namespace = parent.get("spec") or {}, str(metadata(parent).get("namespace") or "")
     rules = clusters.related(spec, namespace, config)
     rules.append({"apiVersion": "v1", "resource": "namespaces", "names": [namespace]})
@@ -53,6 +56,11 @@ def related(parent: Object, config: Config) -> list[dict[str, Any]]:
 
 def decide(observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
     """The answer to a sync or finalize of a Restore."""
+    start = Start.of(observed)
+    return start.finish(_decide(start.observed, now, config), now)
+
+
+def _decide(observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
     draft = Draft(observed.status)
     if observed.finalizing:
         return _finalize(draft, observed)

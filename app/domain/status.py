@@ -7,7 +7,7 @@ A condition once true stays in the list as history, except those that only say w
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from app.domain.times import stamp
 
@@ -44,6 +44,8 @@ class Phase(StrEnum):
 PASSING: Final = frozenset({Phase.WAITING, Phase.INVALID, Phase.STALLED})
 """Conditions that are listed only while they hold."""
 _NOT_WORDS: Final = frozenset({"lastTransitionTime", "observedGeneration"})
+_MADE_ANEW: Final = frozenset({"conditions", "observedGeneration", "awaitedJobs"})
+"""Metacontroller writes observedGeneration itself; a Job is awaited for as long as each pass asks for it."""
 _TERMINAL: Final = frozenset({Phase.COMPLETE, Phase.FAILED})
 
 
@@ -69,8 +71,15 @@ class Draft:
         self._received = list(received.get("conditions") or ())
         self._conditions = [item for item in self._received if item.get("type") not in PASSING]
         self._phase_field = phase_field
-        # Metacontroller writes observedGeneration itself.
-        self._fields = {key: value for key, value in received.items() if key not in {"conditions", "observedGeneration"}}
+        self._fields = {key: value for key, value in received.items() if key not in _MADE_ANEW}
+
+    @classmethod
+    def going_on(cls, made: Mapping[str, Any], received: Mapping[str, Any], *, phase_field: str = "phase") -> Self:
+        """A draft that begins as *made*, in answer to *received*: nothing that *made* says is forgotten."""
+        draft = cls(received, phase_field=phase_field)
+        draft._conditions = list(made.get("conditions") or ())
+        draft._fields = {key: value for key, value in made.items() if key not in _MADE_ANEW}
+        return draft
 
     @property
     def phase(self) -> str:

@@ -32,6 +32,13 @@ def stamp(value: datetime) -> str:
     return f"{value.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat()}Z"
 
 
+def status_written_at(obj: Object) -> datetime | None:
+    """When the status of *obj* last changed, as its managed fields tell; None when they do not."""
+    fields = metadata(obj).get("managedFields") or ()
+    written = [moment(item.get("time")) for item in fields if item.get("subresource") == "status"]
+    return max((time for time in written if time), default=None)
+
+
 def edited_at(obj: Object) -> datetime | None:
     """When somebody last wrote *obj* other than its status, as its managed fields tell, else when it was created.
 

@@ -19,7 +19,7 @@ from backup_manager.storage.factory import open_storage
 from backup_manager.storage.tool_urls import ToolStorage, for_br
 from backup_manager.tools import backupmeta, br
 from backup_manager.writing import Folder
-from crds import paths, versions
+from crds import names, paths, versions
 
 SNAPSHOT_REASON: Final = "BackupDataToRemoteFailed"
 _CHECKPOINTS_SINCE: Final = "v6.5.1"
@@ -51,10 +51,7 @@ def run(context: Context) -> Result:
     mode = context.flags.get("mode", "snapshot")
     if mode == "volume-snapshot" or context.flags.get("initialize"):
         raise UsageError("volume-snapshot is not offered", hint="It is deprecated upstream; use backupMode snapshot.")
-    try:
-        location = paths.location_of(spec)
-    except paths.PathError as error:
-        raise UsageError(str(error), reason="GetBackupRemotePathFailed", hint="Correct the storage in the spec.") from None
+    location = recorded_location(context)
     storage = open_storage(spec, location=location, env=context.env)
     state = Backup(
         binary=br_run.find(context),
@@ -64,6 +61,29 @@ def run(context: Context) -> Result:
         target=for_br(spec, location, env=context.env, scratch=context.scratch),
     )
     return log.run(context, state) if mode == "log" else _snapshot(context, state)
+
+
+def recorded_location(context: Context) -> paths.Location:
+    """Where the Backup lies: as its Job was told, which must be where the spec points. Raises UsageError.
+
+    The spec has been put back to what was recorded at the start (:mod:`crds.identity`); the two differ only when nothing was
+    recorded, or not by this version, and the spec was edited since.
+    """
+    spec = context.resource.spec
+    try:
+        location = paths.location_of(spec)
+        told = context.env.get(names.ENV_BACKUP_PATH)
+        mount = str(((spec.get("local") or {}).get("volumeMount") or {}).get("mountPath") or "")
+        recorded = paths.Location.parse(told, mount_path=mount) if told else location
+    except paths.PathError as error:
+        raise UsageError(str(error), reason="GetBackupRemotePathFailed", hint="Correct the storage in the spec.") from None
+    if recorded != location:
+        raise UsageError(
+            f"the spec names {location.url}, but this Backup was started at {recorded.url}",
+            reason="IdentityChanged",
+            hint="Set the storage in the spec back, or create a new Backup for the other path.",
+        )
+    return recorded
 
 
 def _snapshot(context: Context, state: Backup) -> Result:

@@ -3,6 +3,9 @@
 Every command is safe to repeat: a Pod may die after br has done its work and before that was told. So a start that finds its
 own task running, and a stop that finds none, have reached what they are for. Only ``log-start`` writes to (and so claims) the
 path, and only it waits for other BR tasks on the cluster: a restore must not be overtaken, but stop and pause act on what runs.
+
+No command reaches what is another Backup's. A truncation deletes, so the record beside the data must not name another owner.
+Stop, pause and resume act on a task by its name, which two namespaces may share, so it must have begun where our log does.
 """
 
 from typing import TYPE_CHECKING, Any, Final
@@ -10,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from backup_manager import br_run, lease
-from backup_manager.errors import ManagerError, ToolError, UsageError
+from backup_manager.errors import ManagerError, PermanentError, ToolError, UsageError
 from backup_manager.operations.steps import Context, Result
 from backup_manager.pd import Pd, TaskState
+from backup_manager.records import Owner, Records, claimed
 from backup_manager.tools import br
 from backup_manager.tools.br import LogCommand
 from crds import tso
@@ -30,6 +34,7 @@ REASONS: Final = {
     LogCommand.METADATA: "LogBackupMetadataFailed",
 }
 
+_NO_METADATA: Final = "GetLogBackupMetadataFailed"
 _GOALS: Final = {
     LogCommand.STOP: (TaskState.ABSENT,),
     LogCommand.PAUSE: (TaskState.PAUSED, TaskState.ERROR_PAUSED),
@@ -58,7 +63,18 @@ def run(context: Context, state: "Backup") -> Result:
     context.journal.running()
     context.journal.step(command.value)
     if command is LogCommand.TRUNCATE:
+        _refuse_foreign(context, state)
         _refuse_ahead(state, context.resource.name, until)
+    elif command in _GOALS and (other := _other_task(context, state)):
+        if command is not LogCommand.STOP:
+            raise PermanentError(
+                f"task {context.resource.name} in the cluster is not this Backup's: {other}",
+                reason="LogTaskNotOurs",
+                hint="Two log backups of one name use one cluster: create this one under another name.",
+            )
+        note = f"nothing to stop: task {context.resource.name} in the cluster is not this Backup's: {other}"
+        context.log(note)
+        return Result(details={"command": command.value, "notes": [note]})
     try:
         heard = br_run.run(context, work)
     except ToolError as error:
@@ -85,6 +101,37 @@ def _start(context: Context, state: "Backup", work: br_run.BrRun) -> Result:
                 raise
             context.log("the log backup runs already: an earlier attempt had started it")
     return Result(commit_ts=str(_start_of(state)), details={"command": LogCommand.START.value})
+
+
+def _refuse_foreign(context: Context, state: "Backup") -> None:
+    """Raises ClaimedError when the record of the log names another owner. Without a record (a log that TiDB Operator started)
+    the path that the Backup recorded at its start is all there is to go by."""
+    record = Records(state.storage, now=context.now).load()
+    if record is not None and record.live and record.owner.uid != Owner.of(context.resource).uid:
+        raise claimed(state.storage.location.url, record)
+
+
+def _other_task(context: Context, state: "Backup") -> str:
+    """Why the task of our name is another log backup's; empty when it is ours, is absent, or nothing tells.
+
+    Where our log begins is known from its ``backupmeta`` and from ``status.commitTs``. Neither is there when no start of ours
+    ever succeeded; then no task can be ours.
+    """
+    try:
+        task = Pd(state.cluster).log_task(context.resource.name)
+    except ManagerError:
+        return ""
+    if task.state is TaskState.ABSENT or not task.start_ts:
+        return ""
+    starts, read = {str(context.resource.status.get("commitTs") or "")} - {""}, True
+    try:
+        starts.add(str(_start_of(state)))
+    except ManagerError as error:
+        read = error.problem().reason == _NO_METADATA
+    if str(task.start_ts) in starts or not (starts or read):
+        return ""
+    ours = f"the log of this Backup began at {' or '.join(sorted(starts))}" if starts else "this Backup never started one"
+    return f"it began at {task.start_ts}, {ours}"
 
 
 def _refuse_ahead(state: "Backup", task: str, until: str) -> None:
@@ -122,7 +169,7 @@ def _is_ours(context: Context, state: "Backup") -> bool:
 
 
 def _start_of(state: "Backup") -> int:
-    return br_run.read_meta(state.storage, reason="GetLogBackupMetadataFailed").start_version
+    return br_run.read_meta(state.storage, reason=_NO_METADATA).start_version
 
 
 def _read(command: LogCommand, heard: br.Heard) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from crds.v1alpha1.common import (
     Progress,
     Resource,
     Rule,
-    Status,
+    RunStatus,
     TiDBAccess,
     Time,
     Timestamp,
@@ -145,7 +145,7 @@ class CleanStatus(Model):
     message: str = Field(default="", description="What is in the way, and the next step.")
 
 
-class BackupStatus(Status):
+class BackupStatus(RunStatus):
     """What became of the Backup."""
 
     phase: str = Field(default="", description="Last condition type.")

@@ -241,6 +241,16 @@ class Status(Model):
     )
 
 
+class RunStatus(Status):
+    """What the status of a kind that runs Jobs has in common."""
+
+    recorded: dict[str, str] = Field(
+        default_factory=dict,
+        description="What the spec said at the start of where this runs: field to value. Decides all that follows.",
+    )
+    awaited_jobs: list[str] = Field(default_factory=list, description="Jobs that were requested and are not there yet.")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
     """A column of ``kubectl get``; *priority* above 0 shows it with ``-o wide`` alone."""

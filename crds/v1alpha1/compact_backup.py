@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from crds.v1alpha1.common import BackoffRetryRecord, Column, Quantity, Resource, Rule, Status, Timestamp
+from crds.v1alpha1.common import BackoffRetryRecord, Column, Quantity, Resource, Rule, RunStatus, Timestamp
 from crds.v1alpha1.job import JobSpec
 
 _CEL_SHARDED = "has(self.mode) && self.mode == 'sharded'"
@@ -72,7 +72,7 @@ class CompactBackupSpec(CompactSpec):
     )
 
 
-class CompactBackupStatus(Status):
+class CompactBackupStatus(RunStatus):
     """What became of the compaction."""
 
     state: str = Field(default="", description="How far it is.")

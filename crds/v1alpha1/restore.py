@@ -16,7 +16,7 @@ from crds.v1alpha1.common import (
     Progress,
     Resource,
     Rule,
-    Status,
+    RunStatus,
     TiDBAccess,
     Time,
     Timestamp,
@@ -128,7 +128,7 @@ class RestoreSpec(DatabaseJobSpec):
     )
 
 
-class RestoreStatus(Status):
+class RestoreStatus(RunStatus):
     """What became of the Restore."""
 
     phase: str = Field(default="", description="Last condition type that is a phase.")

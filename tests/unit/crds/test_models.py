@@ -30,7 +30,7 @@ FIELDS = {
     "Backup.status": """backupPath timeStarted timeCompleted timeTaken timeSynced backupSize backupSizeReadable
         incrementalBackupSize incrementalBackupSizeReadable commitTs logCheckpointTs logSuccessTruncateUntil phase conditions
         logTask logSubCommandStatuses progresses brOperations backoffRetryStatus
-        observedGeneration progress eta cleanStatus""",
+        observedGeneration progress eta cleanStatus recorded awaitedJobs""",
     "Backup.status.conditions": "command type status lastTransitionTime reason message observedGeneration",
     "Backup.status.progresses": "step progress lastTransitionTime",
     "Backup.status.brOperations": "operationID startedAt command observedAt",
@@ -43,7 +43,8 @@ FIELDS = {
     "Restore.spec.replicationConfig": "compactBackupName waitTimeout",
     "Restore.spec.pitrFullBackupStorageProvider": "s3 gcs azblob local",
     "Restore.status": """timeStarted timeCompleted timeTaken commitTs phase conditions progresses brOperations
-        replicationStep observedGeneration progress eta backupPath backoffRetryStatus""",
+        replicationStep observedGeneration progress eta backupPath backoffRetryStatus
+        recorded awaitedJobs""",
     "BackupSchedule.spec": """schedule pause maxBackups maxReservedTime backupTemplate logBackupTemplate
         compactBackupTemplate compactInterval minCompactStartTs storageClassName volumeAttributesClassName storageSize
         imagePullSecrets br s3 gcs azblob local
@@ -59,7 +60,7 @@ FIELDS = {
     "CompactBackup.spec": f"""{SHARED} mode shardCount startTs endTs concurrency maxRetryTimes tikvImage
         physicalFileCacheCapacity name""",
     "CompactBackup.status": """state progress message endTs completedIndexes failedIndexes backoffRetryStatus
-        observedGeneration conditions""",
+        observedGeneration conditions recorded awaitedJobs""",
 }
 
 

@@ -43,7 +43,7 @@ def test_an_export_gets_its_job_at_once_and_needs_no_cluster() -> None:
     assert [intent.name for intent in decision.create] == ["backup-basic"]
     assert decision.create[0].purpose is Purpose.EXPORT
     assert decision.create[0].path == PATH
-    assert decision.status == {}
+    assert decision.status == {"awaitedJobs": ["backup-basic"], "recorded": decision.create[0].recorded}
 
 
 def test_a_snapshot_waits_for_its_cluster_and_says_which() -> None:
@@ -61,7 +61,7 @@ def test_a_snapshot_waits_until_its_cluster_is_ready_then_starts() -> None:
     started = sync({**cr, "status": waiting.status}, cluster=tidb_cluster())
     assert [intent.purpose for intent in started.create] == [Purpose.BACKUP]
     assert started.create[0].path == "s3://bucket/daily"
-    assert started.status == {}
+    assert set(started.status) == {"awaitedJobs", "recorded"}
 
 
 def test_an_invalid_spec_is_named_and_judged_anew_once_edited() -> None:
@@ -75,7 +75,7 @@ def test_an_invalid_spec_is_named_and_judged_anew_once_edited() -> None:
     assert "bucket should be configured" in found["message"]
     fixed = sync({**export(generation=2), "status": invalid.status})
     assert [intent.name for intent in fixed.create] == ["backup-basic"]
-    assert fixed.status == {}
+    assert set(fixed.status) == {"awaitedJobs", "recorded"}
 
 
 def test_a_condition_that_still_holds_keeps_its_time_and_learns_the_generation() -> None:
@@ -188,7 +188,7 @@ def test_unexpected_death_and_transient_errors_are_retried_when_due(said: str | 
     due = sync({**export(), "status": early.status}, dead, after=360)
     assert [intent.name for intent in due.create] == ["backup-basic-r1"]
     assert due.create[0].path == PATH
-    assert due.status == early.status
+    assert due.status == {**early.status, "awaitedJobs": ["backup-basic-r1"]}
 
 
 @pytest.mark.parametrize("left", [{"active": 1}, {"terminating": 1}])

@@ -66,7 +66,8 @@ class Walk:
 
     def sync(self) -> Decision[JobIntent]:
         self.clock += 10
-        cr = parent("Backup", self.spec, status=self.status)
+        written = [{"subresource": "status", "time": at(self.clock)}]
+        cr = parent("Backup", self.spec, status=self.status, managedFields=written)
         decision = decide(
             observed(cr, *self.jobs.values(), related=tuple(self.related)), NOW + timedelta(seconds=self.clock), CONFIG
         )
@@ -205,8 +206,8 @@ def test_the_schedule_may_ask_for_a_later_truncation() -> None:
     schedule = {
         "apiVersion": "pingcap.com/v1alpha1",
         "kind": "BackupSchedule",
-        "metadata": {"namespace": "db", "name": "nightly"},
-        "status": {"logTruncateUntil": "700"},
+        "metadata": {"namespace": "db", "name": "nightly", "uid": "uid-of-nightly"},
+        "status": {"logTruncateUntil": "700", "logBackup": "basic", "logBackupStartTs": "1970-01-01T00:00:00Z"},
     }
     walk.related.append(schedule)
     assert walk.sync().create[0].truncate_until == "700"

@@ -79,7 +79,7 @@ def test_a_failed_restore_with_prune_is_pruned_once() -> None:
     spec = {**BR, "prune": "afterFailed"}
     decision = sync(spec, status=FAILED)
     assert [(intent.name, intent.purpose) for intent in decision.create] == [("restore-basic-prune", Purpose.PRUNE)]
-    assert decision.status == FAILED
+    assert decision.status == {**FAILED, "awaitedJobs": ["restore-basic-prune"], "recorded": decision.create[0].recorded}
     scheduled = sync(spec, job("restore-basic-prune", state="pending"), status=FAILED)
     assert scheduled.status["phase"] == "PruneScheduled"
     running = sync(spec, job("restore-basic-prune", said=report("Running")), status=scheduled.status)
