@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from backup_manager import reporters, runner
+from backup_manager import kubernetes_api, reporters, runner
 from backup_manager.cli import COMMANDS
 from backup_manager.custom_resource import choose
 from backup_manager.errors import PartialError, TransientError, UnreachableError, UsageError
 from backup_manager.operations.steps import Context, Result, Step, run_steps
 from backup_manager.signals import Stop
+from crds import names
 from crds.report import Report
 from tests.support.manager import world
 
@@ -281,3 +282,52 @@ def test_a_credential_that_cannot_be_one_fails_the_run_with_its_name(bench: Benc
     assert bench.report.error.reason == "InvalidCredentials"
     assert "AWS_SECRET_ACCESS_KEY" in bench.report.error.message
     assert "two words" not in bench.out.read_text() + bench.stderr.getvalue()
+
+
+class EditedCr:
+    """An API server with a log Backup that was edited after its start."""
+
+    def __init__(self, _server: object) -> None:
+        pass
+
+    def resource(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
+        spec = {"backupMode": "log", "br": {"cluster": "other"}, "s3": {"provider": "aws", "bucket": "b", "prefix": "log-B"}}
+        return {"kind": kind, "metadata": {"name": name, "namespace": namespace, "uid": "u1"}, "spec": spec}
+
+
+def run_edited(bench: Bench, monkeypatch: pytest.MonkeyPatch, **env: str) -> list[Any]:
+    seen: list[Any] = []
+    monkeypatch.setattr(runner, "KubernetesApi", EditedCr)
+    monkeypatch.setattr(kubernetes_api.Server, "in_cluster", lambda _env: None)
+    bench.env |= {names.ENV_CR_UID: "u1", **env}
+
+    def look(context: Context) -> Result:
+        seen.append(context.resource.spec)
+        return Result()
+
+    bench.run(look, command="backup", **{"from-file": "", "namespace": "ns", "backupName": "one"})
+    return seen
+
+
+def test_a_job_works_on_what_was_recorded_and_not_on_an_edited_spec(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = {"backupMode": "log", "br.cluster": "basic", "br.clusterNamespace": "ns", "s3.bucket": "b", "s3.prefix": "log-A"}
+    (spec,) = run_edited(bench, monkeypatch, RECORDED_SPEC=json.dumps({**recorded, "s3.provider": "aws"}))
+    assert spec["br"] == {"cluster": "basic", "clusterNamespace": "ns"}
+    assert spec["s3"] == {"provider": "aws", "bucket": "b", "prefix": "log-A"}
+
+
+@pytest.mark.parametrize(
+    ("env", "reason"),
+    [
+        ({"RECORDED_SPEC": "{"}, "InvalidSpec"),
+        ({"RECORDED_SPEC": '{"shardCount": "x"}'}, "InvalidSpec"),
+        ({"CR_UID": "u0"}, "NotThisCR"),
+    ],
+)
+def test_a_job_of_another_cr_or_with_a_broken_record_does_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, env: dict[str, str], reason: str
+) -> None:
+    assert run_edited(bench, monkeypatch, **env) == []
+    assert bench.report.error is not None
+    assert bench.report.error.reason == reason
+    assert bench.report.error.hint

@@ -213,6 +213,43 @@ def test_the_schedule_may_ask_for_a_later_truncation() -> None:
     assert walk.sync().create[0].truncate_until == "700"
 
 
+NIGHTLY = {"logTruncateUntil": "700", "logBackup": "basic", "logBackupStartTs": "1970-01-01T00:00:00Z"}
+OWNER = {"kind": "BackupSchedule", "name": "nightly", "controller": True}
+
+
+@pytest.mark.parametrize(
+    ("published", "meta", "follows"),
+    [
+        (NIGHTLY, {}, True),
+        (NIGHTLY, {"ownerReferences": [{**OWNER, "uid": "uid-of-nightly"}]}, True),
+        # The label alone, as in YAML that was copied from another Backup.
+        ({"logTruncateUntil": "700"}, {}, False),
+        ({**NIGHTLY, "logBackup": "log-nightly"}, {}, False),
+        # Copied with owner and selector: Metacontroller takes it for a child of the schedule.
+        ({**NIGHTLY, "logBackup": "log-nightly"}, {"ownerReferences": [{**OWNER, "uid": "uid-of-nightly"}]}, False),
+        # A log that was made anew under its old name, and a schedule that does not know yet.
+        ({**NIGHTLY, "logBackupStartTs": "2026-01-01T00:00:00Z"}, {}, False),
+        ({**NIGHTLY, "logBackupStartTs": "soon"}, {}, False),
+        ({key: value for key, value in NIGHTLY.items() if key != "logBackupStartTs"}, {}, False),
+        # Of a schedule that was made anew under its old name.
+        (NIGHTLY, {"ownerReferences": [{**OWNER, "uid": "uid-of-the-one-before"}]}, False),
+    ],
+)
+def test_only_the_schedule_that_names_this_very_log_truncates_it(
+    published: dict[str, Any], meta: dict[str, Any], *, follows: bool
+) -> None:
+    label: dict[str, Any] = {"labels": {"tidb.pingcap.com/backup-schedule": "nightly"}}
+    schedule = {
+        "apiVersion": "pingcap.com/v1alpha1",
+        "kind": "BackupSchedule",
+        "metadata": {"namespace": "db", "name": "nightly", "uid": "uid-of-nightly"},
+        "status": published,
+    }
+    cr = parent("Backup", LOG_SPEC, status={**RUNNING, "logCheckpointTs": "900"}, **label, **meta)
+    decision = decide(observed(cr, job("backup-basic-log-watch"), related=(tidb_cluster(), schedule)), NOW, CONFIG)
+    assert [intent.truncate_until for intent in decision.create] == (["700"] if follows else [])
+
+
 def test_a_stop_before_the_start_waits() -> None:
     walk = Walk(logSubcommand="log-stop")
     assert walk.wanted() == []

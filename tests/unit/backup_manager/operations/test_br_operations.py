@@ -1,5 +1,6 @@
 """Backup and restore with a br that does what a test says."""
 
+import dataclasses
 import json
 import signal
 import threading
@@ -12,10 +13,15 @@ from backup_manager import br_run
 from backup_manager.errors import InterruptedError_, ManagerError
 from backup_manager.operations import backup, log, restore
 from backup_manager.operations.steps import Result
+from backup_manager.pd import LogTask, Pd, TaskState
+from backup_manager.records import Owner, Records
 from backup_manager.signals import Stop
+from backup_manager.storage.factory import open_storage
+from crds import names
+from crds.paths import location_of
 from crds.report import Phase
 from tests.support.fake_tool import FakeTool
-from tests.support.manager import FakeDatabase, World, local_storage, world
+from tests.support.manager import NOW, FakeDatabase, World, local_storage, world
 
 # backupmeta: end_version 300, backup_size 5000 (and, for a log task, start_version 7)
 META = bytes.fromhex("280730ac02c8018827").decode("latin-1")
@@ -37,15 +43,18 @@ class Case:
             "local": local_storage(tmp_path, "backups/full"),
         }
         self.folder = tmp_path / "volume" / "backups" / "full"
+        self.env: dict[str, str] = {}
+        self.status: dict[str, Any] = {}
 
     def install(self, *, out: list[str] | None = None, meta: str | None = META, **how: Any) -> None:
         files = {} if meta is None else {"backupmeta": meta}
         self.tool.install("br", out=out or [SUMMARY], files=files, folder=self.folder, **how)
 
     def world(self, *, stop: Stop | None = None) -> World:
-        return world(
-            self.tmp_path, self.spec, env={**self.tool.env, "BACKUP_MANAGER_PASSWORD": "hunter22"}, flags=self.flags, stop=stop
-        )
+        env = {**self.tool.env, "BACKUP_MANAGER_PASSWORD": "hunter22", **self.env}
+        here = world(self.tmp_path, self.spec, env=env, flags=self.flags, stop=stop)
+        resource = dataclasses.replace(here.context.resource, status=self.status)
+        return dataclasses.replace(here, context=dataclasses.replace(here.context, resource=resource))
 
     def run(self, operation: Any = backup, **options: Any) -> tuple[Result, World]:
         here = self.world(**options)
@@ -199,6 +208,70 @@ def test_reasons_of_log_commands_are_upstreams(case: Case, command: str, reason:
     case.flags = {"mode": "log", "subcommand": command, "truncate-until": "99"}
     case.install(meta=None, err=["Error: no"], code=1)
     assert case.fails().problem().reason == reason
+
+
+def records_of(case: Case) -> Records:
+    return Records(open_storage(case.spec, location=location_of(case.spec), env={}), now=lambda: NOW)
+
+
+def test_a_truncation_beside_the_record_of_another_backup_is_refused(case: Case) -> None:
+    records_of(case).claim(Owner(namespace="ns", name="other", uid="uid-of-another"), operation="log backup", spec={})
+    case.flags |= {"mode": "log", "subcommand": "log-truncate", "truncate-until": "9"}
+    case.install()
+    error = case.fails()
+    assert error.problem().reason == "BackupPathClaimed"
+    assert "Backup ns/other" in error.message
+    assert not case.tool.called("br")
+
+
+@pytest.mark.parametrize("command", ["log-truncate", "log-start"])
+def test_a_command_is_refused_where_the_spec_names_another_path_than_its_job(case: Case, command: str) -> None:
+    case.env[names.ENV_BACKUP_PATH] = f"local://{case.folder.parent}/log-A"
+    case.flags |= {"mode": "log", "subcommand": command, "truncate-until": "9"}
+    case.install()
+    error = case.fails()
+    assert (error.problem().reason, error.problem().retryable) == ("IdentityChanged", False)
+    assert f"local://{case.folder.parent}/log-A" in error.message
+    assert not case.tool.called("br")
+
+
+TASK_STARTS = {"none": 0, "ours": 7, "another": 8}
+
+
+@pytest.mark.parametrize("command", ["log-stop", "log-pause", "log-resume"])
+@pytest.mark.parametrize(
+    ("task", "meta", "commit", "ours"),
+    [
+        ("ours", META, "", True),
+        ("ours", None, "7", True),
+        ("none", None, "", True),
+        # A log backup of the same name in another namespace, on the same cluster.
+        ("another", META, "7", False),
+        ("another", None, "", False),
+    ],
+)
+def test_a_command_on_the_task_of_another_backup_of_this_name_does_nothing(
+    case: Case, monkeypatch: pytest.MonkeyPatch, *, command: str, task: str, meta: str | None, commit: str, ours: bool
+) -> None:
+    state = TaskState.ABSENT if task == "none" else TaskState.RUNNING
+    found = LogTask(state=state, start_ts=TASK_STARTS[task])
+    monkeypatch.setattr(Pd, "log_task", lambda _pd, _name: found)
+    if meta is not None:
+        case.folder.mkdir(parents=True)
+        (case.folder / "backupmeta").write_bytes(meta.encode("latin-1"))
+    case.status = {"commitTs": commit}
+    case.flags |= {"mode": "log", "subcommand": command}
+    case.install(meta=None)
+    if ours:
+        case.run()
+        assert case.argv()[1:3] == ["log", command.removeprefix("log-")]
+    elif command == "log-stop":
+        result, _ = case.run()
+        assert "is not this Backup's" in result.details["notes"][0]
+        assert not case.tool.called("br")
+    else:
+        assert case.fails().problem().reason == "LogTaskNotOurs"
+        assert not case.tool.called("br")
 
 
 @pytest.mark.parametrize(
