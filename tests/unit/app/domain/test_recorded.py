@@ -15,7 +15,7 @@ from app.hooks import compactbackup as compact_hook
 from app.hooks import restore as restore_hook
 from app.hooks.answer import render
 from crds import names
-from tests.support.model import Metacontroller
+from tests.support.model import OneParent
 from tests.support.objects import (
     BR_SPEC,
     EXPORT_SPEC,
@@ -46,9 +46,9 @@ def cluster(name: str = "basic", **meta: Any) -> dict[str, dict[str, Any]]:
     }
 
 
-def log_backup(**spec: Any) -> Metacontroller:
+def log_backup(**spec: Any) -> OneParent:
     """A log backup that runs, and is watched."""
-    world = Metacontroller(kind=backup_hook.KIND, parent=parent("Backup", {**LOG_SPEC, **spec}), related=cluster())
+    world = OneParent(kind=backup_hook.KIND, parent=parent("Backup", {**LOG_SPEC, **spec}), related=cluster())
     world.settle()
     world.finish("backup-basic-log-start", said=RUNNING, complete=True)
     world.settle()
@@ -56,7 +56,7 @@ def log_backup(**spec: Any) -> Metacontroller:
     return world
 
 
-def condition(world: Metacontroller, kind: str = "Invalid") -> dict[str, Any]:
+def condition(world: OneParent, kind: str = "Invalid") -> dict[str, Any]:
     found: list[dict[str, Any]] = world.status.get("conditions", [])
     return next((item for item in found if item["type"] == kind), {})
 
@@ -132,13 +132,15 @@ def test_the_deletion_of_an_edited_log_backup_stops_the_task_and_cleans_the_fold
     world.edit(s3={**ELSEWHERE, "endpoint": "http://other:9000"}, br={"cluster": "other"}, backupMode="snapshot")
     world.settle()
     world.delete()
+    seen: dict[str, Any] = {}
     for _ in range(6):
         world.settle()
+        seen |= world.jobs
         for name in world.unfinished():
             world.finish(name, said=report("Complete", result={"deleted": 1, "left": 0}), complete=True)
         if world.gone:
             break
-    stop, clean = world.jobs["stop-basic"], world.jobs["clean-basic"]
+    stop, clean = seen["stop-basic"], seen["clean-basic"]
     assert recorded(stop)["br.cluster"] == "basic"
     assert (env(clean)["BACKUP_PATH"], env(clean)["S3_ENDPOINT"]) == ("s3://bucket/daily", "")
     assert world.gone
@@ -153,7 +155,7 @@ def test_customize_asks_for_the_recorded_cluster() -> None:
 
 def test_the_record_survives_a_status_write_that_was_lost() -> None:
     """The Job is there before the status is: its own environment tells what it was made for."""
-    world = Metacontroller(kind=backup_hook.KIND, parent=parent("Backup", LOG_SPEC), related=cluster())
+    world = OneParent(kind=backup_hook.KIND, parent=parent("Backup", LOG_SPEC), related=cluster())
     world.sync(status_lost=True)
     world.edit(s3=ELSEWHERE)
     world.settle()
@@ -162,15 +164,13 @@ def test_the_record_survives_a_status_write_that_was_lost() -> None:
 
 
 def test_before_anything_has_started_the_spec_may_be_edited_at_will() -> None:
-    world = Metacontroller(kind=backup_hook.KIND, parent=parent("Backup", LOG_SPEC), related={"Namespace.v1": {}})
-    world.settle()
-    assert world.status["phase"] == "Waiting"
-    assert "recorded" not in world.status
-    world.edit(s3=ELSEWHERE)
-    world.related = cluster()
-    world.settle()
-    assert condition(world) == {}
-    assert recorded(world.jobs["backup-basic-log-start"])["s3.prefix"] == "log-of-another"
+    waiting = backup.decide(observed(parent("Backup", LOG_SPEC)), NOW, CONFIG)
+    assert waiting.status["phase"] == "Waiting"
+    assert "recorded" not in waiting.status
+    edited = parent("Backup", {**LOG_SPEC, "s3": ELSEWHERE}, status=waiting.status)
+    started = backup.decide(observed(edited, related=(tidb_cluster(),)), NOW, CONFIG)
+    assert "conditions" not in started.status
+    assert started.create[0].recorded["s3.prefix"] == "log-of-another"
 
 
 @pytest.mark.parametrize("path", ["s3://bucket/daily", "s3://bucket/daily/"])
@@ -206,7 +206,7 @@ def test_attempts_of_one_run_never_mix_two_places(
     kind: Any, name: str, spec: dict[str, Any], edits: list[dict[str, Any]]
 ) -> None:
     for edit in edits:
-        world = Metacontroller(kind=kind, parent=parent(name, spec), related=cluster())
+        world = OneParent(kind=kind, parent=parent(name, spec), related=cluster())
         world.settle()
         (first,) = world.created
         world.finish(first, said=FAILED, complete=False)
@@ -224,7 +224,7 @@ def test_attempts_of_one_run_never_mix_two_places(
 
 def test_a_compaction_goes_on_with_the_stretch_and_shards_it_was_made_for() -> None:
     spec = {**BR_SPEC, "startTs": "1", "mode": "sharded", "shardCount": 2}
-    world = Metacontroller(kind=compact_hook.KIND, parent=parent("CompactBackup", spec), related=cluster())
+    world = OneParent(kind=compact_hook.KIND, parent=parent("CompactBackup", spec), related=cluster())
     world.settle()
     world.edit(shardCount=3, startTs="5", s3=ELSEWHERE)
     world.settle()
@@ -235,7 +235,7 @@ def test_a_compaction_goes_on_with_the_stretch_and_shards_it_was_made_for() -> N
 
 def test_the_prune_of_an_edited_restore_works_on_what_was_restored() -> None:
     spec = {**BR_SPEC, "prune": "afterFailed", "backoffRetryPolicy": {"maxRetryTimes": 0}}
-    world = Metacontroller(kind=restore_hook.KIND, parent=parent("Restore", spec), related=cluster())
+    world = OneParent(kind=restore_hook.KIND, parent=parent("Restore", spec), related=cluster())
     world.settle()
     world.finish("restore-basic", said=FAILED, complete=False)
     world.edit(s3=ELSEWHERE, br={"cluster": "other"})
@@ -254,7 +254,7 @@ def test_a_backup_that_was_complete_before_records_were_kept_stays_as_it_is() ->
 
 
 def test_an_edit_of_a_complete_backup_is_reported_too() -> None:
-    world = Metacontroller(kind=backup_hook.KIND, parent=parent("Backup", BR_SPEC), related=cluster())
+    world = OneParent(kind=backup_hook.KIND, parent=parent("Backup", BR_SPEC), related=cluster())
     world.settle()
     world.finish("backup-basic", said=RUNNING, complete=True)
     world.settle()
