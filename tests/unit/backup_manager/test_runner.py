@@ -287,7 +287,7 @@ def test_a_credential_that_cannot_be_one_fails_the_run_with_its_name(bench: Benc
 class EditedCr:
     """An API server with a log Backup that was edited after its start."""
 
-    def __init__(self, _server: object) -> None:
+    def __init__(self, _server: object, **_options: object) -> None:
         pass
 
     def resource(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
@@ -305,7 +305,8 @@ def run_edited(bench: Bench, monkeypatch: pytest.MonkeyPatch, **env: str) -> lis
         seen.append(context.resource.spec)
         return Result()
 
-    bench.run(look, command="backup", **{"from-file": "", "namespace": "ns", "backupName": "one"})
+    flags: dict[str, Any] = {"from-file": "", "namespace": "ns", "backupName": "one"}
+    bench.run(look, command="backup", **flags)
     return seen
 
 
