@@ -9,6 +9,8 @@ export PATH := $(CURDIR)/.tools/bin:$(CURDIR)/.venv/bin:$(PATH)
 # Debian's Python and pyenv's may carry settings of the shell; ours are in pyproject.toml.
 export PYTHONWARNINGS :=
 export PYTHONDONTWRITEBYTECODE :=
+# As many workers as processors that may be used (tests/conftest.py).
+WORKERS := $(BIN)/pytest -q -n auto --dist loadfile
 
 .PHONY: help venv tools demo check format test property gotest unit servers integration e2e crds bench images clean
 
@@ -36,7 +38,7 @@ check: venv ## format, lint, types, import contracts, unit tests (under a minute
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-cache > .venv/lint-imports.log 2>&1 || { cat .venv/lint-imports.log; exit 1; }
 	@$(BIN)/python -m crds.generate --check
-	@$(BIN)/pytest -q -n 2 --dist loadfile tests/unit tests/golden --doctest-modules crds app cli sandbox/metacontroller sandbox/access.py
+	@$(WORKERS) tests/unit tests/golden --doctest-modules crds app cli sandbox/metacontroller sandbox/access.py
 
 format: venv ## let ruff format and sort
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
@@ -44,7 +46,7 @@ format: venv ## let ruff format and sort
 test: check property gotest servers ## every test (about 9 min on 2 cores, tools built)
 
 property: venv ## random worlds: nothing lost, nothing doubled, nothing foreign deleted
-	@$(BIN)/pytest -q -n 2 --dist loadfile tests/property
+	@$(WORKERS) tests/property
 
 gotest: tools ## the Go tests of minikv
 	@cd sandbox/tools/minikv && CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false -mod=readonly" $$($(CURDIR)/$(BIN)/python ../build.py --print-go) test ./...
@@ -52,8 +54,7 @@ gotest: tools ## the Go tests of minikv
 unit: venv ## unit and golden tests alone
 	@$(BIN)/pytest -q tests/unit tests/golden
 
-# Most of them wait for servers most of the time, so there are more workers than processors.
-ON_SERVERS := $(BIN)/pytest -q -n 4 --dist loadfile --no-loadscope-reorder --durations=15
+ON_SERVERS := $(WORKERS) --no-loadscope-reorder --durations=15
 
 servers: tools ## integration and e2e together, which takes less time than one after the other
 	@$(ON_SERVERS) tests/integration tests/e2e

@@ -16,6 +16,7 @@ from sandbox.api import PODS, Api, Object
 from sandbox.components import S3_ACCESS_KEY, base_environment, tool
 from sandbox.errors import SandboxError
 from sandbox.layout import DEFAULT_TIDBS, Layout
+from sandbox.patience import PATIENCE, Deadline
 from sandbox.ports import HOST
 from sandbox.prepare import BUCKET
 from sandbox.processes import Recorded
@@ -137,21 +138,21 @@ class Access:
         condition: Callable[[Object | None], bool],
         *,
         namespace: str = "default",
-        seconds: float = 120.0,
+        seconds: float = PATIENCE,
         what: str = "the condition",
     ) -> Object:
         """Poll an object until *condition* (which sees None while it is absent) holds; returns it, ``{}`` if absent.
 
         Raises SandboxError that shows the last state seen.
         """
-        deadline = time.monotonic() + seconds
+        deadline = Deadline(limit=seconds, stalled=seconds)
         while True:
             obj = self.get(kind, name, namespace)
             if condition(obj):
                 return obj or {}
-            if time.monotonic() > deadline:
+            if over := deadline.over:
                 status = json.dumps((obj or {}).get("status"), indent=1) if obj else "it does not exist"
-                raise SandboxError(f"{kind} {namespace}/{name}: {what} did not come true in {seconds:g} s; status: {status}")
+                raise SandboxError(f"{kind} {namespace}/{name}: {what}: not so {over}; status: {status}")
             time.sleep(0.05)
 
     # Pods and faults

@@ -40,6 +40,11 @@ class ApiError(SandboxError):
         self.message = message
         self.reason = reason
 
+    @property
+    def passing(self) -> bool:
+        """Whether the same request may succeed in a moment: no answer, too many requests, a server that is not ready."""
+        return self.status in {UNREACHABLE, 429} or self.status >= 500
+
 
 @dataclass(frozen=True, slots=True)
 class Resource:

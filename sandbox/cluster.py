@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from functools import cached_property
+from threading import BoundedSemaphore
 from types import TracebackType
 from typing import Final, Self
 
@@ -16,11 +17,12 @@ from crds import names
 from sandbox import components, manifests, prepare
 from sandbox.access import Access, Bucket, Database, fill
 from sandbox.agent.node import NODE_NAME
-from sandbox.api import CONFIG_MAPS, NODES, SERVICE_ACCOUNTS, Object
+from sandbox.api import CONFIG_MAPS, NODES, SERVICE_ACCOUNTS, ApiError, Object
 from sandbox.components import S3_ACCESS_KEY, Component, base_environment
 from sandbox.errors import SandboxError
 from sandbox.layout import DEFAULT_NAME, DEFAULT_TIDBS, State, all_layouts
-from sandbox.processes import Recorded, spawn, stop, wait_ready
+from sandbox.machine import cores
+from sandbox.processes import Recorded, start_ready, stop
 
 __all__ = ["ALL_PARTS", "Bucket", "Cluster", "Database", "fill", "sweep"]
 
@@ -91,8 +93,11 @@ class Cluster(Access):
         jobs: list[Future[None]] = [pool.submit(self._start_kubernetes, pool)]
         alone: list[str] = [part for part in ("webhook", "s3") if part in self._parts]
         alone += [f"tidb-{server}" for server in self.layout.state.tidbs]
-        jobs += [pool.submit(self.start_component, name) for name in alone]
-        jobs += [pool.submit(self._start_tikv, server) for server in self.layout.state.tikvs]
+        turns = BoundedSemaphore(cores())
+        jobs += [pool.submit(self._start_in_turn, turns, name) for name in alone]
+        jobs += [
+            pool.submit(self._start_in_turn, turns, f"minikv-{server}", f"tidb-{server}") for server in self.layout.state.tikvs
+        ]
         try:
             done, _ = wait(jobs, return_when=FIRST_EXCEPTION)
             for job in done:
@@ -105,9 +110,12 @@ class Cluster(Access):
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _start_tikv(self, server: str) -> None:
-        self.start_component(f"minikv-{server}")
-        self.start_component(f"tidb-{server}")
+    def _start_in_turn(self, turns: BoundedSemaphore, *names: str) -> None:
+        """Start components beside Kubernetes, one after the other, when it is their turn: as many at once as there are
+        processors. More would be ready no sooner, and kube-apiserver ends when it does not get ahead for 30 s."""
+        with turns:
+            for name in names:
+                self.start_component(name)
 
     def _start_kubernetes(self, pool: ThreadPoolExecutor) -> None:
         self.start_component("etcd")
@@ -150,16 +158,23 @@ class Cluster(Access):
         component = self._component(name)
         if self._given_up:
             raise SandboxError(f"{name} is not started: another part failed")
-        record = spawn(
+        start_ready(
             name,
             component.argv,
+            lambda: _answered(component.ready),
+            what=component.what,
             log=self.layout.log(name),
             cwd=self.layout.data(name),
             env={**base_environment(), **component.env},
+            started=self._started,
         )
-        record.save(self.layout.record(name))
-        wait_ready(record, component.ready, seconds=component.seconds, what=component.what)
         self._say_time(f"{name} ready")
+
+    def _started(self, process: Recorded) -> None:
+        process.save(self.layout.record(process.name))
+        if self._given_up:  # whoever gave up may have looked at the records before
+            stop([process])
+            raise SandboxError(f"{process.name} is stopped: another part failed")
 
     def _say_time(self, what: str) -> None:
         self._say(f"{what} after {time.monotonic() - self._started_at:.1f} s" if self._started_at else what)
@@ -238,7 +253,7 @@ class Cluster(Access):
                 return any(subject["name"] == names.SERVICE_ACCOUNT for item in found for subject in item.get("subjects") or ())
 
             what = "the manager's account and its rights, made for labelled namespaces,"
-            self.wait_for("ServiceAccount", names.SERVICE_ACCOUNT, bound, namespace=namespace, seconds=90, what=what)
+            self.wait_for("ServiceAccount", names.SERVICE_ACCOUNT, bound, namespace=namespace, what=what)
 
     @cached_property
     def _installation(self) -> manifests.Installation:
@@ -253,6 +268,16 @@ def sweep() -> list[str]:
             Cluster(layout.name).stop()
             swept.append(layout.name)
     return swept
+
+
+def _answered(ready: Callable[[], bool]) -> bool:
+    """*ready*, where an overloaded API server's silence is a no."""
+    try:
+        return ready()
+    except ApiError as error:
+        if error.passing:
+            return False
+        raise
 
 
 def _down(name: str) -> str:

@@ -17,6 +17,7 @@ from urllib3.exceptions import HTTPError
 
 from sandbox.errors import SandboxError
 from sandbox.layout import MINIKV_PORTS, TOOLS, VENV_BIN, Layout
+from sandbox.patience import CONNECT
 from sandbox.ports import HOST
 
 S3_ACCESS_KEY: Final = "sandbox"
@@ -33,7 +34,6 @@ class Component:
     ready: Callable[[], bool]
     what: str
     env: Mapping[str, str] = field(default_factory=dict)
-    seconds: float = 180.0
 
 
 def tool(name: str) -> str:
@@ -59,7 +59,7 @@ def base_environment() -> dict[str, str]:
 def answers(url: str) -> bool:
     """Whether a GET of *url* gives a 2xx."""
     try:
-        return urllib3.request("GET", url, timeout=2.0, retries=False).status < 300
+        return urllib3.request("GET", url, timeout=CONNECT, retries=False).status < 300
     except HTTPError:
         return False
 

@@ -22,6 +22,7 @@ from crds import sizes
 from sandbox import demo_crs, flights
 from sandbox.cluster import Bucket, Cluster, Database
 from sandbox.errors import SandboxError
+from sandbox.patience import Deadline
 
 NAMESPACE: Final = demo_crs.NAMESPACE
 NEIGHBOURS: Final = ("demo-other/keep.txt", "demo/keep.txt", "demo/flights/keep.txt")
@@ -145,21 +146,32 @@ class Demo:
             names = self._wait_for_slots()
         self._show("get", "bks,bk")
         self._done("BackupSchedule @every 20s, maxBackups 2", started, note="kept " + ", ".join(names))
-        self.cluster.kubectl("patch", "bks/airlines", "-n", NAMESPACE, "--type=merge", "-p", '{"spec":{"pause":true}}')
 
     def _wait_for_slots(self) -> list[str]:
+        """Names of the two that are left. Raises DemoError when nothing moves for a long time.
+
+        From the third slot on the schedule is paused, which stops slots and not retention: a machine that needs longer for a
+        Backup than from slot to slot would never be seen at rest.
+        """
         seen: set[str] = set()
-        deadline = time.monotonic() + 150
-        while time.monotonic() < deadline:
-            backups = {b["metadata"]["name"]: b for b in self._backups() if b["metadata"]["name"].startswith("airlines-")}
-            seen |= backups.keys()
-            complete = sorted(
-                name for name, backup in backups.items() if (backup.get("status") or {}).get("phase") == "Complete"
-            )
-            if len(seen) >= 3 and complete == sorted(backups) and len(complete) == 2:
-                return complete
+        deadline, paused = Deadline(), False
+        while True:
+            phases = self._scheduled()
+            seen |= phases.keys()
+            if len(seen) >= 3 and not paused:
+                self.cluster.kubectl("patch", "bks/airlines", "-n", NAMESPACE, "--type=merge", "-p", '{"spec":{"pause":true}}')
+                paused = True
+            if paused and len(phases) == 2 and set(phases.values()) == {"Complete"}:
+                return sorted(phases)
+            deadline.progress(phases)
+            if over := deadline.over:
+                raise DemoError(f"{over}: the schedule made {sorted(seen)} and kept {phases}; expected 3 made, 2 kept")
             time.sleep(0.3)
-        raise DemoError(f"after 150 s the schedule had made {sorted(seen)} and kept {sorted(backups)}; expected 3 made, 2 kept")
+
+    def _scheduled(self) -> dict[str, str]:
+        """Phases of the Backups that the schedule made and that are there, by name."""
+        names = {backup["metadata"]["name"]: (backup.get("status") or {}).get("phase", "") for backup in self._backups()}
+        return {name: phase for name, phase in names.items() if name.startswith("airlines-")}
 
     def _clean(self) -> None:
         backup = self._get("Backup", "flights") or {}
@@ -168,9 +180,7 @@ class Demo:
         started = time.monotonic()
         self.console.print("[bold]$ kubectl delete backup flights[/]   (cleanPolicy: Delete)")
         self.cluster.kubectl("delete", "backup/flights", "-n", NAMESPACE, "--wait=false")
-        self.cluster.wait_for(
-            "Backup", "flights", lambda obj: obj is None, namespace=NAMESPACE, seconds=60, what="its deletion"
-        )
+        self.cluster.wait_for("Backup", "flights", lambda obj: obj is None, namespace=NAMESPACE, what="its deletion")
         left, missing = self._keys(f"{prefix}/"), set(NEIGHBOURS) - set(self._keys(""))
         if left or missing:
             raise DemoError(f"after the clean these are left: {left[:3]}, and these neighbours are gone: {sorted(missing)}")

@@ -14,6 +14,7 @@ from sandbox.api import CRDS, Api, ApiError, Object, name_of
 from sandbox.components import base_environment, tool
 from sandbox.errors import SandboxError
 from sandbox.layout import ROOT
+from sandbox.patience import PATIENCE, Deadline
 from sandbox.ports import HOST
 
 CONTROLLER_KINDS: Final = ("CompositeController", "DecoratorController")
@@ -71,22 +72,44 @@ def local_hooks(controller: Object, port: int) -> Object:
     return controller
 
 
-def create_crds(api: Api, objects: Sequence[Object], *, seconds: float = 120.0) -> None:
+def create_crds(api: Api, objects: Sequence[Object], *, seconds: float = PATIENCE) -> None:
     """Create CRDs and wait until each is served. Plain creation: server-side apply takes seconds for schemas of this size."""
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda crd: api.create(CRDS, crd), objects))
-    deadline = time.monotonic() + seconds
+        list(pool.map(lambda crd: _create_crd(api, crd), objects))
+    deadline = Deadline(limit=seconds, stalled=seconds)
     for name in (name_of(obj) for obj in objects):
-        while not _established(api.get(CRDS, "", name)):
-            if time.monotonic() > deadline:
-                raise SandboxError(f"CRD {name} is not established after {seconds:g} s; see: kubectl describe crd {name}")
+        while not _established(api, name):
+            if over := deadline.over:
+                raise SandboxError(f"CRD {name} is not established {over}; see: kubectl describe crd {name}")
             time.sleep(0.05)
 
 
-def _established(crd: Object) -> bool:
+def _create_crd(api: Api, crd: Object) -> None:
+    """Create it, again where an overloaded server said nothing or not now: then the first try may have succeeded."""
+    deadline, tried = Deadline(), False
+    while True:
+        try:
+            api.create(CRDS, crd)
+            return
+        except ApiError as error:
+            if error.status == 409 and tried:
+                return
+            if not error.passing or deadline.over:
+                raise
+            tried = True
+            time.sleep(0.2)
+
+
+def _established(api: Api, name: str) -> bool:
+    try:
+        crd = api.get(CRDS, "", name)
+    except ApiError as error:
+        if error.passing:
+            return False
+        raise
     conditions = {item["type"]: item["status"] for item in (crd.get("status") or {}).get("conditions") or ()}
     if conditions.get("NamesAccepted") == "False":
-        raise SandboxError(f"CRD {name_of(crd)}: its names are taken")
+        raise SandboxError(f"CRD {name}: its names are taken")
     return conditions.get("Established") == "True"
 
 
@@ -99,15 +122,15 @@ def apply_all(api: Api, objects: Iterable[Object]) -> None:
         list(pool.map(lambda obj: _apply(api, obj), [obj for obj in todo if obj["kind"] != "Namespace"]))
 
 
-def _apply(api: Api, obj: Object, *, seconds: float = 30.0) -> None:
+def _apply(api: Api, obj: Object, *, seconds: float = PATIENCE) -> None:
     # A kind whose CRD has just been established may need a moment more in discovery.
-    deadline = time.monotonic() + seconds
+    deadline = Deadline(limit=seconds, stalled=seconds)
     while True:
         try:
             api.apply(obj)
             return
         except ApiError as error:
-            if error.status != 404 or time.monotonic() > deadline:
+            if (error.status != 404 and not error.passing) or deadline.over:
                 raise SandboxError(f"cannot apply {obj['kind']} {name_of(obj)}: {error.message}") from error
             time.sleep(0.1)
 

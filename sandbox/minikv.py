@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,10 +16,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from sandbox.components import tool
+from sandbox.patience import CONNECT
 from sandbox.ports import HOST, free_ports
-from sandbox.processes import spawn, stop, wait_ready
-
-READY_SECONDS = 180.0
+from sandbox.processes import start_ready, stop
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,9 +37,10 @@ class _Server:
 
     grace = 20.0
 
-    def __init__(self, name: str, argv: list[str], folder: Path) -> None:
+    def __init__(self, name: str, argv: list[str], folder: Path, ready: Callable[[], bool], what: str) -> None:
+        """Start it and wait until it is *ready*, of which *what* is the text. Raises SandboxError."""
         self.log = folder / f"{name}.log"
-        self.process = spawn(name, argv, log=self.log, cwd=folder, env=_environment())
+        self.process = start_ready(name, argv, ready, what=what, log=self.log, cwd=folder, env=_environment())
 
     @property
     def pid(self) -> int:
@@ -63,9 +63,9 @@ class MiniKV(_Server):
 
     def __init__(self, folder: Path, *, version: str = "8.5.0", faults: Faults | None = None, log_backup: bool = False) -> None:
         argv = [tool("minikv"), "-dir", str(folder / "minikv"), "-version", version]
-        super().__init__("minikv", [*argv, *(["-log-backup"] if log_backup else [])], folder)
+        argv += ["-log-backup"] if log_backup else []
+        super().__init__("minikv", argv, folder, lambda: bool(self._ready()), "it prints its ready line")
         try:
-            wait_ready(self.process, lambda: bool(self._ready()), seconds=READY_SECONDS, what="it prints its ready line")
             ready = self._ready()
             self.pd, self.store, self.status = (str(ready[part]) for part in ("pd", "store", "status"))
             self.set_faults(faults or Faults())
@@ -92,7 +92,7 @@ class MiniKV(_Server):
 
     def _page(self, name: str, method: str, body: bytes | None = None) -> bytes:
         request = urllib.request.Request(f"http://{self.status}/{name}", data=body, method=method)
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=CONNECT) as answer:
             content: bytes = answer.read()
         return content
 
@@ -112,12 +112,8 @@ class TiDB(_Server):
             f"-P={self.port}",
             "--report-status=false",
         ]
-        super().__init__("tidb-server", [*argv, f"--temp-dir={folder / 'tmp'}", "--socket="], folder)
-        try:
-            wait_ready(self.process, lambda: _greets(self.port), seconds=READY_SECONDS, what="it greets a client")
-        except BaseException:
-            self.stop()
-            raise
+        argv += [f"--temp-dir={folder / 'tmp'}", "--socket="]
+        super().__init__("tidb-server", argv, folder, lambda: _greets(self.port), "it greets a client")
 
 
 @contextmanager
@@ -134,6 +130,6 @@ def _environment() -> Mapping[str, str]:
 
 def _greets(port: int) -> bool:
     """Whether a MySQL server sends its greeting."""
-    with suppress(OSError), socket.create_connection((HOST, port), timeout=2) as connection:
+    with suppress(OSError), socket.create_connection((HOST, port), timeout=CONNECT) as connection:
         return bool(connection.recv(1))
     return False

@@ -9,6 +9,7 @@ from urllib3.exceptions import HTTPError
 
 from sandbox.errors import SandboxError
 from sandbox.layout import Layout
+from sandbox.patience import CONNECT
 from sandbox.ports import HOST
 
 BUCKET: Final = "backups"
@@ -21,12 +22,14 @@ def prepare_tidb(port: int, password: str) -> bool:
     import pymysql  # noqa: PLC0415 - only a start needs it; 'status' and 'logs' are to answer at once
 
     try:
-        connection = pymysql.connect(host=HOST, port=port, user="root", password="", connect_timeout=5, read_timeout=10)
+        connection = pymysql.connect(
+            host=HOST, port=port, user="root", password="", connect_timeout=CONNECT, read_timeout=CONNECT
+        )
+        with connection, connection.cursor() as cursor:
+            cursor.execute("SET GLOBAL tidb_gc_life_time = '10m0s'")
+            cursor.execute("ALTER USER 'root'@'%%' IDENTIFIED BY %s", (password,))
     except pymysql.OperationalError as error:
         return bool(error.args[0] == _ACCESS_DENIED)  # then the password is set already: this is a restart
-    with connection, connection.cursor() as cursor:
-        cursor.execute("SET GLOBAL tidb_gc_life_time = '10m0s'")
-        cursor.execute("ALTER USER 'root'@'%%' IDENTIFIED BY %s", (password,))
     return True
 
 
@@ -40,7 +43,7 @@ def make_bucket(port: int, access_key: str, secret_key: str) -> bool:
     request = AWSRequest(method="PUT", url=url, data=b"")
     S3SigV4Auth(Credentials(access_key, secret_key), "s3", _REGION).add_auth(request)
     try:
-        answer = urllib3.request("PUT", url, headers=dict(request.headers.items()), timeout=5.0, retries=False)
+        answer = urllib3.request("PUT", url, headers=dict(request.headers.items()), timeout=CONNECT, retries=False)
     except HTTPError:
         return False
     if answer.status in {401, 403}:

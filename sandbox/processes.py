@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from sandbox.errors import SandboxError
+from sandbox.patience import PATIENCE, STALLED, STARTS, Deadline, signs_of_life
 
 TAIL_LINES = 15
 """So many last lines of a log are quoted when its process dies."""
@@ -128,12 +129,55 @@ def _gone(processes: Sequence[Recorded], seconds: float) -> bool:
     return True
 
 
-def wait_ready(process: Recorded, ready: Callable[[], bool], *, seconds: float, what: str) -> None:
-    """Wait until *ready* says yes. Raises SandboxError with the last log lines when it dies or the time is over."""
-    deadline = time.monotonic() + seconds
+class EndedEarlyError(SandboxError):
+    """A server ended before it was ready."""
+
+
+def wait_ready(
+    process: Recorded, ready: Callable[[], bool], *, what: str, limit: float = PATIENCE, stalled: float = STALLED
+) -> None:
+    """Wait until *ready* says yes, for as long as the process shows signs of life, *limit* seconds at most.
+
+    Raises EndedEarlyError when it ends before, SandboxError when the time is over; both quote its last log lines.
+    """
+    deadline = Deadline(limit=limit, stalled=stalled)
     while not ready():
         if not process.alive:
-            raise SandboxError(f"{process.name} ended before it was ready ({what}); {process.log} ends with:\n{process.tail()}")
-        if time.monotonic() > deadline:
-            raise SandboxError(f"{process.name}: {what} not so after {seconds:g} s; {process.log} ends with:\n{process.tail()}")
+            raise EndedEarlyError(
+                f"{process.name} ended before it was ready ({what}); {process.log} ends with:\n{process.tail()}"
+            )
+        deadline.progress(signs_of_life(process.pid, Path(process.log)))
+        if over := deadline.over:
+            raise SandboxError(f"{process.name}: {what}: not so {over}; {process.log} ends with:\n{process.tail()}")
         time.sleep(0.03)
+
+
+def start_ready(
+    name: str,
+    argv: Sequence[str],
+    ready: Callable[[], bool],
+    *,
+    what: str,
+    log: Path,
+    cwd: Path,
+    env: Mapping[str, str],
+    started: Callable[[Recorded], None] = lambda _: None,
+) -> Recorded:
+    """Start *argv* and wait until it is ready; *started* sees each process that was made for it.
+
+    One that ends before is started again, :data:`STARTS` times in all: on a machine that is slow at that moment kube-apiserver
+    gives up after 30 s when it could not write its first roles, and goes on from there at its next start. Raises SandboxError.
+    """
+    for left in reversed(range(STARTS)):
+        process = spawn(name, argv, log=log, cwd=cwd, env=env)
+        started(process)
+        try:
+            wait_ready(process, ready, what=what)
+            break
+        except EndedEarlyError:
+            if not left:
+                raise
+        except BaseException:
+            stop([process])
+            raise
+    return process

@@ -1,9 +1,16 @@
-"""The order of the files, and the end of what all workers share. The longest go first, so that none of them begins when the
-others are about to end."""
+"""How a run of the tests is bounded by the machine: the number of workers, the order of the files, whose turn it is, and how
+long a test may take. ``docs/architecture.md`` ("Tests") describes it."""
 
-from typing import Final
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any, Final
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+from sandbox.machine import cores
+from sandbox.patience import PATIENCE
+from tests.support import turns
 
 _LONG: Final = (
     "test_schedule_slots.py",
@@ -23,15 +30,101 @@ _LONG: Final = (
     "test_every_store.py",
     "test_manifests_on_apiserver.py",
 )
+_ON_SERVERS: Final = ("integration", "e2e")
+"""Markers of the tests that start real servers."""
+_HANGS: Final = 3 * PATIENCE
+"""Seconds after which a test with real servers is taken to hang: it waits for one thing at a time, and starts servers twice at
+most."""
+_RETRIED: Final = "setup tried again, alone"
+
+# How long an example takes says something about the machine, not about the code.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """What ``-n auto`` means."""
+    return cores()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort; tests of one file keep their order."""
+    """The longest files go first, so that none of them begins when the others are about to end; tests of one file keep their
+    order."""
     places = {name: place for place, name in enumerate(_LONG)}
     items.sort(key=lambda item: places.get(item.path.name, len(_LONG)))
+    for item in items:
+        if any(map(item.get_closest_marker, _ON_SERVERS)):
+            item.add_marker(pytest.mark.timeout(_HANGS), append=False)
+
+
+class _Turn:
+    """The test that runs now, and the token that it holds."""
+
+    def __init__(self) -> None:
+        self.tokens = turns.of_this_run()
+        self.item: pytest.Item | None = None
+        self.held = ExitStack()
+        self.alone = False
+
+    def begin(self, item: pytest.Item) -> None:
+        """Wait for a token, if the test starts servers."""
+        if any(map(item.get_closest_marker, _ON_SERVERS)):
+            self.item = item
+            if self.tokens:
+                self.held.enter_context(self.tokens.one())
+
+    def end(self) -> None:
+        """Give it back."""
+        self.held.close()
+        self.item, self.alone = None, False
+
+    def take_all(self) -> None:
+        """Have the machine for oneself until the test ends. Its own token goes first: nobody waits while he holds one."""
+        self.held.close()
+        if self.tokens:
+            self.held.enter_context(self.tokens.all())
+        self.alone = True
+
+
+_turn: Final = _Turn()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Hold a token for as long as the test runs. The clock of its timeout begins after that."""
+    _turn.begin(item)
+    try:
+        return (yield)
+    finally:
+        _turn.end()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: "pytest.FixtureDef[Any]", request: pytest.FixtureRequest) -> Iterator[None]:
+    """A fixture of a test with real servers that cannot be set up is tried once more, with the machine for itself."""
+    try:
+        return (yield)
+    except Exception as error:
+        if _turn.item is None or _turn.alone:
+            raise
+        _turn.item.user_properties.append((_RETRIED, f"{fixturedef.argname}: {type(error).__name__}: {error}"))
+        _turn.take_all()
+        return request.node.ihook.pytest_fixture_setup(fixturedef=fixturedef, request=request)  # type: ignore[no-any-return]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Setups that needed a second try: they are no failures, and nobody should get used to them."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", "") == "teardown":
+                for name, text in report.user_properties:
+                    if name == _RETRIED:
+                        terminalreporter.write_line(f"{report.nodeid}: {_RETRIED}: {text}")
 
 
 def pytest_sessionfinish() -> None:
+    """The end of what all workers share."""
     from tests.support.sandboxes import stop_shared_sandbox  # unit tests alone need not import it before they begin
 
     stop_shared_sandbox()
+    turns.end_of_run()

@@ -16,13 +16,13 @@ from sandbox.metacontroller.events import Recorder
 from sandbox.metacontroller.informers import Informers, NotSyncedError
 from sandbox.metacontroller.webhook import HookError
 from sandbox.metacontroller.workqueue import WorkQueue
+from sandbox.patience import PATIENCE
 
 API_VERSION: Final = "metacontroller.k8s.io/v1alpha1"
 _KINDS: Final[Mapping[str, type[Controller]]] = {
     "compositecontrollers": CompositeController,
     "decoratorcontrollers": DecoratorController,
 }
-_CRD_WAIT: Final = 30.0
 _log = logging.getLogger(__name__)
 
 
@@ -41,7 +41,7 @@ class Metacontroller:
 
     def start(self) -> None:
         """Wait for the CRDs, then serve. Raises ApiError when they do not come."""
-        deadline = time.monotonic() + _CRD_WAIT
+        deadline = time.monotonic() + PATIENCE
         for plural in _KINDS:
             while plural not in self._sources:
                 try:
@@ -51,7 +51,7 @@ class Metacontroller:
                         raise
                     time.sleep(0.2)
         for plural, informer in self._sources.items():
-            informer.synced.wait(_CRD_WAIT)
+            informer.synced.wait(PATIENCE)
             informer.add_handler(self._waker(plural))
         self._informers.namespaces()
         threading.Thread(target=self._work, name="controllers", daemon=True).start()

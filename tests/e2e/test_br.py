@@ -14,9 +14,10 @@ from crds import names
 from sandbox import Cluster
 from sandbox.api import LEASES
 from sandbox.minikv import Faults
-from tests.support.br_world import Tikv, World, tikv, until
+from sandbox.patience import until
+from tests.support.br_world import Tikv, World, tikv
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.e2e
 
 DOWNLOAD = "store /import_sstpb.ImportSST/Download"
 TABLES = ("shop.t", "shop.other", "hr.people")

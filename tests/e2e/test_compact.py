@@ -13,9 +13,10 @@ import pytest
 from crds import names
 from sandbox import Cluster
 from sandbox.api import Object
-from tests.support.br_world import World, until
+from sandbox.patience import until
+from tests.support.br_world import World
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(360)]
+pytestmark = pytest.mark.e2e
 
 NAMESPACE = "compaction"
 TIMES = tuple(range(1000, 1007))

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from sandbox import demo, flights
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(800)]
+pytestmark = pytest.mark.e2e
 
 
 def test_the_demo_keeps_its_promises() -> None:

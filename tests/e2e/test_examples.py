@@ -1,8 +1,7 @@
 """Every file of ``examples/`` does what its first line says; a file that no test here knows fails the first one."""
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
@@ -13,9 +12,10 @@ from crds import names
 from crds.paths import provider_of
 from sandbox import Cluster
 from sandbox.api import JOBS, Object
+from sandbox.patience import CONNECT, until
 from tests.support.examples import EXAMPLES, drop_shop, fill_shop, orders, settled, settled_text, volume
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.e2e
 
 RUN: Final = ("backup-export-s3.yaml", "backup-export-local.yaml", "restore-import-s3.yaml", "schedule-export.yaml")
 """They run to their end on real servers."""
@@ -75,18 +75,10 @@ class Place:
         def ended() -> bool:
             return self.status(kind, name).get("phase") in ends
 
-        until(ended, f"{kind} {name} ends", 180)
+        until(ended, f"{kind} {name} ends")
         status = self.status(kind, name)
         assert status["phase"] == "Complete", status
         return status
-
-
-def until(condition: Callable[[], Any], what: str, seconds: float = 120.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what}: not in {seconds:g} s"
-        time.sleep(0.1)
-    return found
 
 
 @pytest.fixture
@@ -211,12 +203,12 @@ def test_secrets_are_all_that_the_examples_name() -> None:
 def test_a_hook_answers_the_example_with_a_job(cluster: Cluster, file: str) -> None:
     body = (EXAMPLES / "hooks" / file).read_bytes()
     headers = {"Content-Type": "application/json"}
-    response = requests.post(cluster.webhook_url + HOOKS[file], data=body, headers=headers, timeout=10)
+    response = requests.post(cluster.webhook_url + HOOKS[file], data=body, headers=headers, timeout=CONNECT)
     assert response.status_code == 200, response.text
     parent = json.loads(body)["parent"]
     [job] = response.json()["children"]
     assert (job["kind"], job["metadata"]["name"]) == ("Job", names.backup_job(parent["metadata"]["name"]))
     [container] = job["spec"]["template"]["spec"]["containers"]
     assert container["args"][0] == "export"
-    again = requests.post(cluster.webhook_url + HOOKS[file], data=body, headers=headers, timeout=10)
+    again = requests.post(cluster.webhook_url + HOOKS[file], data=body, headers=headers, timeout=CONNECT)
     assert again.content == response.content

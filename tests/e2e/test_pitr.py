@@ -22,11 +22,12 @@ from crds import names, tso
 from sandbox import Cluster
 from sandbox.api import Object
 from sandbox.minikv import Faults
+from sandbox.patience import until
 from tests.support import etcd
-from tests.support.br_world import Tikv, World, tikv, until
+from tests.support.br_world import Tikv, World, tikv
 from tests.support.servers import S3, SECRET_KEY, seaweed
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.e2e
 
 NAMESPACE = "pitr"
 SCHEDULE, LOG = "yearly", "log-yearly"

@@ -6,7 +6,6 @@ Blocks are run as they are written, by ``bash -eu``, except for the substitutes 
 
 import re
 import shlex
-import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,9 +18,11 @@ import pytest
 from sandbox import Cluster
 from sandbox.cli import main as sandbox_command
 from sandbox.components import base_environment
+from sandbox.patience import PATIENCE
+from sandbox.ports import free_port
 from tests.support.examples import EXAMPLES, ROOT, fill_shop, settled_text
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.e2e
 
 PAGES: Final = sorted([ROOT / "README.md", ROOT / "sandbox" / "README.md", *ROOT.glob("docs/*.md")])
 _FENCE: Final = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
@@ -192,17 +193,10 @@ class Desk:
             capture_output=True,
             text=True,
             check=False,
-            timeout=240,
+            timeout=PATIENCE,
         )
         assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return done.stdout
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +209,7 @@ def in_a_cluster(desk: Desk) -> Iterator[str]:
     """What the block of 'In a cluster' printed, in the namespace ``shop``; the Backup stays for the tests below."""
     cluster = desk.cluster
     fill_shop(cluster)
-    cluster.kubectl("delete", "namespace", "shop", "--ignore-not-found", "--timeout=120s")
+    cluster.kubectl("delete", "namespace", "shop", "--ignore-not-found", f"--timeout={PATIENCE:g}s")
     cluster.kubectl("create", "namespace", "shop")
     first = "kubectl apply --server-side --force-conflicts -k metacontroller/overlays/standalone"
     yield desk.type("README.md", first)

@@ -6,13 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sandbox.agent.container import LAUNCHER
+from sandbox.patience import PATIENCE, until
 from sandbox.processes import start_time
 
 pytestmark = pytest.mark.e2e
@@ -37,7 +37,7 @@ def spec(tmp_path: Path, script: str, **changes: Any) -> Path:
 
 def launch(path: Path, *command: str) -> subprocess.CompletedProcess[str]:
     argv = [*(command or (sys.executable, "-I", "-S", str(LAUNCHER))), str(path)]
-    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30)
+    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=PATIENCE)
 
 
 def start(path: Path) -> subprocess.Popen[str]:
@@ -110,7 +110,7 @@ def test_sigterm_reaches_the_command(tmp_path: Path) -> None:
     assert process.stdout
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=10)[0] == "stopping\n"
+    assert process.communicate(timeout=PATIENCE)[0] == "stopping\n"
     assert process.returncode == 7
 
 
@@ -122,18 +122,20 @@ def test_killing_the_launcher_kills_everything_inside(tmp_path: Path) -> None:
     assert process.stdout
     assert process.stdout.readline() == "started\n"
     beat = tmp_path / "data" / "beat"
-    deadline = time.monotonic() + 10
-    while not beat.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(beat.exists, "the grandchild works")
+    inside = descendants(process.pid)
+    assert len(inside) >= 3, "shell, grandchild and what they run"
     process.kill()
-    process.wait(10)
+    process.wait()
     process.stdout.close()
-    time.sleep(0.2)
-    last = beat.read_text()
-    time.sleep(0.3)
-    assert beat.read_text() == last
+    until(lambda: not any(map(start_time, inside)), "nothing of it is left")
     assert start_time(process.pid) == 0
+
+
+def descendants(pid: int) -> list[int]:
+    """Every process that *pid* or a child of it started."""
+    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [found for child in children for found in (child, *descendants(child))]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")

@@ -14,12 +14,13 @@ import pytest
 from sandbox import Cluster
 from sandbox.api import JOBS, NAMESPACES, PODS
 from sandbox.components import METACONTROLLER_BIN
-from tests.support.export_world import World, filled, seed, until
+from sandbox.patience import PATIENCE, until
+from tests.support.export_world import World, filled, seed
 from tests.support.gate import Gate, gate
 from tests.support.jobs import finished, job, state_of, wait_state
 from tests.support.sandboxes import own_sandbox
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def held(cluster: Cluster) -> Iterator[Gate]:
 def start_held(world: World, held: Gate) -> None:
     """A Backup whose dumpling waits at the gate."""
     world.back_up(endpoint=held.url)
-    assert held.reached.wait(120), world.status()
+    assert held.reached.wait(PATIENCE), world.status()
     world.reaches("Running")
 
 
@@ -105,7 +106,7 @@ def test_a_backup_deleted_while_it_runs_is_stopped_and_cleaned(world: World, hel
     start_held(world, held)
     pod = world.running_pod()
     world.delete()
-    world.cluster.wait_for("Pod", pod, lambda obj: obj is None, namespace=world.namespace, seconds=60)
+    world.cluster.wait_for("Pod", pod, lambda obj: obj is None, namespace=world.namespace)
     held.open()
     world.gone()
     assert world.objects() == []
@@ -121,7 +122,7 @@ def test_orphaned_while_it_runs_the_clean_waits_for_the_writer(world: World, hel
     assert world.backup() is not None
     held.open()
     until(lambda: job_done(world, "backup-it"), "the writer ends in peace")
-    world.gone(seconds=120)
+    world.gone()
     assert world.objects() == []
     world.neighbours_stand()
 
@@ -130,7 +131,7 @@ def test_foreground_deletion_while_it_runs(world: World, held: Gate) -> None:
     start_held(world, held)
     world.delete("it", "--cascade=foreground")
     held.open()
-    world.gone(seconds=120)
+    world.gone()
     assert world.objects() == []
     assert "backup-it" not in world.jobs()
     world.neighbours_stand()
@@ -142,7 +143,7 @@ def test_a_namespace_goes_with_its_backup_and_the_data_stays(world: World) -> No
     kept = world.objects()
     assert kept
     world.cluster.api.delete(NAMESPACES, "", world.namespace)
-    until(lambda: world.cluster.api.find(NAMESPACES, "", world.namespace) is None, "the namespace is gone", 120)
+    until(lambda: world.cluster.api.find(NAMESPACES, "", world.namespace) is None, "the namespace is gone")
     assert world.objects() == kept
 
 
@@ -208,14 +209,16 @@ def test_run_follows_a_file_to_its_end(world: World, tmp_path: Path) -> None:
         (tmp_path / "cr.yaml").write_text(text)
         argv = [sys.executable, "-m", "sandbox", "run", str(tmp_path / "cr.yaml"), "-n", world.namespace]
         argv += ["--name", world.cluster.layout.name, *more]
-        return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
+        return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=PATIENCE)
 
     good = filled("good", endpoint="${S3_ENDPOINT}", secret="s3-secret", prefix=world.namespace)
     done = run(good)
     assert done.returncode == 0, done.stderr
     assert "Backup good: Complete" in done.stdout
     other = good.replace('name: "good"', "name: other").replace("secretName: tidb-secret", "secretName: s3-secret")
-    blocked = run(other, "--timeout", "15")
+    world.cluster.apply(other, namespace=world.namespace)
+    until(lambda: "couldn't find key" in json.dumps(world.cluster.pods(world.namespace)), "its Pod says what it lacks")
+    blocked = run(other, "--timeout", "5")
     assert blocked.returncode == 1
     assert "couldn't find key password in Secret" in blocked.stderr
     assert "Traceback" not in blocked.stderr

@@ -3,16 +3,18 @@
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 import yaml
 
 from crds import names
 from sandbox import Cluster
-from tests.support.export_world import World, filled, seed, until
+from sandbox.patience import until
+from tests.support.export_world import World, filled, seed
 from tests.support.sandboxes import own_sandbox
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")
@@ -51,20 +53,22 @@ def test_a_schedule_makes_one_backup_a_slot_also_when_nobody_answered_during_one
         time.sleep(max(0.0, (moment - datetime.now(UTC)).total_seconds()))
 
     world.cluster.apply(each_minute(world.namespace), namespace=world.namespace)
-    first = until(lambda: sorted(names_there()), "the first slot's Backup", 80)[0]
+    first = until(lambda: sorted(names_there()), "the first slot's Backup")[0]
     slot = names.slot_time(first)
     assert slot is not None
-    expected = [names.slot_backup("minutely", slot + timedelta(minutes=n)) for n in range(3)]
     sleep_until(slot + timedelta(seconds=50))
     world.cluster.stop_component("webhook", kill=True)
     try:
+        before = names_there()
         sleep_until(slot + timedelta(seconds=68))
-        assert names_there() == {first}
+        assert names_there() == before
     finally:
         world.cluster.start_component("webhook")
-    until(lambda: expected[1] in names_there(), "the Backup of the slot in which nobody answered", 40)
-    until(lambda: expected[2] in names_there(), "the next slot's Backup", 80)
-    assert names_there() == set(expected)
+    until(lambda: len(names_there()) >= 3, lambda: f"those of the missed slot and of the next one; there are {names_there()}")
+    expected = sorted(names_there())
+    slots = [moment for moment in map(names.slot_time, expected) if moment]
+    assert len(slots) == len(expected)
+    assert all(later - sooner == timedelta(minutes=1) for sooner, later in pairwise(slots)), "one of each slot, the missed too"
     for name in expected:
         world.reaches("Complete", name)
     world.cluster.kubectl("delete", "bks", "minutely", "-n", world.namespace)

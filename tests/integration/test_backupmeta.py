@@ -27,7 +27,7 @@ from sandbox.minikv import minikv_with_tidb
 from tests.support.br import Br
 from tests.support.servers import Tidb
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(360)]
+pytestmark = pytest.mark.integration
 
 LAYOUTS = {"v1": "--use-backupmeta-v2=false", "v2": "--use-backupmeta-v2=true"}
 KEY = "0123456789abcdef0123456789abcdef"

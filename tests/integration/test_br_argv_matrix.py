@@ -11,7 +11,7 @@ from crds import names
 from sandbox.certificates import write_certificates
 from tests.support.br_matrix import SECRETS, STORAGE_ONLY, STORAGES, TOKEN, VERBS, Case, Proof, cases, prove
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.integration
 
 REFUSED = ("unknown flag", "unknown shorthand flag", "invalid argument", "flag needs an argument", "unknown command", "Usage:")
 _WORKERS = 4

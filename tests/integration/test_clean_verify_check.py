@@ -130,7 +130,6 @@ def test_of_many_claims_one_wins(store: Store) -> None:
     assert (len(won), len(lost)) == (1, 5)
 
 
-@pytest.mark.timeout(360)
 def test_hundreds_of_objects(tmp_path: Path, store: Store) -> None:
     count = {"azblob": 300, "gcs": 250}.get(store.name, 1100)  # more than one batch
     storage = store.open(fresh())

@@ -18,8 +18,9 @@ from cli.main import commands
 from crds import names
 from crds.paths import Location
 from sandbox.cluster import Cluster
+from sandbox.patience import PATIENCE
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(480)]
+pytestmark = pytest.mark.integration
 
 PARTS = frozenset({"controllers", "metacontroller", "webhook", "s3"})
 """No agent: a Job that came into being would stay, for all to see."""
@@ -152,7 +153,7 @@ def test_backups_of_a_lost_cluster_come_back_and_are_not_run(cluster: Cluster, e
     assert [event["toldBy"] for event in data("history", "-n", "lost")] == [["history", "record", "cr"]] * 2
     run("verify", "monday", "-n", "lost")
     # Their deletion leaves the data where it is, and needs no Job.
-    cluster.kubectl("delete", "backup", "monday", "--namespace=lost", "--timeout=30s")
+    cluster.kubectl("delete", "backup", "monday", "--namespace=lost", f"--timeout={PATIENCE:g}s")
     _no_jobs(cluster, "lost")
     run("verify", path)
     assert data("history", "--storage", url, "--offline")[0]["outcome"] == "Complete"
@@ -168,7 +169,7 @@ def test_they_can_be_applied_too(cluster: Cluster, env: dict[str, str]) -> None:
     def complete(backup: Any) -> bool:
         return bool(((backup or {}).get("status") or {}).get("phase") == "Complete")
 
-    cluster.wait_for("Backup", "monday", complete, namespace="applied", seconds=30)
+    cluster.wait_for("Backup", "monday", complete, namespace="applied")
     _no_jobs(cluster, "applied")
 
 
@@ -217,7 +218,7 @@ def _schedule(cluster: Cluster, namespace: str) -> None:
         cluster.apply(yaml.safe_dump(child))
     cluster.wait_for(
         "BackupSchedule", "nightly", lambda obj: ((obj or {}).get("status") or {}).get("retention", {}).get("kept") == 3,
-        namespace=namespace, seconds=30,
+        namespace=namespace,
     )  # fmt: skip
 
 
@@ -243,7 +244,7 @@ def test_plan_and_next_see_the_cluster_as_the_files_of_it(
     cluster.kubectl("patch", "bks", "nightly", "--namespace=plan", "--type=merge", "--patch", '{"spec":{"maxBackups":1}}')
     gone = {item["name"] for item in planned["backups"] if item["verdict"] == "delete"}
     for name in gone:
-        cluster.wait_for("Backup", name, lambda obj: obj is None, namespace="plan", seconds=30)
+        cluster.wait_for("Backup", name, lambda obj: obj is None, namespace="plan")
     assert len(_backups(cluster, "plan")) == 1
 
 
@@ -251,8 +252,8 @@ def test_why_status_and_watch_of_a_run_that_does_not_begin(cluster: Cluster, env
     cluster.make_namespace("slow")
     backup = {"apiVersion": names.API_VERSION, "kind": "Backup", "metadata": {"name": "slow", "namespace": "slow"}}
     cluster.apply(yaml.safe_dump({**backup, "spec": spec(cluster, "slow")}))
-    cluster.wait_for("Job", "backup-slow", lambda job: job is not None, namespace="slow", seconds=30)
-    cluster.wait_for("Backup", "slow", lambda obj: bool((obj or {}).get("status")), namespace="slow", seconds=30)
+    cluster.wait_for("Job", "backup-slow", lambda job: job is not None, namespace="slow")
+    cluster.wait_for("Backup", "slow", lambda obj: bool((obj or {}).get("status")), namespace="slow")
     said = " ".join(run("why", "slow", "-n", "slow").stdout.split())
     assert "Backup slow/slow is Scheduled" in said
     assert "Job backup-slow is waiting for its Pod" in said

@@ -14,7 +14,7 @@ from crds.v1alpha1 import KINDS
 from crds.v1alpha1.common import Model
 from sandbox.cluster import Cluster
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(360)]
+pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"

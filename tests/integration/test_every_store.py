@@ -17,10 +17,11 @@ import pytest
 import yaml
 
 from crds.report import Phase, Report
+from sandbox.patience import PATIENCE
 from tests.support import servers
 from tests.support.object_stores import AZURE_ACCOUNT, AZURE_KEY, Store, azure, fresh, gcs, local, s3
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.integration
 
 PREFIX = "naïve +x%2Fy"
 """Characters that a wrong URL would turn into another folder."""
@@ -44,7 +45,7 @@ class Stage:
             capture_output=True,
             text=True,
             cwd=servers.ROOT,
-            timeout=200,
+            timeout=PATIENCE,
             check=False,
         )
         assert "Traceback" not in done.stdout + done.stderr, done.stderr

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,11 @@ import yaml
 
 from backup_manager import gc_life_time
 from crds.report import Report
+from sandbox.patience import PATIENCE
+from sandbox.ports import free_port
 from tests.support import servers
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.integration
 
 PASSWORD = "s3cret-pw'\"\\"
 TABLES = ("shop.orders", "shop.we.ird t", "shop.empty", "app.kinds")
@@ -96,8 +97,8 @@ class Stage:
         """Exit code and last report; no secret and no traceback may have been written anywhere."""
         return self.end(self.start(verb, cr, *words, **env))
 
-    def end(self, process: "subprocess.Popen[str]", seconds: float = 120) -> tuple[int, Report]:
-        out, err = process.communicate(timeout=seconds)
+    def end(self, process: "subprocess.Popen[str]") -> tuple[int, Report]:
+        out, err = process.communicate(timeout=PATIENCE)
         assert "Traceback" not in out + err, err
         for secret in (PASSWORD, self.s3.secret_key):
             assert secret not in out + err
@@ -213,8 +214,8 @@ def test_the_example_runs_as_a_main_job(stage: Stage) -> None:
 
 
 def slow(stage: Stage, prefix: str) -> dict[str, Any]:
-    """An export of 900 rows that takes at least 45 seconds."""
-    options = ["--threads=1", "--where=sleep(0.05)=0"]
+    """An export of 900 rows that takes at least an hour and a half: longer than any test waits."""
+    options = ["--threads=1", "--where=sleep(6)=0"]
     return stage.backup(prefix, tableFilter=["shop.orders"], dumpling={"options": options})
 
 
@@ -231,10 +232,8 @@ def test_sigterm_in_the_middle_of_an_export(stage: Stage) -> None:
     process = stage.start("export", slow(stage, "stopped"))
     wait_for_dump(process)
     assert stage.source.variable(gc_life_time.VARIABLE) == "72h"
-    started = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    code, report = stage.end(process, 30)
-    assert time.monotonic() - started < 15
+    code, report = stage.end(process)
     assert code == 1
     assert report.error is not None
     assert (report.error.reason, report.error.retryable) == ("Interrupted", True)
@@ -244,7 +243,6 @@ def test_sigterm_in_the_middle_of_an_export(stage: Stage) -> None:
 def test_a_killed_export_is_repeated_in_a_clean_folder_and_gc_comes_back(stage: Stage) -> None:
     process = stage.start("export", slow(stage, "killed"))
     wait_for_dump(process)
-    time.sleep(1)
     process.kill()
     process.communicate()
     assert stage.source.variable(gc_life_time.VARIABLE) == "72h"
@@ -272,7 +270,7 @@ def test_a_wrong_password(stage: Stage, exported: Report, verb: str) -> None:
 @pytest.mark.parametrize("verb", ["export", "import"])
 def test_a_database_that_is_not_there(stage: Stage, exported: Report, verb: str) -> None:
     cr = stage.backup("no-database") if verb == "export" else stage.restore(path_of(exported))
-    cr["spec"]["from" if verb == "export" else "to"]["port"] = servers.free_port()
+    cr["spec"]["from" if verb == "export" else "to"]["port"] = free_port()
     code, report = stage.run(verb, cr, BACKUP_MANAGER_DB_WAIT="0s")
     assert code == 3
     assert report.error is not None
@@ -292,7 +290,7 @@ def test_wrong_keys_of_the_storage(stage: Stage) -> None:
 
 
 def test_a_storage_that_is_not_there(stage: Stage) -> None:
-    s3 = stage.storage("p") | {"endpoint": f"http://127.0.0.1:{servers.free_port()}"}
+    s3 = stage.storage("p") | {"endpoint": f"http://127.0.0.1:{free_port()}"}
     code, report = stage.run("export", stage.backup("no-storage", s3=s3))
     assert code == 3
     assert report.error is not None

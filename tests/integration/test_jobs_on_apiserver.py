@@ -12,7 +12,7 @@ from crds import generate
 from sandbox.api import JOBS, Resource
 from sandbox.cluster import Cluster
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(360)]
+pytestmark = pytest.mark.integration
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 KINDS = {"backup": "Backup", "restore": "Restore", "compactbackup": "CompactBackup"}

@@ -13,8 +13,9 @@ from app.domain.config import Config
 from crds import names
 from sandbox.api import JOBS, PODS, Api, ApiError, Object, Resource, name_of
 from sandbox.cluster import Cluster
+from sandbox.patience import until
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(360)]
+pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).resolve().parents[2]
 OVERLAYS = ROOT / "metacontroller" / "overlays"
@@ -108,17 +109,11 @@ def manager(cluster: Cluster, pod: str = f"{OWN}-x7k2p") -> Api:
     return as_account(cluster, names.SERVICE_ACCOUNT, pod=pod)
 
 
-def until_enforced(cluster: Cluster, *, seconds: float = 30) -> None:
+def until_enforced(cluster: Cluster) -> None:
     """A policy starts to act a moment after it was stored."""
-    api, deadline = manager(cluster), time.monotonic() + seconds
-    pending = {
-        "a Job": lambda: api.patch(JOBS, APP, OWN, {"spec": {"suspend": True}}),
-        "TiDB Operator": lambda: of_tidb_operator(cluster),
-    }
-    while pending and time.monotonic() < deadline:
-        pending = {what: attempt for what, attempt in pending.items() if not refused(attempt)}
-        time.sleep(0.2)
-    assert not pending, f"not enforced after {seconds:g} s: {', '.join(pending)}"
+    api = manager(cluster)
+    until(lambda: refused(lambda: api.patch(JOBS, APP, OWN, {"spec": {"suspend": True}})), "enforced on Jobs")
+    until(lambda: refused(lambda: of_tidb_operator(cluster)), "enforced on TiDB Operator")
 
 
 def of_tidb_operator(cluster: Cluster) -> Object:

@@ -136,7 +136,7 @@ def people(world: World, step: tuple[Any, ...]) -> None:
 
 @given(spec=SPECS, steps=st.lists(STEPS, min_size=5, max_size=40))
 @settings(max_examples=HISTORIES, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
-@pytest.mark.timeout(0 if HISTORIES > 1000 else 120)
+@pytest.mark.timeout(0 if HISTORIES > 1000 else 900)
 def test_histories(spec: dict[str, Any], steps: list[tuple[Any, ...]]) -> None:
     world = World(spec=spec)
     for step in steps:

@@ -8,13 +8,14 @@ import re
 import signal
 import socket
 import subprocess
-import time
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
+from sandbox.patience import until
 from tests.support.servers import ROOT, tool
 
 GOLDEN: Final = ROOT / "tests" / "golden" / "br_logs"
@@ -36,7 +37,6 @@ class BrRun:
     code: int
     stdout: str
     stderr: str
-    seconds: float = 0.0
 
     @property
     def error(self) -> str:
@@ -67,44 +67,36 @@ class Br:
         self,
         *args: str,
         env: Mapping[str, str] | None = None,
-        stop_after: float = 150,
-        stop_when: Callable[[], bool] = lambda: False,
+        stop_when: Callable[[str], bool] = lambda _: False,
         how: signal.Signals = signal.SIGTERM,
     ) -> BrRun:
-        """Run ``br *args --pd ...``; after *stop_after* seconds, or as soon as *stop_when* says so, it gets *how* (SIGTERM, so
-        that it still reports)."""
+        """Run ``br *args --pd ...``; as soon as *stop_when*, which sees its output so far, says so, it gets *how* (SIGTERM, so
+        that it still reports). Raises SandboxError when it does not end."""
         argv = (*args, "--pd", self.pd)
-        started = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-        process = subprocess.Popen(
-            [tool("br"), *argv],
-            cwd=self.folder,
-            env={**inherited, **(self.env if env is None else env), "BR_LOG_TO_TERM": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            stdout, stderr = _communicate(process, started + stop_after, stop_when)
-        except subprocess.TimeoutExpired:
-            process.send_signal(how)
+        environment = {**inherited, **(self.env if env is None else env), "BR_LOG_TO_TERM": "1"}
+        with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+            process = subprocess.Popen([tool("br"), *argv], cwd=self.folder, env=environment, stdout=stdout, stderr=stderr)
+
+            def ended() -> bool:
+                return process.poll() is not None
+
             try:
-                stdout, stderr = process.communicate(timeout=30)
-            except subprocess.TimeoutExpired:
+                until(lambda: ended() or stop_when(_read(stdout)), lambda: f"br {' '.join(argv)} ends, or what stops it")
+                if not ended():
+                    process.send_signal(how)
+                until(ended, lambda: f"br {' '.join(argv)} ends after {how.name}")
+            finally:
                 process.kill()
-                stdout, stderr = process.communicate()
-        return BrRun(argv=argv, code=process.returncode, stdout=stdout, stderr=stderr, seconds=time.monotonic() - started)
+                process.wait()
+            return BrRun(argv=argv, code=process.returncode, stdout=_read(stdout), stderr=_read(stderr))
 
 
-def _communicate(process: "subprocess.Popen[str]", deadline: float, stop_when: Callable[[], bool]) -> tuple[str, str]:
-    """The output of *process*. Raises TimeoutExpired at *deadline*, or when *stop_when* says so."""
-    while True:
-        try:
-            return process.communicate(timeout=0.5)
-        except subprocess.TimeoutExpired:
-            if time.monotonic() > deadline or stop_when():
-                raise
+def _read(file: IO[str]) -> str:
+    """All of *file*, which another process writes at a place of its own."""
+    size = os.fstat(file.fileno()).st_size
+    return os.pread(file.fileno(), size, 0).decode(errors="replace")
 
 
 def keep(name: str, run: BrRun, *, places: Mapping[str, str]) -> BrRun:

@@ -11,7 +11,6 @@ import random
 import select
 import socket
 import subprocess
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from backup_manager.tools.brlog import fields
 from crds import paths
 from crds.v1alpha1.backup import Backup
 from crds.v1alpha1.restore import Restore
+from sandbox.patience import PATIENCE, Deadline
 from tests.support.servers import tool
 
 SECRETS: Final = {
@@ -170,7 +170,7 @@ def _words(value: Any) -> Iterator[str]:
         yield str(value)
 
 
-def prove(case: Case, folder: Path, *, patience: float = 60.0) -> Proof:
+def prove(case: Case, folder: Path, *, patience: float = PATIENCE) -> Proof:
     """Make the command line of *case* and run br with it."""
     with closing(socket.create_server(("127.0.0.1", 0))) as pd:
         address = f"127.0.0.1:{pd.getsockname()[1]}"
@@ -252,8 +252,8 @@ def _run(argv: Sequence[str], pd: socket.socket, folder: Path, env: Mapping[str,
 
 def _contacted(process: "subprocess.Popen[bytes]", pd: socket.socket, patience: float) -> bool:
     """Whether somebody connects to *pd* before br ends; the connection is left unanswered."""
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
+    deadline = Deadline(limit=patience, stalled=patience)
+    while not deadline.over:
         if select.select([pd], [], [], 0.05)[0]:
             return True
         if process.poll() is not None:

@@ -4,8 +4,7 @@ The clusters are outside of Kubernetes: their PD is in ``br.options``.
 """
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from crds import names
 from sandbox import Cluster
 from sandbox.api import JOBS, Object
 from sandbox.minikv import MiniKV, minikv_with_tidb
+from sandbox.patience import until
 from tests.support.servers import Tidb
 
 
@@ -35,15 +35,6 @@ def tikv(folder: Path, *seed: str, log_backup: bool = False) -> Iterator[Tikv]:
         made = Tikv(kv=kv, db=Tidb(port=tidb.port))
         made.db.execute(*seed)
         yield made
-
-
-def until(condition: Callable[[], Any], what: Callable[[], str], seconds: float = 240.0) -> Any:
-    """Poll *condition* until it is true, and return what it gave."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not in {seconds:g} s: {what()}"
-        time.sleep(0.1)
-    return found
 
 
 @dataclass(frozen=True, kw_only=True)

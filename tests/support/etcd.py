@@ -5,6 +5,8 @@ import json
 import urllib.request
 from typing import Any
 
+from sandbox.patience import CONNECT
+
 
 def put(pd: str, key: str, value: bytes) -> None:
     """Write one key; *pd* is ``host:port``."""
@@ -33,6 +35,6 @@ def _text(data: bytes) -> str:
 
 def _post(pd: str, verb: str, body: dict[str, Any]) -> dict[str, Any]:
     request = urllib.request.Request(f"http://{pd}/v3/kv/{verb}", data=json.dumps(body).encode(), method="POST")
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=CONNECT) as answer:
         found: dict[str, Any] = json.loads(answer.read())
     return found

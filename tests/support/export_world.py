@@ -1,15 +1,13 @@
 """Exports in a namespace of the sandbox: what the end-to-end tests of dumpling's Backups have in common."""
 
-import time
-from collections.abc import Callable
 from contextlib import closing
-from typing import Any
 
 import boto3
 import pymysql
 
 from sandbox import Cluster
 from sandbox.api import JOBS, Object
+from sandbox.patience import until
 
 BACKUP = """
 apiVersion: pingcap.com/v1alpha1
@@ -36,15 +34,6 @@ def filled(name: str, *, endpoint: str, secret: str, prefix: str) -> str:
     for key, value in {"@NAME@": name, "@ENDPOINT@": endpoint, "@SECRET@": secret, "@PREFIX@": prefix}.items():
         text = text.replace(key, value)
     return text
-
-
-def until(condition: Callable[[], Any], what: str, seconds: float = 180.0) -> Any:
-    """Poll *condition* until it is true, and return what it gave."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what}: not in {seconds:g} s"
-        time.sleep(0.1)
-    return found
 
 
 class World:
@@ -78,14 +67,14 @@ class World:
 
     def reaches(self, phase: str, name: str = "it") -> Object:
         """Wait for a phase and return the status."""
-        until(lambda: self.status(name).get("phase") == phase, f"{name} is {phase}; it is {self.status(name)}")
+        until(lambda: self.status(name).get("phase") == phase, lambda: f"{name} is {phase}; it is {self.status(name)}")
         return self.status(name)
 
     def delete(self, name: str = "it", *flags: str) -> None:
         self.cluster.kubectl("delete", "backup", name, "-n", self.namespace, "--wait=false", *flags)
 
-    def gone(self, name: str = "it", seconds: float = 180.0) -> None:
-        until(lambda: self.backup(name) is None, f"{name} is gone", seconds)
+    def gone(self, name: str = "it") -> None:
+        until(lambda: self.backup(name) is None, lambda: f"{name} is gone; it is {self.status(name)}")
 
     def jobs(self) -> dict[str, str]:
         """Names and uids of the Jobs."""

@@ -23,8 +23,7 @@ if plan["ignore_term"]:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 elif plan["term_says"] is not None:
     def term(number, frame):
-        sys.stdout.write(plan["term_says"] + "\\n")
-        sys.stdout.flush()
+        os.write(1, (plan["term_says"] + "\\n").encode())  # sys.stdout may be in the middle of a flush
         os._exit(plan["term_code"])
     signal.signal(signal.SIGTERM, term)
 output = next((a.partition("=")[2] for a in sys.argv if a.startswith("--output=")), None)

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ class HookServer:
     def __init__(self) -> None:
         self.routes: dict[str, Answer] = {}
         self.calls: list[tuple[str, dict[str, Any]]] = []
+        self._arrivals: list[tuple[str, float]] = []
         self._server = ThreadingHTTPServer((HOST, 0), self._handler())
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -40,6 +42,16 @@ class HookServer:
     def requests(self, path: str) -> list[dict[str, Any]]:
         """Bodies received on a route, oldest first."""
         return [body for called, body in self.calls if called == path]
+
+    @staticmethod
+    def now() -> float:
+        """The clock of :meth:`times`."""
+        return time.monotonic()
+
+    def times(self, path: str) -> list[float]:
+        """When each call arrived on a route, oldest first, on the monotonic clock. The caller's wait until the next one begins
+        with its answer, so that two are never closer than he waits, on whatever machine."""
+        return [moment for called, moment in self._arrivals if called == path]
 
     def close(self) -> None:
         """Stop serving."""
@@ -54,6 +66,7 @@ class HookServer:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                server._arrivals.append((self.path, server.now()))
                 server.calls.append((self.path, body))
                 route = server.routes.get(self.path)
                 answer = route(body) if route else Raw(status=404, body=b"no such route")

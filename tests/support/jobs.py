@@ -1,11 +1,11 @@
 """Plain Jobs in the sandbox: what the tests of the node agent have in common."""
 
 import json
-import time
 from typing import Any
 
 from sandbox import Cluster
 from sandbox.api import Object
+from sandbox.patience import until
 
 
 def job(name: str, script: str = "", *, container: Object | None = None, spec: Object | None = None, **pod: Any) -> str:
@@ -31,11 +31,8 @@ def pod_of(cluster: Cluster, name: str, namespace: str) -> Object:
     def found() -> list[Object]:
         return cluster.pods(namespace, labels=f"batch.kubernetes.io/job-name={name}")
 
-    deadline = time.monotonic() + 90
-    while not found():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    [pod] = found()
+    pods: list[Object] = until(found, f"a Pod of {name}")
+    [pod] = pods
     return pod
 
 
@@ -47,11 +44,9 @@ def state_of(cluster: Cluster, name: str, namespace: str, container: str = "main
 
 
 def wait_state(cluster: Cluster, name: str, namespace: str, kind: str, reason: str = "") -> Object:
-    deadline = time.monotonic() + 90
-    while True:
+    def found() -> Object | None:
         state = state_of(cluster, name, namespace)
-        if kind in state and (not reason or state[kind].get("reason") == reason):
-            found: Object = state[kind]
-            return found
-        assert time.monotonic() < deadline, state
-        time.sleep(0.05)
+        return state[kind] if kind in state and (not reason or state[kind].get("reason") == reason) else None
+
+    state: Object = until(found, lambda: f"{kind} {reason}: {state_of(cluster, name, namespace)}")
+    return state

@@ -1,15 +1,13 @@
 """Real stores for integration tests: SeaweedFS (S3), fake-gcs-server (GCS), azurite (Azure) and a folder. Loopback only."""
 
 import json
-import subprocess
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
@@ -17,8 +15,10 @@ from uuid import uuid4
 
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
+from sandbox.patience import CONNECT
+from sandbox.ports import free_port
 from sandbox.tools import azurite
-from tests.support.servers import free_port, seaweed
+from tests.support.servers import running, seaweed
 
 AZURE_ACCOUNT: Final = "devstoreaccount1"
 AZURE_KEY: Final = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
@@ -138,8 +138,8 @@ def gcs(folder: Path) -> Iterator[Store]:
         f"-port={port}",
         f"-public-host=127.0.0.1:{port}",
     ]
-    with _running([*argv, f"-external-url={url}"], folder, "gcs"), token_server() as tokens:
-        _wait(f"{url}/storage/v1/b?project=test")
+    asked = partial(_asked, f"{url}/storage/v1/b?project=test")
+    with running([*argv, f"-external-url={url}"], folder, "gcs", asked), token_server() as tokens:
         spec = {"gcs": {"projectId": "test", "bucket": "backups"}}
         store = Store(name="gcs", spec=spec, env={"STORAGE_EMULATOR_HOST": url, "GCS_SERVICE_ACCOUNT_JSON_KEY": tokens.key})
         make_bucket(store, "backups")
@@ -160,8 +160,7 @@ def azure(folder: Path) -> Iterator[Store]:
     port = free_port()
     endpoint = f"http://127.0.0.1:{port}/{AZURE_ACCOUNT}"
     argv = [*azurite.ensure(), "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder), "--silent"]
-    with _running([*argv, "--disableTelemetry", "--skipApiVersionCheck"], folder, "azurite"):
-        _wait(endpoint)
+    with running([*argv, "--disableTelemetry", "--skipApiVersionCheck"], folder, "azurite", partial(_asked, endpoint)):
         with ContainerClient(
             endpoint, "backups", credential={"account_name": AZURE_ACCOUNT, "account_key": AZURE_KEY}
         ) as client:
@@ -184,38 +183,15 @@ def fresh() -> str:
     return f"run-{uuid4().hex[:12]}"
 
 
-@contextmanager
-def _running(argv: list[str], folder: Path, name: str) -> Iterator[None]:
-    with (folder / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(argv, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            yield
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _wait(url: str) -> None:
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        except urllib.error.HTTPError:
-            return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
+def _asked(url: str) -> None:
+    """Any answer will do. Raises OSError while there is none."""
+    with suppress(urllib.error.HTTPError), urllib.request.urlopen(url, timeout=CONNECT):
+        pass
 
 
 def _post(url: str, body: Mapping[str, Any]) -> None:
     request = urllib.request.Request(
         url, json.dumps(body).encode(), headers={"content-type": "application/json"}, method="POST"
     )
-    with urllib.request.urlopen(request, timeout=5):
+    with urllib.request.urlopen(request, timeout=CONNECT):
         return

@@ -3,9 +3,6 @@
 import json
 import os
 import shutil
-import socket
-import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -15,6 +12,8 @@ from typing import Any, Final
 import pymysql
 
 from sandbox.certificates import write_certificates
+from sandbox.ports import free_port
+from sandbox.processes import start_ready, stop
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 TOOLS: Final = ROOT / ".tools" / "bin"
@@ -23,7 +22,6 @@ SECRET_KEY: Final = "test-secret-key"
 READER_KEY: Final = "test-reader"
 WRITER_KEY: Final = "test-writer"
 NEIGHBOUR_KEY: Final = "test-neighbour"
-_READY_SECONDS: Final = 180.0
 _STOP_SECONDS: Final = 10.0
 
 
@@ -38,14 +36,6 @@ def tool(name: str) -> str:
 def tool_path() -> str:
     """A PATH that finds the tools."""
     return os.pathsep.join([str(TOOLS), str(ROOT / ".venv" / "bin"), os.environ.get("PATH", "")])
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nobody uses now."""
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,8 +148,7 @@ def tidb(folder: Path, *, store: str = "unistore") -> Iterator[Tidb]:
         f"--temp-dir={folder / 'tmp'}",
         f"--socket={folder / 'tidb.sock'}",
     ]
-    with _running(argv, folder, "tidb") as process:
-        _wait(process, folder / "tidb.log", lambda: server.execute("select 1"))
+    with running(argv, folder, "tidb", lambda: server.execute("select 1")):
         server.execute("set global tidb_gc_life_time='10m0s'")
         yield server
 
@@ -211,39 +200,31 @@ def seaweed(folder: Path, *, tls: bool = False) -> Iterator[S3]:
     ]
     https = {"https": f"https://127.0.0.1:{secure['port.https']}", "authority": str(folder / "tls/ca.crt")} if tls else {}
     server = S3(endpoint=f"http://127.0.0.1:{ports['s3']}", **https)
-    with _running(argv, folder, "weed", patience=0.5) as process:  # it does not end by itself while clients are connected
-        _wait(process, folder / "weed.log", lambda: server.client().list_buckets())
+    # It does not end by itself while clients are connected.
+    with running(argv, folder, "weed", server.client().list_buckets, grace=0.5):
         yield server
 
 
 @contextmanager
-def _running(
-    argv: list[str], folder: Path, name: str, *, patience: float = _STOP_SECONDS
-) -> Iterator["subprocess.Popen[bytes]"]:
-    with (folder / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(argv, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            yield process
-        finally:
-            process.terminate()
-            try:
-                process.wait(patience)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+def running(
+    argv: list[str],
+    folder: Path,
+    name: str,
+    ready: Callable[[], object],
+    *,
+    grace: float = _STOP_SECONDS,
+) -> Iterator[None]:
+    """The server *argv* in *folder*, ready as soon as *ready* raises nothing; at the end it has *grace* seconds to stop."""
 
-
-def _wait(process: "subprocess.Popen[bytes]", log: Path, probe: Callable[[], object]) -> None:
-    deadline = time.monotonic() + _READY_SECONDS
-    while True:
+    def answers() -> bool:
         try:
-            probe()
-        except Exception as error:
-            ended = process.poll()
-            if ended is not None or time.monotonic() > deadline:
-                state = "is not ready" if ended is None else f"ended with {ended}"
-                tail = log.read_text(errors="replace")[-2000:]
-                raise RuntimeError(f"{process.args!r} {state}: {error}\n{tail}") from error
-            time.sleep(0.2)
-        else:
-            return
+            ready()
+        except Exception:  # noqa: BLE001 - whatever a client raises of a server that is not there yet
+            return False
+        return True
+
+    process = start_ready(name, argv, answers, what="it answers", log=folder / f"{name}.log", cwd=folder, env=dict(os.environ))
+    try:
+        yield
+    finally:
+        stop([process], grace=grace)

@@ -13,7 +13,7 @@ import pytest
 from tests.support.br_cluster import SEED, TABLES, Cluster, cluster, same
 from tests.support.servers import S3
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(480)]
+pytestmark = pytest.mark.integration
 
 
 def test_full_backup_to_s3_restores_into_a_second_cluster(source: Cluster, backup: str, target: Cluster) -> None:

@@ -11,7 +11,7 @@ from backup_manager.database import Access, Database, DatabaseUnreachableError, 
 from backup_manager.errors import InterruptedError_, ManagerError, PermanentError, UsageError
 from backup_manager.signals import Stop
 from crds.report import Phase
-from tests.support import servers
+from sandbox.ports import free_port
 from tests.support.manager import world
 
 ACCESS = Access(host="db", password="hunter22")
@@ -104,7 +104,7 @@ def test_a_refused_login_is_told_at_once(tmp_path: Path, monkeypatch: pytest.Mon
 def test_nobody_there_ends_after_the_limit(tmp_path: Path) -> None:
     here = world(tmp_path, {}, env={database.ENV_WAIT: "0s"})
     with pytest.raises(DatabaseUnreachableError) as caught:
-        connect(here.context, Access(host="127.0.0.1", port=servers.free_port()))
+        connect(here.context, Access(host="127.0.0.1", port=free_port()))
     assert caught.value.exit_code == 3
 
 
@@ -132,7 +132,7 @@ def test_waiting_ends_when_asked_to(tmp_path: Path) -> None:
     stop.request()
     here = world(tmp_path, {}, stop=stop)
     with pytest.raises(InterruptedError_):
-        connect(here.context, Access(host="127.0.0.1", port=servers.free_port()))
+        connect(here.context, Access(host="127.0.0.1", port=free_port()))
 
 
 def test_a_limit_that_is_no_duration(tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 import io
 import json
 import threading
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from backup_manager.masking import Masker
 from backup_manager.reporter import Journal
 from backup_manager.reporters import JobAnnotationReporter, LinesReporter, Pace, leave_last_words, open_reporter, readable
 from crds.report import ANNOTATION, MAX_BYTES, TERMINATION_BYTES, Phase, Problem, Report, StepProgress
+from sandbox.patience import PATIENCE, until
 from tests.support.manager import NOW, RememberingReporter
 
 
@@ -27,10 +26,14 @@ class FakeApi:
         self.uid = uid
         self.reports: list[Report] = []
         self.errors: list[ManagerError | None] = []
-        self.slow = 0.0
+        self.begun = 0
+        self.answers = threading.Event()
+        """Until it is set, no patch is answered."""
+        self.answers.set()
 
     def annotate_job(self, _namespace: str, _name: str, uid: str, annotations: dict[str, str]) -> None:
-        time.sleep(self.slow)
+        self.begun += 1
+        assert self.answers.wait(PATIENCE)
         if error := self.errors.pop(0) if self.errors else None:
             raise error
         if uid and uid != self.uid:
@@ -61,13 +64,6 @@ def report(seq: int, percent: float = 0.0, phase: Phase = Phase.RUNNING) -> Repo
     return Report(seq=seq, phase=phase, progress=(StepProgress(step="Dump", progress=percent),))
 
 
-def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "not within the time"
-        time.sleep(0.01)
-
-
 def test_pace_lets_milestones_through_and_holds_the_rest_back() -> None:
     now = [0.0]
     pace = Pace(every=10, clock=lambda: now[0])
@@ -86,22 +82,25 @@ def test_pace_lets_milestones_through_and_holds_the_rest_back() -> None:
 
 def test_a_thousand_offers_are_a_few_patches_and_the_newest_wins() -> None:
     api = FakeApi()
-    reporter = job_reporter(api, every=0.2)
+    api.answers.clear()
+    reporter = job_reporter(api)
     for seq in range(1000):
         reporter.offer(report(seq, seq / 20))
-    until(lambda: bool(api.reports) and api.reports[-1].seq == 999)
+    api.answers.set()
+    until(lambda: bool(api.reports) and api.reports[-1].seq == 999, "the newest one arrives")
     assert len(api.reports) <= 3
     reporter.close()
 
 
 def test_progress_never_blocks_the_work() -> None:
     api = FakeApi()
-    api.slow = 0.5
+    api.answers.clear()
     reporter = job_reporter(api)
-    started = time.monotonic()
-    for seq in range(100):
+    for seq in range(100):  # goes on although no patch has been answered
         reporter.offer(report(seq, phase=Phase.RUNNING if seq % 2 else Phase.WAITING))
-    assert time.monotonic() - started < 0.3
+    until(lambda: api.begun == 1, "the first patch is on its way")
+    assert api.reports == []
+    api.answers.set()
     reporter.close()
 
 
@@ -110,9 +109,9 @@ def test_progress_that_cannot_be_sent_is_dropped_quietly() -> None:
     api.errors = [UnreachableError("down"), AccessDeniedError("no")]
     reporter = job_reporter(api)
     reporter.offer(report(1))
-    until(lambda: len(api.errors) == 1)
+    until(lambda: len(api.errors) == 1, "the first one was dropped")
     reporter.offer(report(2, 100))
-    until(lambda: not api.errors)
+    until(lambda: not api.errors, "the second one was dropped")
     reporter.store(report(3, 100, Phase.COMPLETE))
     assert [r.seq for r in api.reports] == [3]
     reporter.close()
@@ -220,17 +219,18 @@ def test_a_forbidden_report_is_not_tried_for_minutes() -> None:
 
 def test_a_late_progress_report_never_overwrites_a_stored_one() -> None:
     api = FakeApi()
-    api.slow = 0.05
     reporter = job_reporter(api, every=0.0)
     for seq in range(1, 40, 2):
         reporter.offer(report(seq, seq))
         if seq % 10 == 1:
             reporter.store(report(seq + 1, seq))
     reporter.store(report(99, 100, Phase.COMPLETE))
-    time.sleep(0.3)
+    reporter.offer(report(98, 100))  # late
+    reporter.offer(report(100, 100))
+    until(lambda: api.reports[-1].seq == 100, "what follows the late one arrives")
     sequence = [r.seq for r in api.reports]
     assert sequence == sorted(sequence)
-    assert sequence[-1] == 99
+    assert sequence[-2:] == [99, 100]
     reporter.close()
 
 

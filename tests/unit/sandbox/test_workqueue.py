@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from sandbox.metacontroller.workqueue import BASE_DELAY, MAX_DELAY, WorkQueue
+from sandbox.patience import PATIENCE
 
 
 class Clock:
@@ -96,5 +97,5 @@ def test_closing_wakes_the_workers() -> None:
     worker = threading.Thread(target=lambda: found.append(queue.get()))
     worker.start()
     queue.close()
-    worker.join(5)
+    worker.join(PATIENCE)
     assert found == ["unset", None]
