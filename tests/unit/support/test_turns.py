@@ -122,29 +122,26 @@ def test_two(servers):
 """
 
 
-def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, *, failures: int, marker: str = "e2e") -> pytest.RunResult:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+def run(pytester: pytest.Pytester, *, failures: int, marker: str = "e2e") -> pytest.RunResult:
     pytester.makeini("[pytest]\nmarkers = e2e: x\n  unit: x\n")
     pytester.makeconftest("from tests.conftest import *\n")
     pytester.makepyfile(FLAKY.format(failures=failures, marker=marker))
-    return pytester.runpytest_subprocess("-q", "-n", "1", "-p", "no:cacheprovider")
+    return pytester.runpytest_inprocess("-q", "-p", "no:cacheprovider")
 
 
-def test_a_setup_that_fails_is_tried_once_more_and_that_is_said(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    result = run(pytester, monkeypatch, failures=1)
+def test_a_setup_that_fails_is_tried_once_more_and_that_is_said(pytester: pytest.Pytester) -> None:
+    result = run(pytester, failures=1)
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(
         ["*test_one: setup tried again, alone: servers: RuntimeError: ended before it was ready, try 1"]
     )
 
 
-def test_a_setup_that_fails_twice_is_an_error(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = run(pytester, monkeypatch, failures=9)
+def test_a_setup_that_fails_twice_is_an_error(pytester: pytest.Pytester) -> None:
+    result = run(pytester, failures=9)
     result.assert_outcomes(errors=2)
     result.stdout.fnmatch_lines(["*RuntimeError: ended before it was ready, try 2"])
 
 
-def test_tests_without_servers_get_no_second_try(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(pytester, monkeypatch, failures=1, marker="unit").assert_outcomes(errors=2)
+def test_tests_without_servers_get_no_second_try(pytester: pytest.Pytester) -> None:
+    run(pytester, failures=1, marker="unit").assert_outcomes(errors=2)
