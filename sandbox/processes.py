@@ -54,9 +54,11 @@ class Recorded:
     @property
     def alive(self) -> bool:
         """Whether this very process still runs. A zombie does not, and a zombie child of ours is reaped on the way."""
+        if self.started != 0 and start_time(self.pid) == self.started:
+            return True
         with suppress(ChildProcessError):
             os.waitpid(self.pid, os.WNOHANG)
-        return self.started != 0 and start_time(self.pid) == self.started
+        return False
 
     def kill(self, number: signal.Signals) -> None:
         """Send a signal, unless the process is gone."""

@@ -13,10 +13,11 @@ from backup_manager.target_lock import KEY, ROW, PdPlace, RowPlace
 from backup_manager.tools.br import Cluster
 from crds.report import Phase, Report
 from sandbox.minikv import MiniKV, TiDB, minikv_with_tidb
+from sandbox.patience import PATIENCE
 from tests.integration.test_export_import import Stage
 from tests.support import etcd, servers
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.integration
 
 ROWS = 6000
 
@@ -112,12 +113,12 @@ def test_an_account_without_the_right_to_the_row_imports_and_the_log_has_the_gra
     stage.target.execute("drop database if exists twice", *grants)
     cr = restore(stage, exported, "poor", user="loader")
     process = stage.start("import", cr, BACKUP_MANAGER_PASSWORD="")
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, out + err
     assert "no lock in the target" in err
     assert target_lock.GRANT in err
     process = stage.start("check", cr, BACKUP_MANAGER_PASSWORD="")
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert "WARNING target " in err
     assert target_lock.GRANT in err

@@ -7,9 +7,13 @@ import json
 import os
 import stat
 import sys
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from sandbox.patience import until
 
 _SCRIPT = """#!{python} -S
 import json, os, signal, sys, time
@@ -17,8 +21,6 @@ plan = json.loads({plan!r})
 if sys.argv[-1] == "--help":  # asked whether it knows its flags: not a call
     sys.stderr.write(plan["refuses"])
     sys.exit(1 if plan["refuses"] else 0)
-with open({calls!r}, "a") as file:
-    file.write(json.dumps({{"argv": sys.argv, "env": dict(os.environ), "pid": os.getpid()}}) + "\\n")
 if plan["ignore_term"]:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 elif plan["term_says"] is not None:
@@ -26,6 +28,8 @@ elif plan["term_says"] is not None:
         os.write(1, (plan["term_says"] + "\\n").encode())  # sys.stdout may be in the middle of a flush
         os._exit(plan["term_code"])
     signal.signal(signal.SIGTERM, term)
+with open({calls!r}, "a") as file:
+    file.write(json.dumps({{"argv": sys.argv, "env": dict(os.environ), "pid": os.getpid()}}) + "\\n")
 output = next((a.partition("=")[2] for a in sys.argv if a.startswith("--output=")), None)
 for name, text in plan["files"].items():
     path = os.path.join(plan["folder"] or output, name)
@@ -94,6 +98,15 @@ class FakeTool:
         """Every call of *name* so far: ``argv``, ``env`` and ``pid``."""
         log = self._log(name)
         return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+    def once_called(self, name: str, then: Callable[[], None]) -> None:
+        """Do *then* as soon as *name* runs, and hears signals."""
+
+        def wait() -> None:
+            until(lambda: self.called(name), f"{name} runs")
+            then()
+
+        threading.Thread(target=wait, daemon=True).start()
 
     def _log(self, name: str) -> Path:
         return self.folder / f".{name}.calls"

@@ -284,11 +284,14 @@ def test_an_error_of_the_work_itself_is_told_and_the_lease_let_go(tmp_path: Path
 def test_who_waits_can_be_stopped(tmp_path: Path, api: Api, quick: Pace) -> None:
     left_by(api, "pod-dead", seconds=3600)
     stop = Stop()
-    threading.Timer(0.2, stop.request).start()
-    with (
-        pytest.raises(InterruptedError_),
-        held(somebody(tmp_path, api, pod="pod-1", stop=stop).context, "ns", "basic", pace=quick),
-    ):
+    here = somebody(tmp_path, api, pod="pod-1", stop=stop)
+
+    def give_up() -> None:
+        until(lambda: here.report.phase is Phase.WAITING, "it waits")
+        stop.request()
+
+    threading.Thread(target=give_up).start()
+    with pytest.raises(InterruptedError_), held(here.context, "ns", "basic", pace=quick):
         raise AssertionError("it does not hold the lease")
     assert api.holder == "pod-dead"
 

@@ -186,10 +186,10 @@ def test_progress_is_not_sent_any_more_when_the_pod_is_about_to_be_killed() -> N
         left=lambda: left[0],
     )
     reporter.offer(report(1, 10))
-    until(lambda: [r.seq for r in api.reports] == [1])
+    until(lambda: [r.seq for r in api.reports] == [1], "the first one arrives")
     left[0] = 30.0
     reporter.offer(report(2, 20))
-    until(lambda: reporter._newest is None)
+    until(lambda: reporter._newest is None, "the second one is taken up")
     reporter.store(report(3, 20, Phase.FAILED))
     reporter.close()
     assert [r.seq for r in api.reports] == [1, 3]

@@ -1,8 +1,6 @@
 """The lock of a restore's target: where it lies, who waits for whom, and what is said where it cannot be had."""
 
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -19,10 +17,11 @@ from backup_manager.target_lock import KEY, ROW, PdPlace, RowPlace, TargetLockLo
 from backup_manager.tools.br import Cluster
 from crds import names
 from crds.report import Phase
+from sandbox.patience import PATIENCE, until
 from tests.support.manager import FakeDatabase, World, world
 from tests.unit.backup_manager.test_lease import Api
 
-QUICK = Pace(duration=60.0, renew=0.05, retry=0.05, fence=30.0, poll=0.02, grace=0.0)
+QUICK = Pace(duration=2 * PATIENCE, renew=0.05, retry=0.05, fence=PATIENCE, poll=0.02, grace=0.0)
 SHORT = Pace(duration=5.0, renew=0.05, retry=0.05, fence=0.3, poll=0.02, grace=0.0)
 
 
@@ -80,13 +79,6 @@ def hold(context: Context, database: FakeDatabase | None, pd: Cluster | None = N
     return held(context, database=real(database) if database else None, pd=pd, pace=pace)
 
 
-def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_the_row_names_the_holder_and_goes_with_it(tmp_path: Path) -> None:
     database = FakeDatabase()
     with hold(somebody(tmp_path, "a").context, database):
@@ -108,12 +100,12 @@ def test_of_two_restores_into_one_target_the_second_waits_and_names_the_first(tm
     thread = threading.Thread(target=work)
     with hold(somebody(tmp_path, "a").context, database):
         thread.start()
-        until(lambda: second.report.phase is Phase.WAITING)
+        until(lambda: second.report.phase is Phase.WAITING, "the second one waits")
         before = database.rows_of_tidb[ROW][1]
-        until(lambda: database.rows_of_tidb[ROW][1] != before)
+        until(lambda: database.rows_of_tidb[ROW][1] != before, "the holder renews")
         assert not entered.is_set(), "a holder that renews keeps the lock"
-    assert entered.wait(20)
-    thread.join(20)
+    assert entered.wait(PATIENCE)
+    thread.join(PATIENCE)
     problem = next(report.error for report in second.reporter.offered if report.error)
     assert problem is not None
     assert problem.reason == "TargetInUse"
@@ -138,10 +130,10 @@ def test_an_import_and_a_restore_by_br_meet_in_what_both_can_reach(
     thread = threading.Thread(target=work)
     with hold(somebody(tmp_path, "an-import").context, *places(of_import)):
         thread.start()
-        until(lambda: second.report.phase is Phase.WAITING)
+        until(lambda: second.report.phase is Phase.WAITING, "the second one waits")
         assert not entered.is_set()
-    assert entered.wait(20)
-    thread.join(20)
+    assert entered.wait(PATIENCE)
+    thread.join(PATIENCE)
     assert pd.stored == {}
 
 
@@ -157,7 +149,7 @@ def test_two_of_the_other_order_do_not_wait_for_each_other_for_ever(tmp_path: Pa
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE)
     assert len(done) == 5
     assert (pd.stored, ROW in database.rows_of_tidb) == ({}, False)
 
@@ -181,11 +173,11 @@ def test_a_retry_does_not_wait_for_its_dead_predecessor_once_its_pod_is_gone(tmp
 
     thread = threading.Thread(target=work)
     thread.start()
-    until(lambda: here.report.phase is Phase.WAITING)
+    until(lambda: here.report.phase is Phase.WAITING, "it waits")
     assert not entered.is_set(), "its Pod is still there"
     api.live = [{"metadata": {"uid": "pod-before"}, "status": {"phase": "Failed"}}]
-    assert entered.wait(20)
-    thread.join(20)
+    assert entered.wait(PATIENCE)
+    thread.join(PATIENCE)
 
 
 def test_somebody_elses_dead_holder_is_taken_over_when_its_time_is_up(tmp_path: Path) -> None:
@@ -205,7 +197,7 @@ def test_a_lock_that_somebody_took_stops_the_tool(tmp_path: Path) -> None:
     ):
         del database.rows_of_tidb[ROW]
         left_by(database, "thief", seconds=60)
-        stop.wait(20)
+        stop.wait(PATIENCE)
     assert database.rows_of_tidb[ROW][0] == "pod-of-thief", "what is another one's stays as it is"
     assert caught.value.problem().retryable
     assert caught.value.problem().reason == "TargetLockLost"
@@ -218,7 +210,7 @@ def test_a_lock_in_pd_that_cannot_be_renewed_stops_the_tool(tmp_path: Path, pd: 
         hold(somebody(tmp_path, "a", stop=stop).context, FakeDatabase(), CLUSTER, SHORT),
     ):
         pd.broken = True
-        stop.wait(20)
+        stop.wait(PATIENCE)
 
 
 def test_who_waits_can_be_stopped(tmp_path: Path) -> None:
@@ -227,14 +219,14 @@ def test_who_waits_can_be_stopped(tmp_path: Path) -> None:
     here = somebody(tmp_path, "a", stop=stop)
 
     def give_up() -> None:
-        until(lambda: here.report.phase is Phase.WAITING)
+        until(lambda: here.report.phase is Phase.WAITING, "it waits")
         stop.request()
 
     thread = threading.Thread(target=give_up)
     thread.start()
     with pytest.raises(InterruptedError_), hold(here.context, database):
         raise AssertionError("it does not hold the lock")
-    thread.join(20)
+    thread.join(PATIENCE)
     assert database.rows_of_tidb[ROW][0] == "pod-of-other"
 
 
@@ -319,10 +311,10 @@ def test_two_runs_of_one_file_are_two_holders(tmp_path: Path) -> None:
     thread = threading.Thread(target=work)
     with hold(first.context, database):
         thread.start()
-        until(lambda: second.report.phase is Phase.WAITING)
+        until(lambda: second.report.phase is Phase.WAITING, "the second one waits")
         assert not entered.is_set()
-    assert entered.wait(20)
-    thread.join(20)
+    assert entered.wait(PATIENCE)
+    thread.join(PATIENCE)
 
 
 @pytest.mark.parametrize(

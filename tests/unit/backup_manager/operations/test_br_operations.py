@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import signal
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +118,8 @@ def test_failures_of_a_snapshot(case: Case, tool: dict[str, Any], reason: str, r
 
 def test_sigterm_is_forwarded_to_br_since_it_goes_on_from_its_checkpoint(case: Case) -> None:
     stop = Stop()
-    case.install(sleep=30, term_says="Got signal terminated to exit.", term_code=1)
-    threading.Timer(1.0, stop.request).start()
+    case.install(sleep=3600, term_says="Got signal terminated to exit.", term_code=1)
+    case.tool.once_called("br", stop.request)
     assert isinstance(case.fails(stop=stop), InterruptedError_)
     assert case.database.life_time == "10m0s"
 

@@ -1,7 +1,6 @@
 """Compaction with a br and a tikv-ctl that do what a test says. The rows of upstream's tests, and what it got wrong."""
 
 import json
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +110,7 @@ def test_what_cannot_work_is_told_before_any_tool(case: Case, spec: dict[str, An
 
 def test_an_abort_is_a_failure_though_the_tool_lingers_or_ends_well(case: Case) -> None:
     aborted = [*GOOD, says("Compaction aborted.", err="no such file: v1/backupmeta/x")]
-    problem = case.fails(err=aborted, sleep=30).problem()
+    problem = case.fails(err=aborted, sleep=3600).problem()
     assert (problem.reason, problem.retryable) == ("CompactBackupFailed", True)
     assert "no such file" in problem.message
 
@@ -146,8 +145,8 @@ def test_a_storage_that_br_cannot_describe(case: Case, encoded: str) -> None:
 
 
 def test_stopped_from_outside(case: Case, tmp_path: Path) -> None:
-    threading.Timer(1.0, case.stop.request).start()
-    assert isinstance(case.fails(sleep=30), InterruptedError_)
+    case.tool.once_called("tikv-ctl", case.stop.request)
+    assert isinstance(case.fails(sleep=3600), InterruptedError_)
 
 
 @pytest.mark.parametrize("line", ['{"message":', "{}", "[]", '{"message":"Finishing compaction.","meta_total":"x"}'])

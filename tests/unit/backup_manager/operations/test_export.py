@@ -2,7 +2,6 @@
 
 import json
 import signal
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +133,8 @@ def test_a_missing_tool_is_told_before_anything_is_touched(case: Case) -> None:
 
 def test_sigterm_ends_the_tool_and_puts_gc_back(case: Case) -> None:
     stop = Stop()
-    case.tool.install("dumpling", out=["up"], sleep=30)
-    threading.Timer(1.0, stop.request).start()
+    case.tool.install("dumpling", out=["up"], sleep=3600)
+    case.tool.once_called("dumpling", stop.request)
     here = case.world(stop=stop)
     with pytest.raises(InterruptedError_) as caught:
         export.run(here.context)

@@ -22,10 +22,11 @@ from backup_manager.signals import Stop
 from backup_manager.tools.lightning import CANCELED, SUCCESS
 from crds import names
 from crds.report import Phase
+from sandbox.patience import PATIENCE, until
 from tests.support.fake_tool import FakeTool
 from tests.support.manager import FakeDatabase, World, local_storage, world
 from tests.unit.backup_manager.operations.test_export import FILES
-from tests.unit.backup_manager.test_target_lock import QUICK, until
+from tests.unit.backup_manager.test_target_lock import QUICK
 
 FOLDER = "cr-1a2b3c4d"
 
@@ -122,8 +123,8 @@ def test_success_needs_exit_0_and_the_mark(case: Case, tool: dict[str, Any], rea
 def test_sigterm_is_a_failure_although_lightning_ends_with_0(case: Case) -> None:
     case.dump()
     stop = Stop()
-    case.tool.install("tidb-lightning", out=["up"], sleep=30, term_says=CANCELED, term_code=0)
-    threading.Timer(1.0, stop.request).start()
+    case.tool.install("tidb-lightning", out=["up"], sleep=3600, term_says=CANCELED, term_code=0)
+    case.tool.once_called("tidb-lightning", stop.request)
     assert isinstance(case.fails(stop=stop), InterruptedError_)
 
 
@@ -158,13 +159,13 @@ def test_the_target_is_looked_at_only_while_the_lock_is_held(case: Case, monkeyp
 
     thread = threading.Thread(target=work)
     thread.start()
-    until(lambda: here.report.phase is Phase.WAITING)
+    until(lambda: here.report.phase is Phase.WAITING, "it waits")
     assert here.report.error is not None
     assert here.report.error.reason == "TargetInUse"
     assert "Restore elsewhere/other" in here.report.error.message
     case.database.filled = [("shop", "o")]
     place.write(Note(), there.version)
-    thread.join(20)
+    thread.join(PATIENCE)
     assert [error.problem().reason for error in caught] == ["TargetNotEmpty"]
     assert case.tool.called("tidb-lightning") == []
     assert target_lock.ROW not in case.database.rows_of_tidb

@@ -5,6 +5,8 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,15 +20,17 @@ from sandbox.patience import PATIENCE, until
 from tests.support.fake_tool import FakeTool, alive
 
 
-def run(tool: Path, *, stop: Stop | None = None, grace: float = PATIENCE) -> tuple[Ended, list[tuple[Stream, str]], list[str]]:
-    """How *tool* ended, its lines, and ours; *stop* is requested as soon as it says that it is ``up``."""
+def run(
+    tool: Path, *, stop: Stop | None = None, on_up: Callable[[], None] | None = None, grace: float = PATIENCE
+) -> tuple[Ended, list[tuple[Stream, str]], list[str]]:
+    """How *tool* ended, its lines, and ours. As soon as it says that it is ``up``, *on_up* is called, else *stop* requested."""
     seen: list[tuple[Stream, str]] = []
     logged: list[str] = []
 
     def on_line(stream: Stream, line: str) -> None:
         seen.append((stream, line))
         if stop and line == "up":
-            stop.request()
+            (on_up or stop.request)()
 
     ended = process.run(
         [str(tool), "--password=hunter22"],
@@ -106,9 +110,8 @@ def test_a_tool_that_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path) -
 def test_a_tool_gets_no_more_time_than_the_pod_has_left(tmp_path: Path) -> None:
     """A grace period of half a second, of which a tool may use a third: it is killed long before its own 3600 s."""
     stop = Stop(grace=0.5)
-    tool = FakeTool(folder=tmp_path).install("tool", out=["up"], sleep=60, ignore_term=True)
-    threading.Timer(0.5, stop.terminate).start()
-    ended, _, logged = run(tool, stop=stop, grace=3600)
+    tool = FakeTool(folder=tmp_path).install("tool", out=["up"], sleep=2 * PATIENCE, ignore_term=True)
+    ended, _, logged = run(tool, stop=stop, on_up=stop.terminate, grace=3600)
     assert ended.killed_by is signal.SIGKILL
     assert any("SIGKILL in 0 s" in line for line in logged)
 
