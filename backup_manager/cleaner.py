@@ -29,6 +29,8 @@ EXAMPLES: Final = 20
 _REPORT_EVERY: Final = 2.0
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 5.0
+_CONFIRM_EVERY: Final = 10.0
+"""So often during a pass the claim on the path is looked at again."""
 _LOOK_UP: Final = 1.0
 """So often at least it is seen that the Pod is to stop, and progress is told."""
 
@@ -111,7 +113,11 @@ class Tally:
 
 
 class Cleaner:
-    """One clean of one storage location. :meth:`run` may be called once."""
+    """One clean of one storage location. :meth:`run` may be called once.
+
+    *confirm* raises when the path may no longer be deleted from; it is called before each pass and every ten seconds. *keep*
+    names keys that stay; then unfinished uploads and empty folders stay too, for they cannot be told apart.
+    """
 
     def __init__(
         self,
@@ -119,6 +125,8 @@ class Cleaner:
         options: CleanOptions | None = None,
         *,
         on_progress: Callable[[Tally], None] = lambda _tally: None,
+        confirm: Callable[[], None] = lambda: None,
+        keep: Callable[[str], bool] | None = None,
         stop: Stop | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -134,6 +142,9 @@ class Cleaner:
             storage.batch_size = 1
         self._options = options or CleanOptions()
         self._on_progress = on_progress
+        self._confirm = confirm
+        self._keep = keep
+        self._confirmed = float("-inf")
         self._stop = stop or Stop()
         self._clock = clock
         self._reported = float("-inf")
@@ -144,8 +155,9 @@ class Cleaner:
         self.tally.started = self._clock()
         try:
             clean = self._passes()
-            self._abort_uploads()
-            self._storage.tidy()
+            if self._keep is None:
+                self._abort_uploads()
+                self._storage.tidy()
         finally:
             self._report(force=True)
         if not clean:
@@ -159,6 +171,7 @@ class Cleaner:
         try:
             for number in range(self._options.rounds + 1):
                 self.tally.next_pass()
+                self._confirm_claim(force=True)
                 _Pass(self, pool).run()
                 if self.tally.listed == self.tally.locked:
                     return not self.tally.locked
@@ -224,6 +237,12 @@ class Cleaner:
         """Targets in one request; a store may turn out to take only one."""
         return min(self._storage.batch_size, self._options.page_size)
 
+    def _confirm_claim(self, *, force: bool = False) -> None:
+        now = self._clock()
+        if force or now - self._confirmed >= _CONFIRM_EVERY:
+            self._confirm()
+            self._confirmed = now
+
     def _report(self, *, force: bool = False) -> None:
         now = self._clock()
         if force or now - self._reported >= _REPORT_EVERY:
@@ -257,11 +276,15 @@ class _Pass:
     def run(self) -> None:
         while self._launch() or self._flying or self._again:
             self._c._stop.check()
+            self._c._confirm_claim()
             self._land()
             self._c._report()
 
     def _batches(self) -> Iterator[Sequence[Target]]:
+        keep = self._c._keep
         for page in self._c._storage.targets():
+            if keep is not None:
+                page = [target for target in page if not keep(target.key)]  # noqa: PLW2901
             self._c.tally.listed += len(page)
             start = 0
             while start < len(page):

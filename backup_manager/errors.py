@@ -10,7 +10,8 @@
     │       ├── AccessDeniedError
     │       ├── NotFoundError        bucket, container or object missing
     │       ├── PreconditionError    a conditional write lost
-    │       └── ClaimedError         the path belongs to another Backup
+    │       ├── ClaimedError         the path belongs to another Backup
+    │       └── SupersededError      a later attempt of the same Backup holds the path
     ├── TransientError        the same run may succeed later                    exit 1
     │   ├── UnreachableError  database, storage or API server not reachable    exit 3
     │   ├── ThrottledError    the storage asks to slow down
@@ -88,6 +89,12 @@ class ClaimedError(StorageError):
     """The path belongs to another Backup."""
 
     reason = "BackupPathClaimed"
+
+
+class SupersededError(StorageError):
+    """A later attempt, or a clean, holds the path: what this one did does not count."""
+
+    reason = "AttemptSuperseded"
 
 
 class TransientError(ManagerError):

@@ -13,23 +13,28 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from itertools import islice
 from posixpath import dirname
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import msgspec
 
-from backup_manager.errors import ManagerError, NotFoundError, PreconditionError, StorageError
+from backup_manager.errors import ManagerError, PreconditionError, StorageError
 from backup_manager.storage.base import Storage
-from crds.paths import Location
+from crds.paths import HISTORY_FOLDER, Location
 from crds.wire import Document, WireError
 
 if TYPE_CHECKING:
     from backup_manager.operations.steps import Context
 
-FOLDER: Final = ".history"
+FOLDER: Final = HISTORY_FOLDER
 RESTORED: Final = "Restored"
 RESTORE_FAILED: Final = "RestoreFailed"
+WITHDRAWN: Final = "Withdrawn"
+ATTEMPT_ENDED: Final = "AttemptEnded"
 _DIGITS: Final = 8
+_PAGE: Final = 1000
+_BLOCK: Final = 1000
 _RACES: Final = 200
 """Each lost race means that another run has written its entry."""
 
@@ -40,9 +45,10 @@ def digest(data: bytes) -> str:
 
 
 class Entry(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """One event. *event* is the record's new state, or ``Restored`` or ``RestoreFailed``; *kind*, *namespace*, *name* and *uid*
-    are of the CR behind it, *path* is the data's. *record* is the digest of the record as the event left it. What a newer
-    manager adds is not lost by not knowing it: digests are of the stored bytes."""
+    """One event. *event* is the record's new state; ``Withdrawn`` for a claim given back before anything was written,
+    ``AttemptEnded`` for an attempt that ended without a change of state; or ``Restored`` or ``RestoreFailed``. *kind*,
+    *namespace*, *name* and *uid* are of the CR behind it, *path* is the data's. *record* is the digest of the record as the
+    event left it. What a newer manager adds is not lost by not knowing it: digests are of the stored bytes."""
 
     v: Literal[1] = 1
     seq: int
@@ -153,23 +159,32 @@ class Chain:
         return _checked(self.folder, stored)
 
     def _length(self) -> int:
-        """The number of the last entry: numbers have no gaps, so a few looks find it among any number of them."""
-        low, high = 0, 1
-        while self._exists(high):
-            low, high = high, high * 2
+        """The number of the last entry, 0 for none.
+
+        The first ones may be gone (a lifecycle rule of the bucket), so no number is known to exist. The first page of a listing
+        is taken; where that is full, blocks of numbers are probed from there.
+        """
+        page = list(islice(self._numbers(), _PAGE))
+        if len(page) < _PAGE:
+            return max(page, default=0)
+        low = page[-1] // _BLOCK
+        step = 1
+        while self._last_of(low + step):
+            low, step = low + step, step * 2
+        high = low + step
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if self._exists(middle) else (low, middle)
-        return low
+            low, high = (middle, high) if self._last_of(middle) else (low, middle)
+        return max(self._last_of(low), page[-1])
 
-    def _exists(self, number: int) -> bool:
-        try:
-            self._entries.stat(_key(number))
-        except NotFoundError as error:
-            if error.problem().reason == "BucketNotFound":
-                raise
-            return False
-        return True
+    def _numbers(self, prefix: str = "") -> Iterator[int]:
+        """Numbers of the entries whose names begin with *prefix*, ascending."""
+        keys = (info.key.removesuffix(".json") for info in self._entries.list(prefix))
+        return (int(stem) for stem in keys if stem.isascii() and stem.isdigit() and len(stem) == _DIGITS)
+
+    def _last_of(self, block: int) -> int:
+        """The highest number in a *block* of :data:`_BLOCK` numbers, 0 when it has none."""
+        return max(self._numbers(_key(block * _BLOCK)[: _DIGITS - len(str(_BLOCK)) + 1]), default=0)
 
 
 def _key(number: int) -> str:

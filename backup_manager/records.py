@@ -1,28 +1,22 @@
-"""The record of a backup: a small JSON object beside its data, ``<path>.record.json``.
+"""The record of one path in the storage: read, and written under a condition.
 
-It is three things. Before the first byte it is the *claim* on the path: created only if absent, so of two CRs on one path the
-second is refused before it writes. At the end it is the *account*: what, when, by which tool, how many bytes and objects, with
-the list of all objects in ``<path>.objects.gz`` for a later verification. After a clean it is the *tombstone*: who deleted what
-and when. It lies beside the data and outlives the CR and the cluster.
+Before the first byte it is the *claim* on the path. At the end it is the *account*: what, when, by which tool, how many bytes
+and objects, with the list of all objects in ``<path>.objects.gz`` for a later verification. After a clean it is the
+*tombstone*: who deleted what and when. It lies beside the data and outlives the CR and the cluster.
 
-Every change is a compare-and-swap, so none is lost, and is told to the folder's history (:mod:`backup_manager.history`).
-Secrets never enter.
+Each transition of :mod:`backup_manager.ownership` is one conditional write of the record that was read; when somebody else
+wrote in between, the record is read and the transition decided again. Every change is also entered in the folder's history
+(:mod:`backup_manager.history`).
 """
 
-import gzip
-import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from datetime import UTC, datetime
-from enum import StrEnum
-from posixpath import basename, dirname
-from typing import Any, Final, Literal, Self
+from posixpath import dirname
+from typing import Any, Final
+from uuid import uuid4
 
-import msgspec
-import orjson
-
-from backup_manager import history
-from backup_manager.custom_resource import Resource
+from backup_manager import history, ownership
 from backup_manager.errors import (
     AccessDeniedError,
     ClaimedError,
@@ -31,141 +25,49 @@ from backup_manager.errors import (
     PreconditionError,
     StorageError,
 )
-from backup_manager.masking import MASK, Masker
-from backup_manager.storage.base import ObjectInfo, Storage
-from crds.paths import Location
+from backup_manager.masking import Masker
+from backup_manager.ownership import Actor, Fence, claimed
+from backup_manager.record import (
+    ATTEMPT_FOLDER,
+    SUFFIX,
+    Attempt,
+    Cleaned,
+    Owner,
+    Past,
+    Record,
+    Role,
+    State,
+    find,
+    pack_objects,
+    record_location,
+    safe_spec,
+    unpack_objects,
+)
+from backup_manager.storage.base import Storage
+from crds.paths import OBJECTS_SUFFIX, Location
 from crds.report import Problem
-from crds.wire import Document, WireError
 
-SUFFIX: Final = ".record.json"
-OBJECTS_SUFFIX: Final = ".objects.gz"
+__all__ = [
+    "OBJECTS_SUFFIX",
+    "SUFFIX",
+    "Attempt",
+    "Cleaned",
+    "Fence",
+    "Owner",
+    "Past",
+    "Record",
+    "Records",
+    "Role",
+    "State",
+    "claimed",
+    "find",
+    "pack_objects",
+    "record_location",
+    "safe_spec",
+    "unpack_objects",
+]
+
 _RACES: Final = 8
-_PAST: Final = 5
-
-
-class State(StrEnum):
-    """What the data under the path is."""
-
-    CLAIMED = "Claimed"
-    COMPLETE = "Complete"
-    FAILED = "Failed"
-    CLEANING = "Cleaning"
-    CLEANED = "Cleaned"
-
-
-class Owner(Document, frozen=True, kw_only=True):
-    """The CR a path belongs to."""
-
-    kind: str = "Backup"
-    namespace: str = ""
-    name: str
-    uid: str
-
-    @classmethod
-    def of(cls, resource: Resource) -> Self:
-        """Of a CR; one that was never in a cluster has no uid and is known by its name."""
-        uid = resource.uid or f"file:{resource.namespace}/{resource.name}"
-        return cls(kind=resource.kind or "Backup", namespace=resource.namespace, name=resource.name, uid=uid)
-
-    def __str__(self) -> str:
-        """For messages."""
-        return f"{self.kind} {self.namespace}/{self.name} (uid {self.uid})"
-
-
-class Cleaned(Document, frozen=True, kw_only=True):
-    """Who deleted the data, when, why and how much."""
-
-    by: str = ""
-    why: str = ""
-    at: datetime
-    deleted: int = 0
-    bytes: int = 0
-
-
-class Past(Document, frozen=True, kw_only=True):
-    """An earlier life of the path, in short."""
-
-    owner: Owner
-    state: State
-    time_completed: datetime | None = None
-    cleaned: Cleaned | None = None
-
-
-class Record(Document, frozen=True, kw_only=True):
-    """The document."""
-
-    v: Literal[1] = 1
-    state: State
-    owner: Owner
-    backup_path: str
-    operation: str = ""
-    spec: dict[str, Any] = msgspec.field(default_factory=dict)
-    tool: str = ""
-    tool_version: str = ""
-    argv: tuple[str, ...] = ()
-    attempts: int = 1
-    time_claimed: datetime
-    time_completed: datetime | None = None
-    commit_ts: str | None = None
-    size: int | None = None
-    object_count: int | None = None
-    objects: str = ""
-    problem: Problem | None = None
-    cleaned: Cleaned | None = None
-    past: tuple[Past, ...] = ()
-    unknown: dict[str, Any] = msgspec.field(default_factory=dict)
-    """What a newer manager wrote at the top level: kept when this one writes the record back."""
-
-    @property
-    def live(self) -> bool:
-        """Whether there may be data that belongs to :attr:`owner`."""
-        return self.state is not State.CLEANED
-
-    def to_json(self) -> bytes:
-        """The bytes to store."""
-        written = self.plain()
-        return msgspec.json.format(msgspec.json.encode({**written.pop("unknown"), **written}), indent=2)
-
-    @property
-    def digest(self) -> str:
-        """The digest of what it says: what the history keeps of it."""
-        return history.digest(self.to_json())
-
-    @classmethod
-    def parse(cls, data: bytes, where: str) -> Self:
-        """Read a record. One that cannot be read is not ignored: it may be a claim. Raises StorageError."""
-        try:
-            record = cls.read(data)
-        except WireError:
-            raise StorageError(
-                f"{where} is no record that this version can read",
-                reason="UnreadableRecord",
-                hint="Look at it; remove it by hand when it does not belong to a backup, or use a newer manager.",
-            ) from None
-        known = cls.__struct_encode_fields__
-        return record.but(unknown={key: value for key, value in orjson.loads(data).items() if key not in known})
-
-
-def record_location(location: Location) -> tuple[Location, str]:
-    """Folder and name of the record of *location*.
-
-    >>> from crds.paths import Provider
-    >>> folder, name = record_location(Location(provider=Provider.S3, bucket="b", prefix="p/daily-1"))
-    >>> folder.url, name
-    ('s3://b/p', 'daily-1.record.json')
-    """
-    parent = Location(provider=location.provider, bucket=location.bucket, prefix=dirname(location.prefix))
-    return parent, basename(location.prefix) + SUFFIX
-
-
-def safe_spec(spec: Mapping[str, Any], mask: Masker) -> dict[str, Any]:
-    """*spec* without what may be secret: the SAS token, values of variables, and whatever *mask* knows."""
-    copy: dict[str, Any] = mask.value(orjson.loads(orjson.dumps(spec)))
-    for holder in (copy, copy.get("pitrFullBackupStorageProvider") or {}):
-        if isinstance(holder.get("azblob"), dict) and holder["azblob"].get("sasToken"):
-            holder["azblob"]["sasToken"] = MASK
-    copy["env"] = [{**item, "value": MASK} if "value" in item else item for item in copy.get("env") or ()]
-    return {key: value for key, value in copy.items() if value not in (None, [], {})}
 
 
 def _now() -> datetime:
@@ -173,81 +75,90 @@ def _now() -> datetime:
 
 
 class Records:
-    """The record of one path, and those around and inside it."""
+    """The record of one path, and those around and inside it.
 
-    def __init__(self, storage: Storage, *, now: Callable[[], datetime] = _now) -> None:
+    *attempt_id* is the identity of this process on the path: the uid of its Pod, else random. *pod* is for messages.
+    """
+
+    def __init__(self, storage: Storage, *, now: Callable[[], datetime] = _now, attempt_id: str = "", pod: str = "") -> None:
         self.location = storage.location
+        self.attempt_id = attempt_id or uuid4().hex
+        self._pod = pod
         self._storage = storage
         folder, self._key = record_location(storage.location)
         self._beside = storage.at(folder)
         self._chain = history.Chain(storage, folder)
         self._url = f"{folder.url.rstrip('/')}/{self._key}"
         self._now = now
+        self.last_claim: Record | None = None
+        """The claim that was written last, or may have been: the answer of a write can get lost."""
 
     def load(self) -> Record | None:
-        """The record, or None when there is none."""
+        """The record, or None when there is none. Raises StorageError (UnreadableRecord)."""
         found = self._fetch()
         return found[0] if found else None
 
-    def claim(self, owner: Owner, *, operation: str, spec: Mapping[str, Any], mask: Masker | None = None) -> Record:
-        """Take the path for *owner*, before anything is written. Raises ClaimedError when it is another's.
+    def data_storage(self, record: Record) -> Storage:
+        """The folder in which the data of *record* lies: the path, or the folder of one attempt in it."""
+        return self._storage.at(self.location.child(record.data)) if record.data else self._storage
 
-        The claim is written first and the neighbourhood looked at afterwards: of two that claim a path and a folder in it at
-        the same time, at least one sees the other. A repeated claim of the same owner succeeds and counts the attempt.
+    def claim(
+        self,
+        owner: Owner,
+        *,
+        operation: str,
+        spec: Mapping[str, Any],
+        mask: Masker | None = None,
+        fence: Fence = Fence.FOLDER,
+        ended: Set[str] = frozenset(),
+        trial: Callable[[], None] = lambda: None,
+    ) -> Record:
+        """Take the path for *owner*, before anything is written. Returns the claim, which the other methods take; or a Complete
+        record, untouched, when an attempt of *owner* completed it already. Raises ClaimedError when the path is another's.
+
+        The claim is written first, then the neighbours are checked, by every attempt: of two that claim a path and a folder in
+        it at the same time, at least one sees the other. Then *trial* runs (the preflight), and only the last conditional write
+        lets this attempt write data. *ended*: ids of attempts that were seen to end.
         """
-        wanted = Record(
-            state=State.CLAIMED,
-            owner=owner,
-            backup_path=self.location.url,
-            operation=operation,
-            spec=safe_spec(spec, mask or Masker()),
-            time_claimed=self._now(),
-        )
-        for _ in range(_RACES):
-            found = self._fetch()
-            try:
-                if found is None:
-                    self._write(wanted, if_absent=True)
-                    self._refuse_neighbours(owner, before=None)
-                    self._tell(wanted)
-                    return wanted
-                return self._claim_again(wanted, *found)
-            except PreconditionError:
-                continue
-        raise StorageError(f"{self._url} changes all the time", reason="StorageConflict", hint="Which other job writes there?")
-
-    def _claim_again(self, wanted: Record, there: Record, etag: str) -> Record:
-        if there.live and (there.owner.uid != wanted.owner.uid or there.state is State.CLEANING):
-            raise claimed(self.location.url, there)
-        if there.live:
-            update: dict[str, Any] = {"attempts": there.attempts + 1, "spec": wanted.spec, "operation": wanted.operation}
-            if there.state is not State.COMPLETE:
-                update |= {"state": State.CLAIMED, "problem": None}
-            record = there.but(**update)
-            self._write(record, if_match=etag)
-            self._tell(record)
-            return record
-        record = wanted.but(past=(*there.past, _past(there))[-_PAST:])
-        self._write(record, if_match=etag)
-        self._refuse_neighbours(wanted.owner, before=there)
-        self._tell(record)
+        actor = Actor(owner=owner, id=self.attempt_id, pod=self._pod, ended=ended)
+        wanted = self._first_claim(owner, operation, safe_spec(spec, mask or Masker()))
+        mine = self._transit(lambda there: self._note(ownership.claim(there, wanted, actor, fence)))
+        if mine.state is State.COMPLETE:
+            return mine
+        try:
+            self.check_around({owner.uid}, only_checked=mine.neighbours_checked)
+            self.check_inside({owner.uid}, only_checked=mine.neighbours_checked)
+        except StorageError as error:
+            if _is_definite(error):
+                problem = error.problem()
+                self._enter_if_possible(self._transit(lambda there: ownership.withdraw(there, mine, problem)))
+            raise
+        trial()
+        record = self._transit(lambda there: ownership.admit(there, mine))
+        self._enter(record)
         return record
 
-    def _refuse_neighbours(self, owner: Owner, *, before: Record | None) -> None:
-        """Give a fresh claim back, to what was there *before*, when a path around or inside it is another's."""
-        try:
-            self.check_around({owner.uid})
-            self.check_inside({owner.uid})
-        except Exception:
-            if before is None:
-                self._beside.delete([self._key])
-            else:
-                self._write(before)
-            raise
+    def refuse(self, owner: Owner, *, operation: str, problem: Problem) -> None:
+        """Note that *owner* was refused the path because of data which no record explains, unless the path is somebody's."""
+        actor = Actor(owner=owner, id=self.attempt_id, pod=self._pod)
+        wanted = self._first_claim(owner, operation, {})
+        before: list[Record | None] = []
+
+        def transition(there: Record | None) -> Record:
+            before[:] = [there]
+            return ownership.refuse(there, wanted, actor, problem)
+
+        record = self._transit(transition)
+        if record is not before[0]:
+            self._enter_if_possible(record)
+
+    def confirm(self, mine: Record) -> None:
+        """Look whether the claim *mine* still holds the path. Raises SupersededError."""
+        ownership.confirm(self.load(), mine)
 
     def complete(
         self,
-        owner: Owner,
+        mine: Record,
         *,
         tool: str = "",
         tool_version: str = "",
@@ -256,51 +167,98 @@ class Records:
         mask: Masker | None = None,
         listed: bool = True,
     ) -> Record:
-        """Close the account: list the data, keep the list (unless not *listed*: a log backup never ends), count and size."""
-        update: dict[str, Any] = {
-            "state": State.COMPLETE,
+        """Close the account of the claim *mine*: list the data, keep the list (unless not *listed*: a log backup never ends),
+        count and size. Raises SupersededError when a later attempt or a clean holds the path."""
+        account: dict[str, Any] = {
             "tool": tool,
             "tool_version": tool_version,
             "argv": tuple((mask or Masker())(argument) for argument in argv),
             "commit_ts": commit_ts,
             "time_completed": self._now(),
-            "problem": None,
         }
+        self.confirm(mine)
         if listed:
-            packed, count, size = pack_objects(self._storage.list())
-            name = self._key.removesuffix(SUFFIX) + OBJECTS_SUFFIX
+            packed, count, size = pack_objects(self.data_storage(mine).list())
+            name = self._objects_name(mine)
             self._beside.write(name, packed)
-            update |= {"objects": name, "object_count": count, "size": size}
-        return self._update(owner, lambda record: record.but(**update))
+            account |= {"objects": name, "object_count": count, "size": size}
+        record = self._transit(lambda there: ownership.complete(there, mine, account))
+        self._enter_if_possible(record)
+        return record
 
-    def fail(self, owner: Owner, problem: Problem) -> Record:
-        """The run failed; what it wrote stays claimed, for a retry or a clean."""
-        return self._update(owner, lambda r: r.but(state=State.FAILED, problem=problem))
+    def fail(self, mine: Record, problem: Problem) -> Record:
+        """The attempt *mine* failed; what it wrote stays claimed, for a retry or a clean. Raises SupersededError."""
+        record = self._transit(lambda there: ownership.fail(there, mine, problem))
+        self._enter_if_possible(record)
+        return record
 
-    def begin_clean(self, owner: Owner) -> None:
-        """Say that the data is being deleted, when there is a record of it."""
-        if self.load() is not None:
-            self._update(owner, lambda record: record.but(state=State.CLEANING), foreign=True)
-
-    def bury(self, owner: Owner, cleaned: Cleaned) -> Record:
-        """Leave the tombstone, also where no record was (data of TiDB Operator)."""
-        bare = Record(state=State.CLEANED, owner=owner, backup_path=self.location.url, time_claimed=self._now())
+    def close(self) -> None:
+        """This process ends, whatever became of its last claim: it is noted as ended, and the state stays."""
+        mine = self.last_claim
+        if mine is None:
+            return
+        attempt = mine.cleaner if mine.state is State.CLEANING else mine.attempt
         for _ in range(_RACES):
             found = self._fetch()
+            record = ownership.close(found[0] if found else None, attempt)
+            if record is None or found is None:
+                return
             try:
-                if found is None:
-                    record = bare.but(cleaned=cleaned)
-                    self._write(record, if_absent=True)
-                else:
-                    record = found[0].but(state=State.CLEANED, cleaned=cleaned, objects="")
-                    self._write(record, if_match=found[1])
+                self._write(record, if_match=found[1])
             except PreconditionError:
                 continue
-            if found and found[0].objects:
-                self._beside.delete([found[0].objects])
-            self._tell_if_possible(record)
-            return record
-        raise StorageError(f"{self._url} changes all the time", reason="StorageConflict")
+            self._enter_if_possible(record, event=history.ATTEMPT_ENDED)
+            return
+
+    def begin_clean(
+        self,
+        owner: Owner,
+        *,
+        uids: Set[str] = frozenset(),
+        keep_complete: bool = False,
+        ended: Set[str] = frozenset(),
+    ) -> Record:
+        """Claim the path for deletion on behalf of the CR *owner*, who may delete what belongs to *uids* too. Returns the claim
+        (state Cleaning), or a record of another state when there is nothing to delete: :func:`.ownership.begin_clean`.
+
+        Raises ClaimedError when the path, or a folder around or inside it, belongs to somebody else.
+        """
+        actor = Actor(owner=owner, id=self.attempt_id, pod=self._pod, ended=ended)
+        uids = {owner.uid, *uids}
+        bare = Record(state=State.CLEANING, owner=owner, backup_path=self.location.url, time_claimed=self._now())
+        before: Record | None = None
+
+        def claim(there: Record | None) -> Record:
+            nonlocal before
+            before = there
+            return self._note(ownership.begin_clean(there, bare, actor, uids, keep_complete=keep_complete))
+
+        mine = self._transit(claim)
+        if mine is before:
+            return mine
+        if mine.state is State.CLEANING and not (mine.neighbours_checked and mine.owner.uid == owner.uid):
+            # Nobody claims a path inside a claimed one; without a claim of our own it has to be looked for.
+            try:
+                self.check_around(uids)
+                self.check_inside(uids)
+            except StorageError as error:
+                if _is_definite(error):
+                    self._enter_if_possible(self._transit(lambda there: ownership.withdraw_clean(there, mine, before)))
+                raise
+        self._enter_if_possible(mine)
+        return mine
+
+    def confirm_clean(self, mine: Record) -> None:
+        """Look whether the cleaner's claim *mine* still holds the path. Raises SupersededError."""
+        ownership.confirm_clean(self.load(), mine)
+
+    def finish_clean(self, mine: Record, cleaned: Cleaned, *, ended: Set[str] = frozenset()) -> Record:
+        """Leave the tombstone in place of the cleaner's claim *mine*. Raises SupersededError."""
+        actor = Actor(owner=mine.owner, id="", ended=ended)
+        record = self._transit(lambda there: ownership.finish_clean(there, mine, cleaned, actor))
+        self._remove_object_lists(record)
+        self._enter_if_possible(record)
+        return record
 
     def objects(self, record: Record) -> dict[str, tuple[int, str]]:
         """The kept list: size and etag by key. Raises NotFoundError when it was not kept or is gone."""
@@ -308,8 +266,11 @@ class Records:
             raise NotFoundError(f"{self._url} keeps no list of objects", reason="NoObjectList")
         return unpack_objects(self._beside.read(record.objects))
 
-    def check_around(self, uids: Set[str]) -> None:
-        """Refuse when a folder that holds this path belongs to none of *uids*. Raises ClaimedError."""
+    def check_around(self, uids: Set[str], *, only_checked: bool = False) -> None:
+        """Refuse when a folder that holds this path belongs to none of *uids*. Raises ClaimedError.
+
+        With *only_checked* a claim that has not got past its own check of neighbours does not count: it will meet ours there.
+        """
         prefix = self.location.prefix
         while prefix:
             prefix = dirname(prefix)
@@ -319,14 +280,44 @@ class Records:
             except AccessDeniedError:
                 # Keys that are confined to a folder cannot look above it; whoever wrote there had other keys.
                 continue
-            if record and record.live and record.owner.uid not in uids:
+            if record and _is_foreign(record, uids, only_checked):
                 raise claimed(place.url, record)
 
-    def check_inside(self, uids: Set[str]) -> None:
+    def check_inside(self, uids: Set[str], *, only_checked: bool = False) -> None:
         """Refuse when a folder inside this path belongs to none of *uids*. Lists the whole path. Raises ClaimedError."""
         for record in find(self._storage):
-            if record.live and record.owner.uid not in uids:
+            if _is_foreign(record, uids, only_checked):
                 raise claimed(record.backup_path, record)
+
+    def _first_claim(self, owner: Owner, operation: str, spec: dict[str, Any]) -> Record:
+        return Record(
+            state=State.CLAIMED,
+            owner=owner,
+            backup_path=self.location.url,
+            operation=operation,
+            spec=spec,
+            neighbours_checked=False,
+            time_claimed=self._now(),
+        )
+
+    def _note(self, record: Record) -> Record:
+        self.last_claim = record
+        return record
+
+    def _objects_name(self, mine: Record) -> str:
+        """Each attempt has a name of its own for its list of objects, so that a stale one overwrites nobody's."""
+        number = mine.attempt.number if mine.attempt else mine.attempts
+        stem = self._key.removesuffix(SUFFIX)
+        return f"{stem}{OBJECTS_SUFFIX}" if number == 1 else f"{stem}.{ATTEMPT_FOLDER}{number}{OBJECTS_SUFFIX}"
+
+    def _remove_object_lists(self, record: Record) -> None:
+        stem = self._key.removesuffix(SUFFIX)
+        with suppress(ManagerError):
+            found = [f"{stem}{OBJECTS_SUFFIX}"]
+            if record.attempts > 1:
+                lists = self._beside.list(f"{stem}.{ATTEMPT_FOLDER}")
+                found += [info.key for info in lists if info.key.endswith(OBJECTS_SUFFIX) and "/" not in info.key]
+            self._beside.delete(found)
 
     def _fetch(self) -> tuple[Record, str] | None:
         try:
@@ -336,6 +327,30 @@ class Records:
                 raise
             return None
         return Record.parse(data, self._url), etag
+
+    def _transit(self, transition: Callable[[Record | None], Record]) -> Record:
+        """Write what *transition* makes of the record that is there, under the condition that it is still there; what it
+        returns unchanged is not written. Raises what the transition raises, and StorageError when others are always faster."""
+        for _ in range(_RACES):
+            found = self._fetch()
+            there = found[0] if found else None
+            record = transition(there)
+            if record is there:
+                return record
+            try:
+                if found is None:
+                    self._write(record, if_absent=True)
+                else:
+                    self._write(record, if_match=found[1])
+            except PreconditionError:
+                continue
+            return record
+        raise StorageError(
+            f"{self._url} changes all the time",
+            reason="StorageConflict",
+            retryable=True,
+            hint="Which other job writes there?",
+        )
 
     def _write(self, record: Record, *, if_absent: bool = False, if_match: str | None = None) -> None:
         try:
@@ -347,33 +362,17 @@ class Records:
                 hint=f"Records lie beside the data: allow reading and writing {self._url} too.",
             ) from None
 
-    def _update(self, owner: Owner, change: Callable[[Record], Record], *, foreign: bool = False) -> Record:
-        for _ in range(_RACES):
-            found = self._fetch()
-            if found is None:
-                raise NotFoundError(f"{self._url} is gone", reason="RecordLost", hint="Something deleted it during the run.")
-            if found[0].owner.uid != owner.uid and not foreign:
-                raise claimed(self.location.url, found[0])
-            try:
-                record = change(found[0])
-                self._write(record, if_match=found[1])
-            except PreconditionError:
-                continue
-            self._tell_if_possible(record)
-            return record
-        raise StorageError(f"{self._url} changes all the time", reason="StorageConflict")
-
-    def _tell_if_possible(self, record: Record) -> None:
+    def _enter_if_possible(self, record: Record, *, event: str = "") -> None:
         """A backup that is good stays good though its diary cannot be written; ``history verify`` shows what is missing."""
         with suppress(ManagerError):
-            self._tell(record)
+            self._enter(record, event=event)
 
-    def _tell(self, record: Record) -> None:
+    def _enter(self, record: Record, *, event: str = "") -> None:
         """Add what *record* now says to the history."""
         owner, cleaned = record.owner, record.cleaned if record.state is State.CLEANED else None
         self._chain.append(
             now=self._now,
-            event=str(record.state),
+            event=event or (history.WITHDRAWN if record.withdrawn else str(record.state)),
             path=record.backup_path,
             kind=owner.kind,
             namespace=owner.namespace,
@@ -392,38 +391,10 @@ class Records:
         )
 
 
-def claimed(path: str, record: Record) -> ClaimedError:
-    """The refusal, naming whose path it is."""
-    return ClaimedError(
-        f"{path} belongs to {record.owner} ({record.state})",
-        hint="Give this Backup a prefix of its own; or delete the other Backup with its data first.",
-    )
+def _is_foreign(record: Record, uids: Set[str], only_checked: bool) -> bool:
+    return record.live and record.owner.uid not in uids and (record.neighbours_checked or not only_checked)
 
 
-def find(storage: Storage) -> Iterator[Record]:
-    """Every record under the storage's folder. Lists all of it."""
-    for info in storage.list():
-        if info.key.endswith(SUFFIX):
-            yield Record.parse(storage.read(info.key), f"{storage.location.url.rstrip('/')}/{info.key}")
-
-
-def _past(record: Record) -> Past:
-    return Past(owner=record.owner, state=record.state, time_completed=record.time_completed, cleaned=record.cleaned)
-
-
-def pack_objects(objects: Iterable[ObjectInfo]) -> tuple[bytes, int, int]:
-    """The list of objects, compressed (one JSON array ``[key, size, etag]`` a line), with their number and total size."""
-    buffer, count, size = io.BytesIO(), 0, 0
-    with gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=6, mtime=0) as packed:
-        for info in objects:
-            key = info.key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-            packed.write(orjson.dumps((key, info.size, info.etag)) + b"\n")
-            count += 1
-            size += info.size
-    return buffer.getvalue(), count, size
-
-
-def unpack_objects(data: bytes) -> dict[str, tuple[int, str]]:
-    """Size and etag by key."""
-    with gzip.open(io.BytesIO(data)) as lines:
-        return {key: (size, etag) for key, size, etag in map(orjson.loads, lines)}
+def _is_definite(error: StorageError) -> bool:
+    """Whether asking again would give the same answer: the neighbour is another's, or cannot be known."""
+    return isinstance(error, ClaimedError) or error.problem().reason == "UnreadableRecord"

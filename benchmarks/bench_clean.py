@@ -89,9 +89,9 @@ def fill(server: servers.S3, count: int, folder: Path) -> None:
     argv = [servers.tool("s5cmd"), "--endpoint-url", server.endpoint, "--log", "error", "--numworkers", "32"]
     began = time.monotonic()
     records, owner = Records(open_storage(spec(server), env=server.env)), Owner.of(Resource.of(CR))
-    records.claim(owner, operation="backup", spec={})
+    claim = records.claim(owner, operation="backup", spec={})
     subprocess.run([*argv, "run", str(commands)], env=environment(server), check=True, stdout=subprocess.DEVNULL)
-    records.complete(owner)
+    records.complete(claim)
     print(f"  filled {count} in {time.monotonic() - began:.0f} s", flush=True)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 from app.domain.imported import Imported, ImportedError
 from app.domain.observed import Object, metadata
 from app.domain.times import moment
-from backup_manager.history import RESTORE_FAILED, RESTORED, Account, Entry
+from backup_manager.history import ATTEMPT_ENDED, RESTORE_FAILED, RESTORED, WITHDRAWN, Account, Entry
 from backup_manager.records import Past, Record
 from cli.documents import key_of
 from cli.storages import Filed, Shelf
@@ -16,6 +16,7 @@ from cli.summary import summarise
 from cli.words import when
 
 _UNFINISHED: Final = "Claimed"
+_FAILED: Final = "Failed"
 _RESTORES: Final = {RESTORED: "Complete", RESTORE_FAILED: "Failed"}
 
 
@@ -98,16 +99,18 @@ class Chronicle:
         for entry in account.entries:
             if entry.event in _RESTORES:
                 self._add_restore(entry)
+            elif entry.event == ATTEMPT_ENDED or (entry.event == WITHDRAWN and not entry.reason):
+                continue  # nothing became of the run by it
             else:
                 self._add_entry(entry)
 
     def _add_entry(self, entry: Entry) -> None:
         event = self._event(entry.kind, (entry.namespace, entry.name, entry.uid), entry.path, "history")
         event.time = event.time or entry.at
-        event.outcome = entry.event
+        event.outcome = _FAILED if entry.event == WITHDRAWN else entry.event
         event.size = entry.size if entry.size is not None else event.size
         event.commit_ts = entry.commit_ts or event.commit_ts
-        if entry.event in {"Complete", "Failed"}:
+        if entry.event in {"Complete", _FAILED, WITHDRAWN}:
             event.ended = entry.at
         if entry.reason:
             event.notes = [entry.reason]
@@ -125,10 +128,12 @@ class Chronicle:
         record = filed.record
         for past in record.past:
             self._add_past(past, record)
+        if record.withdrawn and record.problem is None:
+            return  # a clean that was refused; what lies there is told of by nobody
         owner = record.owner
         event = self._event(owner.kind, (owner.namespace, owner.name, owner.uid), record.backup_path, "record")
         event.time = record.time_claimed
-        event.outcome = str(record.state)
+        event.outcome = _FAILED if record.withdrawn else str(record.state)
         event.ended = record.time_completed or event.ended
         event.size = record.size if record.size is not None else event.size
         event.commit_ts = record.commit_ts or event.commit_ts

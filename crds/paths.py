@@ -25,6 +25,16 @@ class Provider(StrEnum):
     LOCAL = "local"
 
 
+RECORD_SUFFIX: Final = ".record.json"
+OBJECTS_SUFFIX: Final = ".objects.gz"
+READERS_SUFFIX: Final = ".readers"
+HISTORY_FOLDER: Final = ".history"
+ARCHIVE_SUFFIX: Final = ".tgz"
+"""TiDB Operator exports one archive; its path is an object, not a folder."""
+RESERVED_SUFFIXES: Final = (RECORD_SUFFIX, OBJECTS_SUFFIX, READERS_SUFFIX)
+RESERVED_NAMES: Final = (HISTORY_FOLDER,)
+"""Parts of a path that name objects of our own beside the data: no data may be written under them, nor be cleaned there."""
+
 _SCHEMES: Final = {Provider.S3: "s3", Provider.GCS: "gcs", Provider.AZBLOB: "azure", Provider.LOCAL: "local"}
 _PROVIDERS: Final = {scheme: provider for provider, scheme in _SCHEMES.items()}
 _TRAILING_SLASH: Final = frozenset({Provider.GCS, Provider.AZBLOB})
@@ -103,6 +113,22 @@ class Location:
         if mount and not f"{path}/".startswith(f"{mount}/"):
             raise PathError(f"{url!r} is outside the mounted volume {mount_path!r}")
         return cls(provider=provider, bucket=f"/{mount}", prefix=path[len(mount) :].strip("/"))
+
+
+def reserved_part(prefix: str, *, archive: bool = False) -> str:
+    """The first part of *prefix* that is reserved for our own objects, or empty. With *archive* a path that ends like an
+    archive of TiDB Operator is reserved too: its clean would delete an object of that name.
+
+    >>> reserved_part("p/nightly.record.json/x"), reserved_part("p/.history"), reserved_part("p/x.tgz", archive=True)
+    ('nightly.record.json', '.history', 'x.tgz')
+    >>> reserved_part("p/history"), reserved_part("p/x.tgz")
+    ('', '')
+    """
+    parts = [part for part in prefix.split("/") if part]
+    for part in parts:
+        if part in RESERVED_NAMES or part.endswith(RESERVED_SUFFIXES):
+            return part
+    return parts[-1] if archive and parts and parts[-1].endswith(ARCHIVE_SUFFIX) else ""
 
 
 def provider_of(spec: Mapping[str, Any]) -> Provider | None:

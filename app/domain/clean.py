@@ -10,6 +10,7 @@ it cannot be stopped, its data is to go     ``CleanFailed``: the data is kept, a
 policy ``Retain``; ``OnFailure``, not failed let go, data kept
 a Job that may still write                  it goes; wait until it has gone
 no path known                               let go: nothing was written
+last clean Job kept a complete backup       let go: data kept (``OnFailure``, and the record says Complete), said so
 last clean Job ended well                   let go: nothing is left
 it found locked objects                     wait for their date, then the next one
 it failed, and the last allowed one too     ``CleanFailed`` says what is left, and waits for a human
@@ -85,6 +86,7 @@ class Finding:
     shown: dict[str, Any]
     deferred: datetime | None
     nothing_left: bool
+    kept: bool
     reason: str
     cause: str
 
@@ -102,6 +104,7 @@ class Finding:
         return cls(
             shown=shown,
             deferred=deferred,
+            kept=job.succeeded and result.get("kept") is True,
             nothing_left=job.succeeded and not shown.get("left") and not deferred,
             reason=error.reason if error else "CleanBackupDataFailed",
             cause="; ".join(text for text in cause if text),
@@ -254,6 +257,9 @@ class _Deletion:
         if not job.finished:
             self.draft.enter(Phase.CLEAN, at=job.created, message=f"Job {job.name}", status=False)
             return self._wait_for(job)
+        if finding.kept:
+            self.warnings.append(f"data kept at {self.path}: the record says Complete, and cleanPolicy is OnFailure")
+            return self._let_go()
         if finding.nothing_left:
             self.draft.enter(Phase.CLEAN, at=job.ended)
             return self._let_go()

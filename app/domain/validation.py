@@ -18,7 +18,7 @@ from app.domain.observed import Observed, metadata
 from app.domain.status import Draft, Phase
 from app.domain.times import edited_at
 from crds import names
-from crds.paths import PathError, Provider, location_of, provider_of
+from crds.paths import PathError, Provider, location_of, provider_of, reserved_part
 from crds.v1alpha1 import spec_problems
 from crds.versions import at_least, split_image
 
@@ -95,6 +95,7 @@ def _problems(kind: str, spec: Mapping[str, Any], where: str) -> Iterator[str]:
     yield from _storage(spec, where, archive=kind == "Restore" and not spec.get("br"))
     yield from _retry_policy(spec, where)
     yield from _clean_policy(kind, spec, where)
+    yield from _reserved_prefix(kind, spec, where)
     yield from _service_account(spec)
 
 
@@ -220,6 +221,22 @@ def _clean_policy(kind: str, spec: Mapping[str, Any], where: str) -> Iterator[st
         yield (
             f"cleanPolicy {spec['cleanPolicy']} of {where} would empty the whole bucket when the Backup is deleted: "
             f"set spec.{provider}.prefix, or cleanPolicy Retain"
+        )
+
+
+def _reserved_prefix(kind: str, spec: Mapping[str, Any], where: str) -> Iterator[str]:
+    """Data under a name of our own records would overwrite them, or be deleted with them."""
+    if kind != "Backup":
+        return
+    try:
+        prefix = location_of(spec).prefix
+    except PathError:
+        return
+    # An export has a folder of its own inside the prefix, so only br's data lies in what is named here.
+    if part := reserved_part(prefix, archive=bool(spec.get("br"))):
+        yield (
+            f"spec.{provider_of(spec)}.prefix of {where} has the part {part!r}, which is reserved for the records beside "
+            "backups: choose another prefix"
         )
 
 

@@ -14,11 +14,13 @@ from backup_manager.database import Access, Database, connect
 from backup_manager.errors import ManagerError, NotFoundError, UsageError
 from backup_manager.operations import log
 from backup_manager.operations.steps import Context, Result, Step, run_steps
+from backup_manager.ownership import Fence
+from backup_manager.record import Record
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
 from backup_manager.storage.tool_urls import ToolStorage, for_br
 from backup_manager.tools import backupmeta, br
-from backup_manager.writing import Folder
+from backup_manager.writing import CompletedError, Folder
 from crds import names, paths, versions
 
 SNAPSHOT_REASON: Final = "BackupDataToRemoteFailed"
@@ -93,10 +95,17 @@ def _snapshot(context: Context, state: Backup) -> Result:
     state.argv = [state.binary, *br.backup(context.resource.spec, state.cluster, state.target.br_arguments)]
     context.journal.path(state.storage.location.url)
     if earlier := state.folder.finished():
-        context.log("an earlier attempt of this backup was complete; br is not run again")
-        return Result(commit_ts=earlier.commit_ts, backup_size=earlier.size)
-    with state.folder.told(), lease.held(context, state.cluster.namespace, state.cluster.name):
-        return run_steps(context, SNAPSHOT_STEPS, state).result
+        return _already_complete(context, earlier)
+    try:
+        with state.folder.told(), lease.held(context, state.cluster.namespace, state.cluster.name):
+            return run_steps(context, SNAPSHOT_STEPS, state).result
+    except CompletedError as meanwhile:
+        return _already_complete(context, meanwhile.record)
+
+
+def _already_complete(context: Context, record: Record) -> Result:
+    context.log("an earlier attempt of this backup was complete; br is not run again")
+    return Result(commit_ts=record.commit_ts, backup_size=record.size)
 
 
 def prepare(context: Context, state: Backup) -> None:
@@ -106,21 +115,24 @@ def prepare(context: Context, state: Backup) -> None:
         state.database = connect(context, Access.of(access, name="from", env=context.env, flags=context.flags))
     state.version = br_run.tikv_version(context, state.binary)
     resumes = resumable(state.version)
-    if state.folder.claim(resumable=resumes):
+    if state.folder.claim(fence=Fence.TOOL if resumes else Fence.NONE):
         context.log("br goes on from the checkpoint of an earlier attempt")
 
 
 def take(context: Context, state: Backup) -> None:
     """Run br with the GC life time raised, unless an earlier attempt finished the data."""
+    state.folder.confirm()
     if _has_meta(state.storage):
         context.log("backupmeta of an earlier attempt is there: br had finished")
         return
     work = br_run.BrRun(argv=state.argv, env=state.target.env, reason=SNAPSHOT_REASON)
     with gc_life_time.raised(context, state.database, context.resource.spec.get("tikvGCLifeTime")):
         try:
+            state.folder.confirm()
             state.heard = br_run.run(context, work)
         except ManagerError as error:
             _await_lock(context, error)
+            state.folder.confirm()
             state.heard = br_run.run(context, work)
 
 

@@ -3,83 +3,123 @@
 The path is the recorded one (:data:`crds.names.ENV_BACKUP_PATH`, else ``status.backupPath``), never what the spec says now. It
 is refused when its record, or one around or inside it, names another CR: unless the annotation
 :data:`crds.names.CONFIRM_CLEAN_ANNOTATION` names that CR's uid, for a path that was handed over by hand.
+
+A clean claims the path before it deletes, also where no record is, and looks at that claim again after every wait
+(docs/adr/0001-path-ownership.md). A record that says ``Complete`` keeps its data under ``cleanPolicy: OnFailure``, whatever the
+hook believed.
 """
 
 from dataclasses import dataclass, field
 from datetime import UTC, timedelta
 from typing import Any, Final
 
+from backup_manager.attempts import attempt_id, seen_to_end
 from backup_manager.cleaner import Cleaner, CleanOptions, Tally
 from backup_manager.errors import ManagerError, PartialError, StorageError, UsageError
 from backup_manager.operations.steps import Context, Result, Step, run_steps
-from backup_manager.records import Cleaned, Owner, Record, Records
+from backup_manager.ownership import FORCE, clean_refused
+from backup_manager.records import Cleaned, Owner, Record, Records, State
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
 from backup_manager.writers import wait_for_writers
 from crds import names
-from crds.paths import Location, PathError
+from crds.paths import ARCHIVE_SUFFIX, Location, PathError, reserved_part
 
-ARCHIVE_SUFFIX: Final = ".tgz"
-"""TiDB Operator exports one archive; its path is an object, not a folder."""
-_NEVER_WROTE: Final = frozenset({"BackupPathInUse", "BackupPathClaimed"})
+_REFUSED: Final = frozenset({"BackupPathInUse", "BackupPathClaimed"})
+_RUN_OUTCOMES: Final = ("Failed", "RetryFailed")
 _NAMED: Final = 5
 _WRITER_ROUNDS: Final = 3
 
 
 @dataclass(slots=True, kw_only=True)
 class Clean:
-    """What the steps hand to each other."""
+    """What the steps hand to each other. *uids*: other CRs whose data this one may delete. *claim*: this cleaner's claim on the
+    path. *kept*: why nothing is deleted; *complete*: since the record says Complete."""
 
     storage: Storage
     records: Records
     owner: Owner
+    uids: frozenset[str]
     record: Record | None = None
+    claim: Record | None = None
+    kept: str = ""
+    complete: bool = False
     tally: Tally = field(default_factory=Tally)
+
+    def keep(self, context: Context, why: str) -> None:
+        """End without deleting anything."""
+        self.kept = why
+        context.log(why)
 
 
 def run(context: Context) -> Result:
     """Delete what lies under the recorded path."""
     location = recorded_location(context)
-    if not location.prefix:
-        raise StorageError(
-            f"{location.url} is a whole bucket or volume, which is never cleaned",
-            reason="UnsafePath",
-            hint=f"Delete its content by hand, then set the annotation {_FORCE} on the Backup.",
-        )
+    _refuse_unsafe(location)
     context.journal.note(deleted=0)
-    if _never_wrote(context):
-        context.log(f"{location.url} was refused to this Backup, which therefore wrote nothing there; nothing is deleted")
-        return Result(details={"deleted": 0, "left": 0, "notes": ["the path was refused to this Backup; nothing was written"]})
     storage = open_storage(context.resource.spec, location=location, env=context.env)
-    state = Clean(storage=storage, records=Records(storage, now=context.now), owner=Owner.of(context.resource))
+    pod = context.env.get(names.ENV_POD_NAME, "")
+    state = Clean(
+        storage=storage,
+        records=Records(storage, now=context.now, attempt_id=attempt_id(context), pod=pod),
+        owner=Owner.of(context.resource),
+        uids=frozenset({context.resource.annotations.get(names.CONFIRM_CLEAN_ANNOTATION, "")} - {""}),
+    )
     try:
-        run_steps(context, STEPS, state)
+        for steps in (CLAIM_STEPS, DELETE_STEPS):
+            if not state.kept:
+                run_steps(context, steps, state)
+    except Exception:
+        _close(context, state)
+        raise
     finally:
         storage.close()
-    return Result(details=_told(state.tally))
+    return Result(details=_result(state))
 
 
 def authorise(context: Context, state: Clean) -> None:
-    """The path is this CR's, or nobody's."""
-    confirmed = context.resource.annotations.get(names.CONFIRM_CLEAN_ANNOTATION, "")
+    """The path is this CR's, or nobody's; asked early, so that nothing is waited for in vain, and again by the claim."""
     state.record = record = state.records.load()
-    uids = {state.owner.uid, confirmed} - {""}
-    if record is not None and record.live and record.owner.uid not in uids:
-        raise _refused(state.storage.location.url, record)
-    state.records.check_around(uids)
-    if record is None or record.owner.uid != state.owner.uid:
-        # Nobody claims a path inside a claimed one; without our own claim it has to be looked for.
-        state.records.check_inside(uids)
+    url = state.storage.location.url
+    uids = {state.owner.uid, *state.uids}
+    if (record is None or record.owner.uid not in uids) and _was_refused(context):
+        state.keep(context, f"{url} was refused to this Backup: nothing was written there, and nothing is deleted")
+    elif record is not None and record.live and record.owner.uid not in uids:
+        raise clean_refused(url, record)
+    else:
+        state.records.check_around(uids)
 
 
-def await_writers(context: Context, _state: Clean) -> None:
+def await_writers(context: Context, state: Clean) -> None:
     """Other Jobs of this CR have ended."""
-    wait_for_writers(context)
+    if not state.kept:
+        wait_for_writers(context)
+
+
+def claim(context: Context, state: Clean) -> None:
+    """Claim the path for deletion: from here on nobody else gets it. What the record says now decides."""
+    if state.kept:
+        return
+    record = state.records.begin_clean(
+        state.owner,
+        uids=state.uids,
+        keep_complete=context.resource.spec.get("cleanPolicy") == "OnFailure",
+        ended=seen_to_end(context, state.records.load()),
+    )
+    path = record.backup_path
+    if record.state is State.CLEANING:
+        state.claim = record
+    elif record.state is State.COMPLETE:
+        state.keep(context, f"the record of {path} says Complete, so cleanPolicy OnFailure keeps the data")
+        state.complete = True
+    elif record.withdrawn:
+        state.keep(context, f"the claim on {path} was withdrawn: nothing was written there, and nothing is deleted")
+    else:
+        state.keep(context, f"{path} was cleaned already")
 
 
 def delete(context: Context, state: Clean) -> None:
     """Delete until the path is listed empty while nobody writes."""
-    state.records.begin_clean(state.owner)
     if state.storage.location.prefix.endswith(ARCHIVE_SUFFIX):
         _delete_archive(context, state)
     for _ in range(_WRITER_ROUNDS):
@@ -87,6 +127,7 @@ def delete(context: Context, state: Clean) -> None:
             state.storage,
             CleanOptions.of(context.resource.spec.get("cleanOption")),
             on_progress=lambda tally: _show(context, state, tally),
+            confirm=lambda: _confirm(state),
             stop=context.stop,
         )
         try:
@@ -105,7 +146,7 @@ def delete(context: Context, state: Clean) -> None:
     )
 
 
-def bury(context: Context, state: Clean) -> None:
+def mark_cleaned(context: Context, state: Clean) -> None:
     """Leave the tombstone."""
     policy = context.resource.spec.get("cleanPolicy") or "by hand"
     cleaned = Cleaned(
@@ -115,16 +156,19 @@ def bury(context: Context, state: Clean) -> None:
         deleted=state.tally.deleted,
         bytes=state.tally.bytes,
     )
-    state.records.bury(state.owner, cleaned)
+    assert state.claim is not None  # noqa: S101  (the claim's step set it)
+    state.records.finish_clean(state.claim, cleaned, ended=seen_to_end(context, state.records.load()))
 
 
-STEPS: Final = (
+CLAIM_STEPS: Final = (
     Step(name="Authorise", work=authorise),
     Step(name="AwaitWriters", work=await_writers),
-    Step(name="Clean", work=delete),
-    Step(name="Record", work=bury),
+    Step(name="Claim", work=claim),
 )
-_FORCE: Final = 'tidb.pingcap.com/force-delete: "true"'
+DELETE_STEPS: Final = (
+    Step(name="Clean", work=delete),
+    Step(name="Record", work=mark_cleaned),
+)
 
 
 def recorded_location(context: Context) -> Location:
@@ -144,20 +188,41 @@ def recorded_location(context: Context) -> Location:
         raise UsageError(str(error), hint="Correct the recorded path.") from None
 
 
-def _refused(path: str, record: Record) -> ManagerError:
-    return StorageError(
-        f"{path} holds the data of {record.owner} ({record.state}); it is not deleted",
-        reason="BackupPathClaimed",
-        hint=f"If this Backup took it over, set the annotation {names.CONFIRM_CLEAN_ANNOTATION}: {record.owner.uid}; "
-        f"to let this Backup go and keep the data, {_FORCE}.",
-    )
+def _refuse_unsafe(location: Location) -> None:
+    if not location.prefix:
+        raise StorageError(
+            f"{location.url} is a whole bucket or volume, which is never cleaned",
+            reason="UnsafePath",
+            hint=f"Delete its content by hand, then set the annotation {FORCE} on the Backup.",
+        )
+    if part := reserved_part(location.prefix):
+        raise StorageError(
+            f"{location.url} is not cleaned: {part!r} is reserved for the records that lie beside backups",
+            reason="UnsafePath",
+            hint=f"Delete this Backup's own objects by hand, then set the annotation {FORCE} on it.",
+        )
 
 
-def _never_wrote(context: Context) -> bool:
-    """Whether every run of this CR was refused its path, before a record could say whose data is there."""
+def _was_refused(context: Context) -> bool:
+    """Whether the run of this CR ended because its path was refused to it. Only a run's own outcome counts: a refused clean
+    leaves the same reasons in a condition of another type, and says nothing of what the run wrote."""
     conditions = [c for c in context.resource.status.get("conditions") or () if c.get("status") == "True"]
-    refused = any(condition.get("reason") in _NEVER_WROTE for condition in conditions)
-    return refused and not any(condition.get("type") == "Complete" for condition in conditions)
+    outcomes = {condition.get("type"): condition.get("reason") for condition in conditions}
+    refused = any(outcomes.get(kind) in _REFUSED for kind in _RUN_OUTCOMES)
+    return refused and "Complete" not in outcomes
+
+
+def _confirm(state: Clean) -> None:
+    assert state.claim is not None  # noqa: S101  (the claim's step set it)
+    state.records.confirm_clean(state.claim)
+
+
+def _close(context: Context, state: Clean) -> None:
+    """Note that this attempt has ended; the path stays claimed for the next one."""
+    try:
+        state.records.close()
+    except ManagerError as error:
+        context.log(f"the record could not be updated: {error.message}")
 
 
 def _delete_archive(context: Context, state: Clean) -> None:
@@ -170,6 +235,7 @@ def _delete_archive(context: Context, state: Clean) -> None:
     if not targets:
         return
     context.stop.check()
+    _confirm(state)
     failures = parent.delete_batch(targets)
     state.tally.deleted += len(targets) - len(failures)
     state.tally.bytes += sum(target.size for target in targets)
@@ -193,6 +259,12 @@ def _sum(before: Tally, last: Tally) -> Tally:
         setattr(last, name, getattr(before, name) + getattr(last, name))
     last.notes = list(dict.fromkeys([*before.notes, *last.notes]))
     return last
+
+
+def _result(state: Clean) -> dict[str, Any]:
+    if state.kept:
+        return {"deleted": 0, "left": 0, "notes": [state.kept], **({"kept": True} if state.complete else {})}
+    return _told(state.tally)
 
 
 def _told(tally: Tally) -> dict[str, Any]:

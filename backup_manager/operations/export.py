@@ -1,8 +1,9 @@
 """Export: dumpling writes straight to the storage; then the dump is read back and judged.
 
 An export is good when dumpling ended with 0, said so, wrote its ``metadata`` to the end, and wrote at least one file beside
-it. The folder is the CR's own (``<prefix>/<cr>-<uid>``), known and reported before the first byte, so that a killed run can be
-found, repeated and cleaned.
+it. The path is the CR's own (``<prefix>/<cr>-<uid>``), known and reported before the first byte, so that a killed run can be
+found, repeated and cleaned. A repeated attempt writes into a folder of its own inside that path, ``attempt-<n>``, and the
+record says where the complete data lies: an attempt that was believed dead cannot mix its files into it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,12 +16,13 @@ from backup_manager import gc_life_time
 from backup_manager.database import Access, Database, connect
 from backup_manager.errors import NotFoundError, PermanentError, UsageError
 from backup_manager.operations.steps import Context, Result, Step, run_steps
+from backup_manager.record import Record
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
 from backup_manager.storage.tool_urls import ToolStorage, for_dumpling
 from backup_manager.tools import dumpling, dumpling_watch, process
 from backup_manager.tools.failures import failure
-from backup_manager.writing import Folder
+from backup_manager.writing import CompletedError, Folder
 from crds import names, paths
 
 REASON: Final = "DumpTidbClusterFailed"
@@ -57,17 +59,21 @@ def run(context: Context) -> Result:
     )
     context.journal.path(location.url)
     if earlier := state.folder.finished():
-        context.log("an earlier attempt of this export was complete; nothing is dumped again")
-        return Result(commit_ts=earlier.commit_ts, backup_size=earlier.size, details={"objectCount": earlier.object_count})
-    with state.folder.told():
-        return run_steps(context, STEPS, state).result
+        return _already_complete(context, earlier)
+    try:
+        with state.folder.told():
+            return run_steps(context, STEPS, state).result
+    except CompletedError as meanwhile:
+        return _already_complete(context, meanwhile.record)
 
 
 def prepare(context: Context, state: Export) -> None:
-    """The database answers; the folder is ours, and empty."""
+    """The database answers; the folder is ours, and where this attempt writes is empty."""
     state.database = connect(context, state.access)
     state.schemas = frozenset(str(row[0]) for row in state.database.rows("select schema_name from information_schema.schemata"))
     state.folder.claim()
+    state.storage = state.folder.data
+    state.target = for_dumpling(context.resource.spec, state.storage.location, env=context.env, scratch=context.scratch)
 
 
 def dump(context: Context, state: Export) -> None:
@@ -83,6 +89,7 @@ def dump(context: Context, state: Export) -> None:
     )
     heard = dumpling.Heard()
     with gc_life_time.raised(context, state.database, context.resource.spec.get("tikvGCLifeTime")), _watched(context, port):
+        state.folder.confirm()
         ended = process.run(
             state.argv,
             env={**context.env, **state.target.env},
@@ -110,6 +117,8 @@ def verify(context: Context, state: Export) -> None:
         )
     record = state.folder.complete(tool=dumpling.NAME, version=state.version, argv=state.argv, commit_ts=said.commit_ts)
     left_out = sorted(name for name in state.schemas - dumpling.schemas(keys) if name.lower() not in dumpling.SYSTEM_SCHEMAS)
+    if record.data:
+        context.log(f"the data lies in {state.storage.location.url}; restores of {record.backup_path} find it by its record")
     details = {"objectCount": record.object_count, "tables": len(dumpling.tables(keys)), "schemasLeftOut": left_out}
     state.result = Result(commit_ts=said.commit_ts, backup_size=record.size, details=details)
 
@@ -119,6 +128,11 @@ STEPS: Final = (
     Step(name=TOOL_STEP, work=dump),
     Step(name="Verify", work=verify),
 )
+
+
+def _already_complete(context: Context, record: Record) -> Result:
+    context.log("an earlier attempt of this export was complete; nothing is dumped again")
+    return Result(commit_ts=record.commit_ts, backup_size=record.size, details={"objectCount": record.object_count})
 
 
 def _location(context: Context) -> paths.Location:

@@ -13,8 +13,10 @@ from typing import Any, Final, cast
 
 from backup_manager import archive, history, target_lock
 from backup_manager.database import Access, Database, connect
-from backup_manager.errors import NotFoundError, PermanentError, UsageError
+from backup_manager.errors import NotFoundError, PermanentError, StorageError, UsageError
 from backup_manager.operations.steps import Context, Result, Step, run_steps
+from backup_manager.record import is_attempt_folder
+from backup_manager.records import Records
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
 from backup_manager.storage.tool_urls import ToolStorage, for_lightning
@@ -46,6 +48,7 @@ class Import:
     binary: str
     backend: lightning.Backend
     pd_addr: str
+    recorded: bool = False
     reading: ToolStorage | None = None
     database: Database | None = None
     tables: frozenset[tuple[str, str]] = frozenset()
@@ -85,7 +88,8 @@ def prepare(context: Context, state: Import) -> None:
 
 
 def look(context: Context, state: Import) -> None:
-    """The dump is there: its ``metadata``, its tables, its size."""
+    """The dump is there: its ``metadata``, its tables, its size. The record says in which folder of the path it lies."""
+    _follow_record(context, state)
     try:
         text = state.storage.read(dumpling.METADATA)
     except NotFoundError as error:
@@ -94,8 +98,41 @@ def look(context: Context, state: Import) -> None:
     for item in state.storage.list():
         state.size += item.size
         keys.append(item.key)
+    _refuse_ambiguous(state, keys)
     _understand(state, text, keys)
-    state.reading = for_lightning(context.resource.spec, state.source.folder, env=context.env, scratch=context.scratch)
+    state.reading = for_lightning(context.resource.spec, state.storage.location, env=context.env, scratch=context.scratch)
+
+
+def _follow_record(context: Context, state: Import) -> None:
+    """Read from where the record of the path says that the complete data lies; without one, or one that may not be read, from
+    the path itself."""
+    records = Records(state.storage, now=context.now)
+    try:
+        record = records.load()
+    except StorageError as error:
+        if error.problem().reason == "BucketNotFound":
+            raise
+        context.log(f"the record of {state.storage.location.url} cannot be read ({error.message}): the path itself is imported")
+        return
+    if record is None:
+        return
+    state.recorded = True
+    if record.data:
+        state.storage = records.data_storage(record)
+        context.log(f"the record says that the data lies in {state.storage.location.url}")
+        context.journal.note(source=state.storage.location.url)
+
+
+def _refuse_ambiguous(state: Import, keys: Sequence[str]) -> None:
+    """Attempts of one export may lie inside each other; without the record nobody knows which of them counts."""
+    folders = sorted({key.split("/")[0] for key in keys if is_attempt_folder(key.split("/")[0]) and "/" in key})
+    if folders and not state.recorded:
+        url = state.storage.location.url
+        raise PermanentError(
+            f"{url} holds several attempts of an export ({', '.join(folders[:_NAMED_TABLES])}), and its record cannot be read",
+            reason="SourceAmbiguous",
+            hint=f"Allow reading {url.rstrip('/')}.record.json; or name the folder of the attempt that completed.",
+        )
 
 
 def unpack(context: Context, state: Import) -> None:

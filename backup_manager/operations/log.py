@@ -15,6 +15,7 @@ import orjson
 from backup_manager import br_run, lease
 from backup_manager.errors import ManagerError, PermanentError, ToolError, UsageError
 from backup_manager.operations.steps import Context, Result
+from backup_manager.ownership import Fence
 from backup_manager.pd import Pd, TaskState
 from backup_manager.records import Owner, Records, claimed
 from backup_manager.tools import br
@@ -90,10 +91,11 @@ def run(context: Context, state: "Backup") -> Result:
 
 def _start(context: Context, state: "Backup", work: br_run.BrRun) -> Result:
     context.journal.path(state.storage.location.url)
-    with lease.held(context, state.cluster.namespace, state.cluster.name):
-        state.folder.claim(resumable=True)
+    with state.folder.open_until_end(), lease.held(context, state.cluster.namespace, state.cluster.name):
+        state.folder.claim(fence=Fence.TOOL)
         context.journal.running()
         context.journal.step(LogCommand.START.value)
+        state.folder.confirm()
         try:
             br_run.run(context, work)
         except ToolError as error:

@@ -85,10 +85,12 @@ def run(context: Context) -> Result:
         _judge_state(record)
         # At the root of a bucket the record, its list and the history lie among the data.
         own = () if location.prefix else (SUFFIX, OBJECTS_SUFFIX, f"{history.FOLDER}/")
-        found = compare(records.objects(record), (info for info in storage.list() if not info.key.startswith(own)))
+        data = records.data_storage(record)
+        found = compare(records.objects(record), (info for info in data.list() if not info.key.startswith(own)))
     finally:
         storage.close()
-    context.journal.note(objectCount=record.object_count, **found.to_dict())
+    where = {"dataPath": data.location.url} if record.data else {}
+    context.journal.note(objectCount=record.object_count, **where, **found.to_dict())
     context.journal.step(STEP, 100)
     if found.total:
         counts = ", ".join(f"{count} {kind}" for kind, count in found.counts.items() if count)
@@ -109,7 +111,11 @@ def _judge_state(record: Record) -> None:
         State.CLAIMED: "Its run has not ended, or was killed.",
         State.FAILED: record.problem.message if record.problem else "Its run failed.",
         State.CLEANING: "Its clean has not ended.",
-        State.CLEANED: f"Deleted {record.cleaned.at:%Y-%m-%d %H:%M:%S}Z, {record.cleaned.why}." if record.cleaned else "",
+        State.CLEANED: "The claim on this path was withdrawn before anything was written."
+        if record.withdrawn
+        else f"Deleted {record.cleaned.at:%Y-%m-%d %H:%M:%S}Z, {record.cleaned.why}."
+        if record.cleaned
+        else "",
     }
     raise CheckError(
         f"{record.backup_path} is {record.state}, not {State.COMPLETE}", reason="NotComplete", hint=hints[record.state]

@@ -37,17 +37,17 @@ def _storage(bucket: Bucket, prefix: str) -> MemoryStorage:
 def _backup(bucket: Bucket, prefix: str, name: str, uid: str, begin: datetime) -> tuple[Records, Owner]:
     """A complete export that began at *begin* and took ten minutes."""
     times = iter([begin, begin, *[begin + timedelta(minutes=10)] * 9])
-    records = Records(_storage(bucket, f"{prefix}/{name}-{uid[:8]}"), now=lambda: next(times))
+    records = Records(_storage(bucket, f"{prefix}/{name}-{uid[:8]}"), now=lambda: next(times), attempt_id=f"pod-of-{name}")
     owner = Owner(namespace="shop", name=name, uid=uid)
     spec = {
         "from": {"host": "basic-tidb", "secretName": "tidb"},
         "s3": {**S3, "prefix": prefix},
         "env": [{"name": "TOKEN", "value": "hush"}],
     }
-    records.claim(owner, operation="export", spec=spec)
+    claim = records.claim(owner, operation="export", spec=spec)
     bucket.put(f"{prefix}/{name}-{uid[:8]}/metadata", b"Finished dump at")
     bucket.put(f"{prefix}/{name}-{uid[:8]}/t.sql", b"12345")
-    records.complete(owner, tool="dumpling", tool_version="v8.5.0", commit_ts="449000000000000002")
+    records.complete(claim, tool="dumpling", tool_version="v8.5.0", commit_ts="449000000000000002")
     return records, owner
 
 
@@ -58,11 +58,11 @@ def _fill(bucket: Bucket) -> None:
     _backup(bucket, "shop/export", "second", UIDS[1], day + timedelta(days=1))
     third, owner = _backup(bucket, "shop/export", "third", UIDS[2], day + timedelta(days=2))
     burial = Cleaned(by="clean-third", why="cleanPolicy Delete", at=day + timedelta(days=9), deleted=2, bytes=21)
-    third.bury(owner, burial)
-    failed = Records(_storage(bucket, "shop/export/fourth"), now=lambda: day + timedelta(days=3))
-    failed.claim(Owner(namespace="shop", name="fourth", uid=UIDS[3]), operation="export", spec={"s3": S3})
-    failed.fail(Owner(namespace="shop", name="fourth", uid=UIDS[3]), Problem(reason="DiskFull", message="no space left"))
-    running = Records(_storage(bucket, "shop/br/fifth"), now=lambda: day + timedelta(days=4))
+    third.finish_clean(third.begin_clean(owner), burial)
+    failed = Records(_storage(bucket, "shop/export/fourth"), now=lambda: day + timedelta(days=3), attempt_id="pod-of-fourth")
+    claim = failed.claim(Owner(namespace="shop", name="fourth", uid=UIDS[3]), operation="export", spec={"s3": S3})
+    failed.fail(claim, Problem(reason="DiskFull", message="no space left"))
+    running = Records(_storage(bucket, "shop/br/fifth"), now=lambda: day + timedelta(days=4), attempt_id="pod-of-fifth")
     running.claim(Owner(namespace="shop", name="fifth", uid=UIDS[4]), operation="snapshot backup", spec={"s3": S3})
     Chain.beside(_storage(bucket, f"shop/export/first-{UIDS[0][:8]}")).append(
         now=lambda: day + timedelta(days=5),

@@ -51,10 +51,10 @@ def job(tmp_path: Path, store: Store, storage: Storage, spec: Mapping[str, Any] 
 
 def written(storage: Storage) -> Records:
     records = Records(storage)
-    records.claim(OWNER, operation="export", spec={})
+    claim = records.claim(OWNER, operation="export", spec={})
     for name in NAMES:
         storage.write(name, name.encode())
-    records.complete(OWNER, tool="dumpling")
+    records.complete(claim, tool="dumpling")
     return records
 
 

@@ -81,10 +81,10 @@ def write(cluster: Cluster, env: dict[str, str], prefix: str, name: str, day: in
     times = iter(BEGIN + timedelta(days=day, minutes=minute) for minute in range(9))
     records = Records(storage, now=lambda: next(times))
     owner = Owner(namespace="lost", name=name, uid=f"uid-of-{name}")
-    records.claim(owner, operation="export", spec=spec(cluster, prefix))
+    claim = records.claim(owner, operation="export", spec=spec(cluster, prefix))
     storage.write("metadata", b"Finished dump at")
     storage.write("shop.t.000000000.sql", b"x" * 100)
-    records.complete(owner, tool="dumpling", commit_ts="449000000000000002")
+    records.complete(claim, tool="dumpling", commit_ts="449000000000000002")
     storage.close()
     return url
 

@@ -46,14 +46,13 @@ def stored(bucket: Bucket) -> list[tuple[str, str]]:
 def live(bucket: Bucket) -> None:
     """The whole life of one backup, and the start of another."""
     of = records(bucket)
-    of.claim(OWNER, operation="export", spec={})
+    claim = of.claim(OWNER, operation="export", spec={})
     bucket.put("shop/nightly-1/metadata", b"x")
-    of.complete(OWNER, tool="dumpling", commit_ts="7")
-    of.begin_clean(OWNER)
-    of.bury(OWNER, Cleaned(by="clean-nightly", why="cleanPolicy Delete", at=NOW, deleted=1))
+    of.complete(claim, tool="dumpling", commit_ts="7")
+    of.finish_clean(of.begin_clean(OWNER), Cleaned(by="clean-nightly", why="cleanPolicy Delete", at=NOW, deleted=1))
     other = Owner(namespace="db", name="other", uid="uid-2")
-    records(bucket, "shop/other-1").claim(other, operation="export", spec={})
-    records(bucket, "shop/other-1").fail(other, Problem(reason="DumpFailed"))
+    another = records(bucket, "shop/other-1")
+    another.fail(another.claim(other, operation="export", spec={}), Problem(reason="DumpFailed"))
 
 
 def test_every_change_of_a_record_is_told_and_chained() -> None:
@@ -192,19 +191,20 @@ def test_a_claim_needs_its_entry_and_a_finished_backup_does_not() -> None:
     bucket = Bucket()
     with pytest.raises(AccessDeniedError):
         Records(_NoHistory(storage(bucket).location, bucket)).claim(OWNER, operation="export", spec={})
-    records(bucket).claim(OWNER, operation="export", spec={})
-    done = Records(_NoHistory(storage(bucket).location, bucket)).complete(OWNER)
+    claim = records(bucket).claim(OWNER, operation="export", spec={})
+    done = Records(_NoHistory(storage(bucket).location, bucket)).complete(claim)
     assert done.state is State.COMPLETE
     (finding,) = against_records(account(bucket), stored(bucket))
     assert "killed between the two" in finding.message
 
 
-def test_a_claim_that_is_given_back_leaves_no_entry() -> None:
+def test_a_claim_that_is_given_back_says_so() -> None:
     bucket = Bucket()
     records(bucket, "shop/a/b").claim(OWNER, operation="export", spec={})
     with pytest.raises(ClaimedError):
         records(bucket, "shop/a").claim(Owner(name="x", uid="uid-9"), operation="export", spec={})
-    assert account(bucket).length == 0
+    (entry,) = history.Chain(storage(bucket), Location(provider=Provider.S3, bucket="b", prefix="shop")).read().entries
+    assert (entry.event, entry.path, entry.reason) == ("Withdrawn", "s3://b/shop/a", "BackupPathClaimed")
 
 
 def test_a_chain_goes_on_from_where_it_was_seen() -> None:

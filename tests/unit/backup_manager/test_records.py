@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from backup_manager.custom_resource import Resource
-from backup_manager.errors import AccessDeniedError, ClaimedError, NotFoundError, StorageError
+from backup_manager.errors import AccessDeniedError, ClaimedError, NotFoundError, StorageError, SupersededError
 from backup_manager.masking import Masker
 from backup_manager.records import Cleaned, Owner, Record, Records, State, find, pack_objects, safe_spec, unpack_objects
 from backup_manager.storage.base import ObjectInfo
@@ -38,19 +38,19 @@ def claim(records: Records, owner: Owner = ONE) -> Record:
 def test_claim_complete_bury() -> None:
     bucket = Bucket()
     records = at("p/q", bucket)
-    claim(records)
+    mine = claim(records)
     assert data(bucket.objects) == {"p/q.record.json"}
     bucket.put("p/q/a", b"123")
     bucket.put("p/q/b", b"4567")
     bucket.put("p/q-b/c", b"not ours")
-    done = records.complete(ONE, tool="dumpling", tool_version="v8", argv=["--x"], commit_ts="42")
+    done = records.complete(mine, tool="dumpling", tool_version="v8", argv=["--x"], commit_ts="42")
     assert (done.state, done.object_count, done.size, done.commit_ts) == (State.COMPLETE, 2, 7, "42")
     assert {key: size for key, (size, _) in records.objects(done).items()} == {"a": 3, "b": 4}
-    records.begin_clean(ONE)
+    cleaning = records.begin_clean(ONE)
     loaded = records.load()
     assert loaded is not None
     assert loaded.state is State.CLEANING
-    buried = records.bury(ONE, Cleaned(by="pod", why="cleanPolicy Delete", at=NOW, deleted=2, bytes=7))
+    buried = records.finish_clean(cleaning, Cleaned(by="pod", why="cleanPolicy Delete", at=NOW, deleted=2, bytes=7))
     assert (buried.state, buried.live, buried.object_count) == (State.CLEANED, False, 2)
     assert data(bucket.objects) == {"p/q.record.json", "p/q/a", "p/q/b", "p/q-b/c"}
     again = records.load()
@@ -75,7 +75,11 @@ def test_a_path_around_or_inside_another_is_refused(first: str, second: str) -> 
     before = dict(bucket.objects)
     with pytest.raises(ClaimedError):
         claim(at(second, bucket), TWO)
-    assert bucket.objects == before
+    key = f"{second}.record.json"
+    withdrawn = Record.parse(bucket.objects[key], key)
+    assert (withdrawn.state, withdrawn.withdrawn, withdrawn.open) == (State.CLEANED, True, ())
+    assert data(bucket.objects.keys() - before.keys()) == {key}
+    assert all(bucket.objects[name] == before[name] for name in before)
 
 
 @pytest.mark.parametrize(("first", "second"), [("p", "p-b"), ("p/q", "p/qr"), ("a/b", "a/c"), ("a", "b/a")])
@@ -87,16 +91,14 @@ def test_siblings_do_not_disturb_each_other(first: str, second: str) -> None:
 
 def test_repeated_claim_of_the_same_backup_counts() -> None:
     records = at("p", Bucket())
-    claim(records)
-    records.fail(ONE, Problem(reason="DumpFailed", message="no"))
+    records.fail(claim(records), Problem(reason="DumpFailed", message="no"))
     again = claim(records)
     assert (again.attempts, again.state, again.problem) == (2, State.CLAIMED, None)
 
 
 def test_a_complete_backup_stays_complete() -> None:
     records = at("p", Bucket())
-    claim(records)
-    records.complete(ONE)
+    records.complete(claim(records))
     assert claim(records).state is State.COMPLETE
 
 
@@ -110,24 +112,25 @@ def test_no_claim_on_what_is_being_deleted() -> None:
 
 def test_a_cleaned_path_can_be_used_again_and_remembers() -> None:
     records = at("p", Bucket())
-    claim(records)
-    records.complete(ONE)
-    records.bury(ONE, Cleaned(at=NOW, deleted=3))
+    records.complete(claim(records))
+    records.finish_clean(records.begin_clean(ONE), Cleaned(at=NOW, deleted=3))
     fresh = claim(records, TWO)
     assert fresh.owner == TWO
     assert [(past.owner.uid, past.cleaned.deleted) for past in fresh.past if past.cleaned] == [("uid-1", 3)]
 
 
-def test_refused_neighbour_gives_the_tombstone_back() -> None:
+def test_a_refused_claim_on_a_cleaned_path_is_withdrawn_and_remembers() -> None:
     bucket = Bucket()
-    claim(at("p/q", bucket))
-    at("p/q", bucket).bury(ONE, Cleaned(at=NOW))
+    inner = at("p/q", bucket)
+    inner.complete(claim(inner))
+    inner.finish_clean(inner.begin_clean(ONE), Cleaned(at=NOW))
     claim(at("p", bucket), ONE)
     with pytest.raises(ClaimedError):
         claim(at("p/q", bucket), TWO)
     left = at("p/q", bucket).load()
     assert left is not None
-    assert (left.owner.uid, left.state) == ("uid-1", State.CLEANED)
+    assert (left.owner.uid, left.state, left.withdrawn) == ("uid-2", State.CLEANED, True)
+    assert [past.owner.uid for past in left.past] == ["uid-1"]
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"not json", b'{"v": 2}'])
@@ -142,10 +145,10 @@ def test_a_record_that_cannot_be_read_is_no_invitation(data: bytes) -> None:
 def test_newer_fields_survive_an_older_manager() -> None:
     bucket = Bucket()
     records = at("p", bucket)
-    claim(records)
+    mine = claim(records)
     text = bucket.objects["p.record.json"].decode().replace('"operation"', '"invented": {"x": 1}, "operation"')
     bucket.objects["p.record.json"] = text.encode()
-    records.complete(ONE)
+    records.complete(mine)
     assert b'"invented"' in bucket.objects["p.record.json"]
 
 
@@ -184,7 +187,8 @@ def test_of_a_folder_and_a_folder_in_it_never_both() -> None:
 
         in_parallel(run, [("p", ONE), ("p/q", TWO)])
         assert len(won) <= 1
-        assert {key.removesuffix(".record.json") for key in data(bucket.objects)} == set(won)
+        left = find(MemoryStorage(Location(provider=Provider.S3, bucket="b"), bucket))
+        assert {record.backup_path.removeprefix("s3://b/") for record in left if record.live} == set(won)
 
 
 def test_no_update_is_lost() -> None:
@@ -210,25 +214,29 @@ def in_parallel(work: Callable[[Any], None], items: list[Any]) -> None:
 
 def test_another_backups_record_is_not_written() -> None:
     records = at("p", Bucket())
-    claim(records)
-    with pytest.raises(ClaimedError):
-        records.complete(TWO)
-    with pytest.raises(ClaimedError):
-        records.fail(TWO, Problem(reason="x"))
+    mine = claim(records)
+    theirs = mine.but(owner=TWO)
+    with pytest.raises(SupersededError):
+        records.complete(theirs)
+    with pytest.raises(SupersededError):
+        records.fail(theirs, Problem(reason="x"))
 
 
 def test_a_record_that_vanished_is_told() -> None:
     with pytest.raises(NotFoundError) as caught:
-        at("p", Bucket()).complete(ONE)
+        at("p", Bucket()).complete(claim(at("p", Bucket())))
     assert caught.value.problem().reason == "RecordLost"
 
 
 def test_tombstone_without_a_record() -> None:
     """Data of TiDB Operator has none."""
     bucket = Bucket()
-    at("p", bucket).begin_clean(ONE)
-    assert not bucket.objects
-    at("p", bucket).bury(ONE, Cleaned(at=NOW, deleted=5))
+    records = at("p", bucket)
+    cleaning = records.begin_clean(ONE)
+    assert [record.state for record in find(MemoryStorage(Location(provider=Provider.S3, bucket="b"), bucket))] == [
+        State.CLEANING
+    ]
+    records.finish_clean(cleaning, Cleaned(at=NOW, deleted=5))
     assert [record.state for record in find(MemoryStorage(Location(provider=Provider.S3, bucket="b"), bucket))] == [
         State.CLEANED
     ]
@@ -265,8 +273,8 @@ def test_secrets_do_not_enter() -> None:
     }
     bucket = Bucket()
     records = at("p", bucket)
-    records.claim(ONE, operation="export", spec=spec, mask=Masker(["TOPSECRET"]))
-    records.complete(ONE, argv=["--s3.x", "--password=TOPSECRET"], mask=Masker())
+    mine = records.claim(ONE, operation="export", spec=spec, mask=Masker(["TOPSECRET"]))
+    records.complete(mine, argv=["--s3.x", "--password=TOPSECRET"], mask=Masker())
     assert b"TOPSECRET" not in bucket.objects["p.record.json"]
     kept = safe_spec(spec, Masker(["TOPSECRET"]))
     assert kept["from"] == {"host": "h", "secretName": "db"}

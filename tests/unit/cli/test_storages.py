@@ -76,10 +76,10 @@ def filled() -> Bucket:
     clock = iter(NOW + timedelta(minutes=minute) for minute in range(99))
     owner = Owner(namespace="db", name="n", uid="uid-n")
     records = Records(storage(bucket, "p/n"), now=lambda: next(clock))
-    records.claim(owner, operation="export", spec={"s3": S3})
+    claim = records.claim(owner, operation="export", spec={"s3": S3})
     bucket.put("p/n/data", b"1234")
-    records.complete(owner, commit_ts="7")
-    records.bury(owner, Cleaned(by="x", why="y", at=NOW + timedelta(days=1), deleted=1))
+    records.complete(claim, commit_ts="7")
+    records.finish_clean(records.begin_clean(owner), Cleaned(by="x", why="y", at=NOW + timedelta(days=1), deleted=1))
     records.claim(Owner(namespace="db", name="second", uid="uid-2"), operation="export", spec={"s3": S3})
     bucket.put("p/broken.record.json", b"{")
     return bucket
@@ -89,8 +89,8 @@ def test_everything_of_a_folder_is_found_and_what_is_broken_named() -> None:
     bucket = filled()
     shelf = read(storage(bucket, ""))
     assert [filed.record.owner.name for filed in shelf.filed] == ["second"]
-    assert [(account.folder.url, account.length) for account in shelf.accounts] == [("s3://b/p", 4)]
-    assert [problem for problem in shelf.problems if "broken.record.json is no record" in problem]
+    assert [(account.folder.url, account.length) for account in shelf.accounts] == [("s3://b/p", 5)]
+    assert [problem for problem in shelf.problems if "broken.record.json is not a record" in problem]
     # The record of the folder itself lies beside it.
     assert [filed.url for filed in read(storage(bucket, "p/n")).filed] == ["s3://b/p/n.record.json"]
 
@@ -145,8 +145,10 @@ def test_an_imported_backup_is_the_one_that_wrote_the_data() -> None:
     bucket = Bucket()
     owner = Owner(namespace="db", name="n", uid="uid-n")
     records = Records(storage(bucket, "p/n"), now=lambda: NOW)
-    records.claim(owner, operation="export", spec={"from": {"host": "h", "secretName": "s"}, "s3": {**S3, "secretName": "s"}})
-    records.complete(owner)
+    claim = records.claim(
+        owner, operation="export", spec={"from": {"host": "h", "secretName": "s"}, "s3": {**S3, "secretName": "s"}}
+    )
+    records.complete(claim)
     shelf = read(storage(bucket, "p"))
     (made,) = rebuild(shelf.filed, [])
     assert made.backup is not None

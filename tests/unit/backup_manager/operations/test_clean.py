@@ -97,6 +97,10 @@ class Scene:
     def claim(self, owner: Owner = MINE, path: str = PATH) -> None:
         self.records(path).claim(owner, operation="export", spec={})
 
+    def complete(self) -> None:
+        records = self.records()
+        records.complete(records.claim(MINE, operation="export", spec={}))
+
     def state(self, path: str = PATH) -> State | None:
         record = self.records(path).load()
         return record.state if record else None
@@ -123,8 +127,7 @@ SIBLING = {"p/cr-0f5e9c1a-b/sibling"}
 
 
 def test_own_data_goes_and_a_tombstone_stays(scene: Scene) -> None:
-    scene.claim()
-    scene.records().complete(MINE)
+    scene.complete()
     result = scene.run()
     assert scene.data() == SIBLING
     assert result.details["deleted"] == 3
@@ -221,7 +224,7 @@ def test_a_foreign_path_around_or_inside_is_refused(scene: Scene, path: str) -> 
 def test_an_unreadable_record_is_refused(scene: Scene) -> None:
     scene.server.put("p/cr-0f5e9c1a.record.json", b"{}")
     before = scene.data()
-    with pytest.raises(StorageError, match="no record that this version can read"):
+    with pytest.raises(StorageError, match="not a record that this version can read"):
         scene.run()
     assert scene.data() == before
 
@@ -355,7 +358,9 @@ def test_crash_in_the_middle_and_again(scene: Scene) -> None:
 
 def test_a_path_reused_after_its_clean_belongs_to_the_next(scene: Scene) -> None:
     scene.claim()
-    scene.records().bury(MINE, Cleaned(at=datetime(2026, 1, 1, tzinfo=UTC)))
+    records = scene.records()
+    ended = {attempt.id for attempt in (records.load() or pytest.fail("no record")).open}
+    records.finish_clean(records.begin_clean(MINE, ended=ended), Cleaned(at=datetime(2026, 1, 1, tzinfo=UTC)))
     scene.claim(OTHER)
     before = scene.data()
     with pytest.raises(StorageError):
@@ -364,8 +369,7 @@ def test_a_path_reused_after_its_clean_belongs_to_the_next(scene: Scene) -> None
 
 
 def test_progress_is_known_from_the_record(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    scene.claim()
-    scene.records().complete(MINE)
+    scene.complete()
     seen: list[tuple[int, float]] = []
     original: Callable[..., None] = clean._show
 

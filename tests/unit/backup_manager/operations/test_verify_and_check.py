@@ -33,10 +33,10 @@ def scene(tmp_path: Path, folder: LocalStorage) -> World:
 
 def complete(folder: LocalStorage) -> Records:
     records = Records(folder)
-    records.claim(OWNER, operation="export", spec={})
+    claim = records.claim(OWNER, operation="export", spec={})
     for name in ("a", "b/c", "d"):
         folder.write(name, name.encode())
-    records.complete(OWNER)
+    records.complete(claim)
     return records
 
 
@@ -90,19 +90,14 @@ def test_no_record(scene: World) -> None:
 
 @pytest.mark.parametrize("state", ["Claimed", "Failed", "Cleaning", "Cleaned"])
 def test_only_a_complete_backup_can_be_verified(scene: World, folder: LocalStorage, state: str) -> None:
-    records = complete(folder)
-    if state == "Claimed":
-        folder = LocalStorage(folder.location.child("never"))
-        Records(LocalStorage(Location(provider=Provider.LOCAL, bucket=folder.location.bucket, prefix="other"))).claim(
-            OWNER, operation="export", spec={}
-        )
-        scene.context.env[names.ENV_BACKUP_PATH] = f"local://{folder.location.bucket}/other"  # type: ignore[index]
-    elif state == "Failed":
-        records.fail(OWNER, Problem(reason="DumpFailed", message="dumpling said no"))
-    elif state == "Cleaning":
-        records.begin_clean(OWNER)
-    else:
-        records.bury(OWNER, Cleaned(at=NOW, why="cleanPolicy Delete"))
+    records = Records(folder)
+    claim = records.claim(OWNER, operation="export", spec={})
+    if state == "Failed":
+        records.fail(claim, Problem(reason="DumpFailed", message="dumpling said no"))
+    elif state in {"Cleaning", "Cleaned"}:
+        cleaning = records.begin_clean(OWNER)
+        if state == "Cleaned":
+            records.finish_clean(cleaning, Cleaned(at=NOW, why="cleanPolicy Delete"))
     with pytest.raises(CheckError, match=f"is {state}, not Complete") as caught:
         verified(scene)
     assert caught.value.hint
