@@ -67,7 +67,8 @@ __all__ = [
     "unpack_objects",
 ]
 
-_RACES: Final = 8
+_RACES: Final = 32
+"""Each lost race means that another process has written the record."""
 
 
 def _now() -> datetime:
