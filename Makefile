@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # As many workers as processors that may be used (tests/conftest.py).
 WORKERS := $(BIN)/pytest -q -n auto --dist loadfile
 
-.PHONY: help venv tools demo check format test property gotest unit servers integration e2e crds bench images clean
+.PHONY: help venv tools demo check static documented-unit format test property gotest unit servers integration e2e crds bench images clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,11 +33,16 @@ demo: tools ## back up a real TiDB to a real S3 server, restore it into a second
 	@$(BIN)/python -m sandbox.demo
 
 check: venv ## format, lint, types, import contracts, unit tests (under a minute)
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target static documented-unit
+
+static: venv ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make format"; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-cache > .venv/lint-imports.log 2>&1 || { cat .venv/lint-imports.log; exit 1; }
 	@$(BIN)/python -m crds.generate --check
+
+documented-unit: venv
 	@$(WORKERS) tests/unit tests/golden --doctest-modules crds app cli sandbox/metacontroller sandbox/access.py
 
 format: venv ## let ruff format and sort

@@ -124,7 +124,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def pytest_sessionfinish() -> None:
     """The end of what all workers share."""
-    from tests.support.sandboxes import stop_shared_sandbox  # unit tests alone need not import it before they begin
+    from tests.support.sandboxes import stop_shared_sandboxes  # unit tests alone need not import it before they begin
 
-    stop_shared_sandbox()
+    stop_shared_sandboxes()
     turns.end_of_run()

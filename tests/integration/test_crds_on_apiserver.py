@@ -1,8 +1,7 @@
 """The CRDs on a real API server: they are accepted, accept what they should, and refuse the rest in words."""
 
 import json
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from crds import generate
 from crds.v1alpha1 import KINDS
 from crds.v1alpha1.common import Model
 from sandbox.cluster import Cluster
+from tests.support.sandboxes import shared_api_server
 
 pytestmark = pytest.mark.integration
 
@@ -26,13 +26,11 @@ TIME = "2026-01-31T02:00:00Z"
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """etcd and a kube-apiserver that serves the committed CRDs; nothing that reacts to a resource."""
-    with Cluster(f"crds-{time.monotonic_ns() % 10**6}", tidbs=(), parts=frozenset()) as running:
-        running.kubectl("apply", *(f"--filename={path}" for path in generate.files()))
-        for name in NAMESPACES:
-            running.kubectl("create", "namespace", name)
-        yield running
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
+    running = shared_api_server(tmp_path_factory.getbasetemp())
+    for name in NAMESPACES:
+        running.kubectl("create", "namespace", name)
+    return running
 
 
 def test_every_crd_is_structural_and_served(cluster: Cluster) -> None:

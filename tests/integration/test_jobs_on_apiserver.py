@@ -1,16 +1,15 @@
 """Every Job, CR and status of the golden cases is taken by a real API server: nothing refused, nothing pruned."""
 
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import yaml
 
-from crds import generate
 from sandbox.api import JOBS, Resource
 from sandbox.cluster import Cluster
+from tests.support.sandboxes import shared_api_server
 
 pytestmark = pytest.mark.integration
 
@@ -21,13 +20,10 @@ STRICT: Final = {"dryRun": "All", "fieldValidation": "Strict"}
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """etcd and a kube-apiserver that serves the committed CRDs; nothing that reacts to a resource."""
-    with Cluster(f"jobs-{time.monotonic_ns() % 10**6}", tidbs=(), parts=frozenset()) as running:
-        running.kubectl("apply", *(f"--filename={path}" for path in generate.files()))
-        running.kubectl("wait", "--for=condition=Established", "crd", "--all")
-        running.kubectl("create", "namespace", "db")
-        yield running
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
+    running = shared_api_server(tmp_path_factory.getbasetemp())
+    running.kubectl("create", "namespace", "db")
+    return running
 
 
 def test_there_are_cases() -> None:
