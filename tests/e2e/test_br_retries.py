@@ -149,13 +149,14 @@ def test_the_third_failure_is_final(world: RetriedWorld, source: Tikv, slow: Non
 
 
 def test_the_timeout_ends_it_before_the_attempts_are_used_up(world: RetriedWorld, source: Tikv, slow: None) -> None:
-    policy = {"minRetryDuration": "3s", "maxRetryTimes": 9, "retryTimeout": "30s"}
+    policy = {"minRetryDuration": "3s", "maxRetryTimes": 9, "retryTimeout": "20s"}
+    source.kv.set_faults(Faults(slow_ms=3000))  # none of its attempts ends by itself before that
     world.apply("Backup", "late", source, world.s3("late"), backoffRetryPolicy=policy)
     world.cluster.kill_pod(world.running("backup-late"), world.namespace)
     second = world.running("backup-late-r1")
     failed = datetime.fromisoformat(world.status("late")["backoffRetryStatus"][0]["detectFailedAt"])
-    time.sleep(max(0.0, (failed + timedelta(seconds=31) - datetime.now(UTC)).total_seconds()))
+    time.sleep(max(0.0, (failed + timedelta(seconds=21) - datetime.now(UTC)).total_seconds()))
     world.cluster.kill_pod(second, world.namespace)
     told = world.failed("late")
-    assert (told["reason"], told["message"].partition(";")[0]) == ("AlreadyFailed", "retry timeout, max is 30s")
+    assert (told["reason"], told["message"].partition(";")[0]) == ("AlreadyFailed", "retry timeout, max is 20s")
     assert world.jobs() == ["backup-late", "backup-late-r1"]

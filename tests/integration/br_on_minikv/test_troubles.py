@@ -134,13 +134,11 @@ def test_a_killed_backup_resumes_from_its_checkpoint(source: Cluster, target: Cl
 def test_a_killed_restore_resumes(source: Cluster, target: Cluster, backup: str) -> None:
     """Its checkpoint is in a database of the target cluster, without a lock; the same command again finishes the work."""
     target.kv.set_faults(Faults(slow_ms=3000))
-    kept = "__TiDB_BR_Temporary_Snapshot_Restore_Checkpoint"
-    killed = target.br(
-        "restore", "full", *target.at(backup), stop_when=lambda _: kept in target.user_databases(), how=signal.SIGKILL
-    )
+    restoring = '["Restore files"]'
+    killed = target.br("restore", "full", *target.at(backup), stop_when=lambda said: restoring in said, how=signal.SIGKILL)
     target.keep("restore-killed", killed)
     assert killed.code == -signal.SIGKILL
-    assert kept in target.user_databases()
+    assert "__TiDB_BR_Temporary_Snapshot_Restore_Checkpoint" in target.user_databases()
 
     target.kv.set_faults(Faults())
     again = target.keep("restore-resumed", target.br("restore", "full", *target.at(backup)))
