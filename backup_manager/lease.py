@@ -78,7 +78,7 @@ def _waiting(holder: Note, place: "LeasePlace") -> Problem:
 def _lost(name: str, why: str) -> ClusterLeaseLostError:
     return ClusterLeaseLostError(
         f"Lease {name} was lost, so the tool was stopped: {why}",
-        hint="The run is repeated when the retry policy allows.",
+        hint="The run is repeated only if backoffRetryPolicy has a retry left.",
     )
 
 

@@ -97,7 +97,9 @@ class Stop:
     def check(self) -> None:
         """Raise InterruptedError_ when the end was asked for."""
         if self.requested:
-            raise InterruptedError_("the run was stopped before it ended", hint="It is repeated when the retry policy allows.")
+            raise InterruptedError_(
+                "the run was stopped before it ended", hint="It is repeated only if backoffRetryPolicy has a retry left."
+            )
 
     @contextmanager
     def listen(self, listener: Callable[[], None]) -> Iterator[None]:

@@ -282,5 +282,6 @@ def _waiting(place: Place, holder: Note) -> Problem:
 def _lost(why: str) -> TargetLockLostError:
     return TargetLockLostError(
         f"the lock of the target was lost, so the tool was stopped: {why}",
-        hint="Part of the data may be there. The run is repeated when the retry policy allows; an import wants empty tables.",
+        hint="Part of the data may be there. It is repeated only if backoffRetryPolicy has a retry left; an import wants "
+        "empty tables.",
     )

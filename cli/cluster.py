@@ -102,7 +102,12 @@ class Cluster:
             if namespace:
                 return dict(self._resources.list_namespaced_custom_object(group, version, namespace, plural, **options))
             return dict(self._resources.list_cluster_custom_object(group, version, plural, **options))
-        calls = {"Job": (self._batch, "job"), "Pod": (self._core, "pod"), "Event": (self._core, "event")}
+        calls = {
+            "Job": (self._batch, "job"),
+            "Pod": (self._core, "pod"),
+            "Event": (self._core, "event"),
+            "ServiceAccount": (self._core, "service_account"),
+        }
         api, name = calls[kind]
         raw = {**options, "_preload_content": False}
         if namespace:

@@ -12,6 +12,7 @@ from backup_manager.masking import Masker
 from backup_manager.tools.failures import error_text, failure
 from backup_manager.tools.process import Ended
 from cli.documents import key_of
+from cli.next_step import after_the_last_clean, cleans, default_step, next_attempt
 from cli.summary import FAILED, Summary, summarise
 from cli.words import age, size, when
 from crds import names
@@ -21,20 +22,24 @@ _UNKNOWN: Final = "Unknown"
 _QUIET: Final = 60
 """Seconds after which a CR without any status is not merely new."""
 _NEXT: Final[Mapping[str, str]] = {
-    "ClusterNotFound": "Create the TidbCluster, or correct spec.br.cluster and spec.br.clusterNamespace; it goes on by itself.",
-    "ClusterNotReady": "Bring the TidbCluster to Ready (kubectl describe tc); it goes on by itself.",
-    "InvalidSpec": "Correct the spec (kubectl edit, or apply it again); it is judged anew at once.",
+    "ClusterNotFound": "Create the TidbCluster, or correct spec.br.cluster and spec.br.clusterNamespace; it then continues.",
+    "ClusterNotReady": "Bring the TidbCluster to Ready (kubectl describe tc); it then continues automatically.",
+    "InvalidSpec": "Correct the spec (kubectl edit, or apply it again); it is validated again at once.",
+    "IdentityChanged": "Set the field back, or create a new CR for the other value; until then the edit has no effect.",
+    "LogBackupErrorPaused": "Fix the cause before GC removes what the log still needs, then set logSubcommand to log-pause and "
+    "back to log-start: the task is not resumed by itself.",
+    "JobNotCreated": "Look whose the Job is (kubectl get job --show-labels), and at the events of this CR.",
+    "JobNameTaken": "Delete that Job when it has ended, or create this CR under another name.",
+    "NoPodCreated": "The events of its Job have the cause: kubectl describe job.",
+    "NoPodReady": "The events of its Pod have the cause: kubectl describe pod.",
     "PreviousRunning": "Let the run before end, or see why it does not: tidb-backup why on that Backup.",
     "GroupRunning": "Let the run of the other schedule end, or see why it does not.",
     "NotCreated": "See the schedule's events and the webhook's log: something refuses the Backup.",
     "DeadlineMissed": "Raise startingDeadlineSeconds, or find out what kept the webhook from answering.",
     "ClockBehind": "Correct the clock of the webhook's node; nothing is deleted until then.",
-    "Unreadable": "Correct or delete the Backup that is named; nothing is deleted until then.",
-    "ReportMissing": "See its Job's log; a success without proof does not count.",
-    "JobVanished": "Somebody deleted the Job while it ran; delete and apply the CR again to repeat it.",
+    "Unreadable": "Correct the Backup that is named; nothing is deleted until then.",
     "NamespaceTerminating": "The data is left where it was; delete it there by hand if it is not wanted.",
     "LogTruncateAhead": "Correct spec.logTruncateUntil if it is a slip; else it is done once the log has come that far.",
-    "ObjectsLocked": "Nothing to do: what is locked is tried again when its lock ends.",
 }
 _POD: Final[Mapping[str, str]] = {
     "ImagePullBackOff": "Correct the image, or the pull secret: spec.toolImage, spec.imagePullSecrets.",
@@ -50,7 +55,8 @@ _POD: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What was found: the CR, its Jobs, their Pods, events about any of them, the log's last lines."""
+    """What was found: the CR, its Jobs, their Pods, events about any of them, the log's last lines. *namesakes* are Jobs of
+    others that have the name of one that the CR waits for; *accounts* the namespace's ServiceAccounts, None where not known."""
 
     cr: Object
     jobs: Sequence[Object] = ()
@@ -58,6 +64,8 @@ class Evidence:
     events: Sequence[Object] = ()
     log: str = ""
     children: Sequence[Object] = ()
+    namesakes: Sequence[Object] = ()
+    accounts: frozenset[str] | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,7 +100,7 @@ def explain(evidence: Evidence, now: datetime) -> Explanation:
     found.sentences += _told_by_events(evidence)
     found.sentences = [mask(sentence) for sentence in found.sentences]
     found.log = [mask(line) for line in evidence.log.splitlines()]
-    found.suggest(_default_step(cr, summary))
+    found.suggest(default_step(cr, summary))
     return found
 
 
@@ -128,7 +136,9 @@ def _of_run(found: Explanation, evidence: Evidence, now: datetime) -> None:
     status = cr.get("status") or {}
     said = _condition_words(cr, summary.phase)
     jobs = sorted((Job(obj=job) for job in evidence.jobs), key=lambda job: (str(job.created), job.name))
-    if summary.phase == "Complete":
+    deleting = bool(metadata(cr).get("deletionTimestamp"))
+    troubled = any(condition(cr, kind) for kind in ("Invalid", "Stalled"))
+    if summary.phase == "Complete" and not deleting and not troubled:
         found.sentences.append(_sentence(_success(cr, summary)))
         found.suggest("Nothing to do." if said != "Imported" else "Nothing to do; tidb-backup verify compares its data.")
         return
@@ -141,16 +151,94 @@ def _of_run(found: Explanation, evidence: Evidence, now: datetime) -> None:
             found.sentences.append(_sentence(f"{item['reason']}: {item.get('message') or 'no more is said'}"))
     if task := status.get("logTask"):
         found.sentences.append(_of_log_task(task, now))
+    _of_namesakes(found, evidence)
     if jobs:
         _of_job(found, jobs[-1])
+        _of_missing_pods(found, jobs[-1], evidence)
     _of_pods(found, evidence.pods)
-    _of_log(found, evidence.log)
-    reasons = [str(item.get("reason")) for item in status.get("conditions") or () if item.get("status") == "True"]
-    for reason in reversed(reasons):
+    if cleans(cr):
+        # What the log or an older condition advises is about the run, and that is over.
+        _of_clean(found, cr)
+    else:
+        _of_log(found, evidence.log)
+        _of_attempts(found, cr)
+    shown = ("Invalid", "Stalled", "Waiting", summary.phase)
+    for reason in (str((condition(cr, kind) or {}).get("reason")) for kind in shown):
         found.suggest(_NEXT.get(reason, ""))
-    if retries := status.get("backoffRetryStatus"):
-        last = retries[-1]
-        found.sentences.append(_sentence(f"{len(retries)} failed attempt(s) so far, the next at {last.get('expectedRetryAt')}"))
+
+
+def _of_attempts(found: Explanation, cr: Object) -> None:
+    """How often it failed, and whether another attempt follows."""
+    records = (cr.get("status") or {}).get("backoffRetryStatus") or ()
+    if not records:
+        return
+    attempts = f"{len(records)} failed attempt{'s' if len(records) > 1 else ''}"
+    following = next_attempt(cr)
+    if following:
+        found.sentences.append(_sentence(f"{attempts} so far, the next is due at {when(following)}"))
+    elif found.summary.phase in FAILED and found.summary.phase != "Invalid":
+        found.sentences.append(_sentence(f"{attempts}; no other follows"))
+    else:
+        found.sentences.append(_sentence(f"{attempts} before"))
+
+
+def _of_clean(found: Explanation, cr: Object) -> None:
+    """How often the clean was tried, whether it is tried again, and how to do without."""
+    status = cr.get("status") or {}
+    attempt = (status.get("cleanStatus") or {}).get("attempt")
+    tried = f"clean attempt {attempt}" if attempt else "the deletion"
+    if following := next_attempt(cr):
+        found.sentences.append(_sentence(f"{tried} failed, the next is due at {when(following)}"))
+        found.suggest("Nothing to do yet: it is tried again then. Fix the cause before, if it is one that stays.")
+    elif status.get("phase") == "CleanFailed":
+        found.sentences.append(_sentence(f"{tried} was the last, no other follows"))
+        found.suggest(after_the_last_clean(cr))
+
+
+def _of_namesakes(found: Explanation, evidence: Evidence) -> None:
+    """Whose the Job is that has the name of an awaited one."""
+    for other in evidence.namesakes:
+        owner = Job(obj=other).owner or "no CR of this project"
+        found.sentences.append(_sentence(f"Job {name_of(other)}, which it waits for, exists and belongs to {owner}"))
+        state = "It has ended: delete that Job" if Job(obj=other).finished else "Wait until that Job has ended and delete it"
+        found.suggest(f"{state}, or create this {found.summary.kind} under another name.")
+
+
+def _of_missing_pods(found: Explanation, job: Job, evidence: Evidence) -> None:
+    """Why *job* has no Pod at all: its own events say so, and whether its account exists."""
+    if job.finished or job.has_pods or evidence.pods:
+        return
+    namespace = found.summary.namespace
+    events = [event for event in evidence.events if event.get("reason") == "FailedCreate" and _about(event, job)]
+    said = str(max(events, key=_event_time).get("message") or "") if events else ""
+    missing = "serviceaccount" in said.lower() and "not found" in said
+    if evidence.accounts is not None and job.account:
+        missing = job.account not in evidence.accounts
+    if missing:
+        found.sentences.append(f"No Pod of Job {job.name} can be created: ServiceAccount {job.account} is missing.")
+        found.suggest(
+            f"kubectl label namespace {namespace} {names.NAMESPACE_LABEL}=enabled brings the account with its rights; the Job "
+            "then gets its Pod automatically, within some minutes."
+            if job.account in {"", names.SERVICE_ACCOUNT}
+            else f"Create ServiceAccount {job.account} with the manager's rights, or correct spec.serviceAccount in a new CR."
+        )
+    elif "exceeded quota" in said:
+        found.sentences.append(f"No Pod of Job {job.name} can be created: a quota of the namespace is used up.")
+        found.suggest(f"Raise the quota or free some of it: kubectl describe quota -n {namespace}. The Job then gets its Pod.")
+    elif said:
+        found.sentences.append(f"No Pod of Job {job.name} can be created.")
+        found.suggest(f"Remove what refuses the Pod; the Job then gets it. See: kubectl describe job {job.name} -n {namespace}")
+    elif condition(evidence.cr, "Stalled"):
+        found.suggest(f"See why no Pod is created: kubectl describe job {job.name} -n {namespace}")
+
+
+def _about(event: Object, job: Job) -> bool:
+    about = event.get("involvedObject") or {}
+    return (about.get("kind"), about.get("name")) == ("Job", job.name)
+
+
+def _event_time(event: Object) -> str:
+    return str(event.get("lastTimestamp") or event.get("eventTime") or "")
 
 
 def _of_log_task(task: Mapping[str, Any], now: datetime) -> str:
@@ -266,20 +354,6 @@ def _newest(children: Iterable[Object]) -> Object | None:
 def _told_by_events(evidence: Evidence) -> list[str]:
     """The last warnings, each said once."""
     warnings = [event for event in evidence.events if event.get("type") == "Warning"]
-    warnings.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
+    warnings.sort(key=_event_time)
     told = dict.fromkeys(f"{event.get('reason')}: {event.get('message')}" for event in warnings)
     return [_sentence(f"event {text}") for text in list(told)[-_EVENTS:]]
-
-
-def _default_step(cr: Object, summary: Summary) -> str:
-    if summary.phase == "Invalid":
-        return _NEXT["InvalidSpec"]
-    if summary.phase in FAILED and names.SCHEDULE_LABEL in (metadata(cr).get("labels") or {}):
-        return "Mend the cause; the schedule goes on with its next run, whatever became of this one."
-    if summary.phase in FAILED:
-        return f"Mend the cause, then delete and apply the {summary.kind} again; a failed one is never repeated by itself."
-    if summary.phase in {"Running", "Scheduled", "Prepare", "New", "Active"}:
-        return "Nothing to do: it goes on by itself."
-    if summary.phase == "RetryFailed":
-        return "Nothing to do yet: it is tried again. Mend the cause before that, if it is one that stays."
-    return f"See the object itself: kubectl describe {summary.kind.lower()} {summary.name} -n {summary.namespace}"

@@ -60,6 +60,8 @@ OWNER_LABELS: Final = {BACKUP_LABEL: "Backup", RESTORE_LABEL: "Restore", COMPACT
 """Kind of the CR that a Job's label names."""
 
 SERVICE_ACCOUNT: Final = "tidb-backup-manager"
+NAMESPACE_LABEL: Final = "tidb.pingcap.com/backup"
+"""On a Namespace: ``enabled`` brings the account that Jobs run as, with its rights."""
 
 # Environment of a manager's container, set by the builders through the downward API or as literals.
 ENV_JOB_NAME: Final = "JOB_NAME"

@@ -33,7 +33,7 @@ from app.domain.decision import Decision
 from app.domain.ending import FORCE_ANNOTATION
 from app.domain.jobs import Job, JobIntent, Purpose, observed_jobs
 from app.domain.observed import Observed, metadata
-from app.domain.run import Run, show, stall_hint, stall_time
+from app.domain.run import Run, show, stall_cause, stall_time
 from app.domain.status import Draft, Phase, holds, outcome_of
 from app.domain.times import moment, stamp
 from crds import names
@@ -109,6 +109,10 @@ class Finding:
             reason=error.reason if error else "CleanBackupDataFailed",
             cause="; ".join(text for text in cause if text),
         )
+
+
+def _at(due: datetime | None) -> str:
+    return f" at {stamp(due)}" if due else ""
 
 
 class _Deletion:
@@ -200,13 +204,20 @@ class _Deletion:
     def _stop(self, first: str, cluster: clusters.Cluster) -> Decision[JobIntent] | None:
         attempt = Attempt.latest(first, self.jobs)
         job = attempt.job
+        if "attempt" not in (self.draft.get("cleanStatus") or {}):
+            self.draft.put(cleanStatus=None)  # what was said of an earlier attempt to stop
         if job and job.succeeded:
             self.draft.enter(Phase.STOPPED, at=job.ended, command=log_backup.STOP)
             return None
         if job and not job.finished:
-            return self._wait_for(job)
+            return self._wait_for(job, self._way_out(stopped=False))
         if job and attempt.number >= self.config.clean_attempts:
             return self._not_stopped(job)
+        if job:
+            due = self._retry_time(attempt)
+            cause = Finding.of(job).cause
+            message = f"Job {job.name} could not stop the log backup: {cause}; another attempt follows{_at(due)}"
+            self.draft.put(cleanStatus={"message": message, **({"nextAttemptAt": stamp(due)} if due else {})})
         wanted = JobIntent(name=first, purpose=Purpose.LOG, path=self.path, command=log_backup.STOP, cluster=cluster)
         return self._next(wanted, attempt)
 
@@ -218,8 +229,8 @@ class _Deletion:
             self.warnings.append(task)
             return None
         message = (
-            f"{task}, so its data is kept; stop it (br log stop --task-name={self.observed.name}) and annotate "
-            f'{FORCE_ANNOTATION}="true", delete Job {job.name} to try again, or set cleanPolicy Retain'
+            f"{task}, so its data is kept. Fix the cause and delete Job {job.name} to try again; or stop the task yourself "
+            f"(br log stop --task-name={self.observed.name}). {self._way_out()}"
         )
         self.draft.enter(Phase.CLEAN_FAILED, at=job.ended, reason="StopLogBackupJobFailed", message=message)
         return Decision(status=self.draft.done(), warnings=[message])
@@ -234,6 +245,15 @@ class _Deletion:
             return None
         drops = ending.stopping(writers, "deleting: a run ends before its data is cleaned")
         return Decision(status=self.draft.done(), drop=drops, resync_after=_PODS_LEFT)
+
+    def _way_out(self, *, stopped: bool = True) -> str:
+        """How to have the CR gone without a clean, and what that means."""
+        where = f" at {self.path}" if self.path else ""
+        force = f'annotate it {FORCE_ANNOTATION}="true"'
+        how = f"set cleanPolicy: Retain or {force}" if stopped else force
+        stop = f"br log stop --task-name={self.observed.name}"
+        task = "" if stopped else f", and its task runs on in the cluster (end it: {stop})"
+        return f"To delete this Backup without its data, {how}: the data stays{where} and is yours to delete{task}"
 
     def nothing_written(self) -> Decision[JobIntent] | None:
         if self.path:
@@ -256,7 +276,7 @@ class _Deletion:
         self.draft.put(cleanStatus={"attempt": attempt.number, **finding.shown})
         if not job.finished:
             self.draft.enter(Phase.CLEAN, at=job.created, message=f"Job {job.name}", status=False)
-            return self._wait_for(job)
+            return self._wait_for(job, self._way_out())
         if finding.kept:
             self.warnings.append(f"data kept at {self.path}: the record says Complete, and cleanPolicy is OnFailure")
             return self._let_go()
@@ -269,15 +289,17 @@ class _Deletion:
         count = finding.shown.get("left")
         left = f"{count} objects left at {self.path}" if count else f"data left at {self.path}"
         last = not finding.deferred and attempt.number >= self.config.clean_attempts
-        reason, message = finding.reason, f"{finding.cause}; {left}; another attempt follows"
+        due = finding.deferred or self._retry_time(attempt)
+        reason, message = finding.reason, f"{finding.cause}; {left}; another attempt follows{_at(due)}"
         if finding.deferred:
             reason, message = "ObjectsLocked", f"{left}, locked until {stamp(finding.deferred)}; tried again then"
         elif last:
             message = (
-                f"{finding.cause}; {left} after {attempt.number} attempts: mend the cause and delete Job {job.name} to try "
-                f'again, set cleanPolicy Retain to keep the data, or annotate {FORCE_ANNOTATION}="true"'
+                f"{finding.cause}; {left} after {attempt.number} attempts, no other follows by itself. Fix the cause and "
+                f"delete Job {job.name} to try again. {self._way_out()}"
             )
-        self.draft.put(cleanStatus={"attempt": attempt.number, **finding.shown, "message": message})
+        upcoming = {"nextAttemptAt": stamp(due)} if due and not last else {}
+        self.draft.put(cleanStatus={"attempt": attempt.number, **finding.shown, "message": message, **upcoming})
         self.draft.enter(Phase.CLEAN_FAILED, at=job.ended, reason=reason, message=message)
         if last:
             return Decision(status=self.draft.done(), warnings=[message])
@@ -299,12 +321,12 @@ class _Deletion:
         delay = self.config.clean_retry_delay * 2 ** min(attempt.number - 1, _DOUBLINGS)
         return attempt.job.ended + timedelta(seconds=delay)
 
-    def _wait_for(self, job: Job) -> Decision[JobIntent]:
+    def _wait_for(self, job: Job, way_out: str) -> Decision[JobIntent]:
         late = stall_time(job, self.config)
         if late is None:
             return Decision(status=self.draft.done())
         if self.now < late:
             return Decision(status=self.draft.done(), resync_after=(late - self.now).total_seconds())
-        hint = f'{stall_hint(job, self.config)}; to let go without cleaning, annotate {FORCE_ANNOTATION}="true"'
-        self.draft.mark(Phase.STALLED, at=late, reason="NoPodReady", message=hint)
+        reason, message = stall_cause(job, self.config)
+        self.draft.mark(Phase.STALLED, at=late, reason=reason, message=f"{message}. {way_out}")
         return Decision(status=self.draft.done())

@@ -24,7 +24,7 @@ from app.domain.jobs import Job, JobIntent, Purpose, observed_jobs
 from app.domain.observed import Object, Observed, metadata
 from app.domain.recorded import Start
 from app.domain.retries import VANISHED, failure_of
-from app.domain.run import stall_hint, stall_time
+from app.domain.run import stall_cause, stall_time
 from app.domain.status import Draft, Phase, holds
 from app.domain.times import stamp
 from app.domain.validation import admit, hold
@@ -191,5 +191,6 @@ def _stalled(draft: Draft, job: Job, now: datetime, config: Config) -> float | N
         return None
     if now < late:
         return (late - now).total_seconds()
-    draft.mark(Phase.STALLED, at=late, reason="NoPodReady", message=stall_hint(job, config))
+    reason, message = stall_cause(job, config)
+    draft.mark(Phase.STALLED, at=late, reason=reason, message=message)
     return None

@@ -138,6 +138,19 @@ class Job:
         return not self.finished or bool(self._status.get("active")) or bool(self._status.get("terminating"))
 
     @property
+    def has_pods(self) -> bool:
+        """Whether a Pod of it was ever made. A Job without its account, or beyond a quota, exists and has none."""
+        counted = ("active", "ready", "terminating", "succeeded", "failed")
+        uncounted: Mapping[str, Any] = self._status.get("uncountedTerminatedPods") or {}
+        return any(self._status.get(count) for count in counted) or any(uncounted.values())
+
+    @property
+    def account(self) -> str:
+        """ServiceAccount of its Pods."""
+        pod = ((self.obj.get("spec") or {}).get("template") or {}).get("spec") or {}
+        return str(pod.get("serviceAccountName") or "")
+
+    @property
     def unready(self) -> bool:
         """Whether no Pod of it has become ready, and none has reported."""
         return not self.finished and not self._status.get("ready") and self.report is None

@@ -29,7 +29,7 @@ from app.domain.config import Config
 from app.domain.decision import Drop
 from app.domain.jobs import JOB, Job, JobIntent, Purpose
 from app.domain.observed import Observed, metadata
-from app.domain.run import stall_hint, stall_time
+from app.domain.run import stall_cause, stall_time
 from app.domain.status import Draft, Phase, holds
 from app.domain.times import moment, stamp
 from app.domain.validation import admit
@@ -240,5 +240,6 @@ def _stalled(job: Job, draft: Draft, now: datetime, config: Config) -> Care:
         message = f"the task is not watched: {report.error.message}; see: kubectl logs job/{job.name}"
         draft.mark(Phase.STALLED, at=report.time_completed, reason=report.error.reason, message=message)
     if late and now >= late:
-        draft.mark(Phase.STALLED, at=late, reason="NoPodReady", message=stall_hint(job, config))
+        reason, message = stall_cause(job, config)
+        draft.mark(Phase.STALLED, at=late, reason=reason, message=message)
     return Care(wait=(late - now).total_seconds() if late and now < late else None)

@@ -23,7 +23,7 @@ from typing import Any, Final, Self
 from app.domain import progress
 from app.domain.config import Config
 from app.domain.jobs import Job, observed_jobs
-from app.domain.observed import Observed
+from app.domain.observed import Observed, metadata
 from app.domain.retries import Chain, Failure, Policy, walk
 from app.domain.status import PASSING, Draft, Phase, holds
 from app.domain.times import moment, stamp
@@ -45,7 +45,8 @@ _PODS_LEFT: Final = 10
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """Where a run stands. *phase* is None while no Job was ever seen. *due* names the Job to be created now, *wait* is in
-    seconds. *job* is the current attempt's, *name* its name; *stalled* says why no Pod of it is ready."""
+    seconds. *job* is the current attempt's, *name* its name; *stalled* is why no Pod of it is ready:
+    reason and message."""
 
     name: str
     phase: Phase | None = None
@@ -55,7 +56,7 @@ class Outcome:
     at: datetime | None = None
     due: str = ""
     wait: float | None = None
-    stalled: str = ""
+    stalled: tuple[str, str] | None = None
     stalled_at: datetime | None = None
     records: list[dict[str, Any]] = field(default_factory=list)
 
@@ -179,7 +180,7 @@ def _unfinished(job: Job, name: str, records: list[dict[str, Any]], now: datetim
         return outcome
     if now < late:
         return replace(outcome, wait=(late - now).total_seconds())
-    return replace(outcome, stalled=stall_hint(job, config), stalled_at=late)
+    return replace(outcome, stalled=stall_cause(job, config), stalled_at=late)
 
 
 def stall_time(job: Job, config: Config) -> datetime | None:
@@ -187,11 +188,19 @@ def stall_time(job: Job, config: Config) -> datetime | None:
     return job.started + timedelta(seconds=config.start_deadline) if job.unready and job.started else None
 
 
-def stall_hint(job: Job, config: Config) -> str:
-    """What to look at when no Pod of *job* becomes ready."""
-    return (
-        f"no Pod of Job {job.name} became ready within {config.start_deadline} s: it cannot be scheduled, its image cannot be "
-        f"pulled, or a Secret or volume is missing; see: kubectl describe pod -l job-name={job.name}"
+def stall_cause(job: Job, config: Config) -> tuple[str, str]:
+    """Reason and message when no Pod of *job* becomes ready: there may be none, and then the Job itself tells why."""
+    namespace = str(metadata(job.obj).get("namespace") or "")
+    if job.has_pods:
+        return "NoPodReady", (
+            f"no Pod of Job {job.name} became ready within {config.start_deadline} s: it cannot be scheduled, its image cannot "
+            f"be pulled, or a Secret or volume is missing; see: kubectl describe pod -l job-name={job.name}"
+        )
+    return "NoPodCreated", (
+        f"no Pod of Job {job.name} could be created within {config.start_deadline} s: its ServiceAccount {job.account} is "
+        f"missing (kubectl label namespace {namespace} {names.NAMESPACE_LABEL}=enabled makes {names.SERVICE_ACCOUNT}), a quota "
+        f"is used up, or an admission webhook refuses it; the Job's events say which: "
+        f"kubectl describe job {job.name} -n {namespace}"
     )
 
 
@@ -214,5 +223,6 @@ def show(draft: Draft, outcome: Outcome, *, command: str = "") -> None:
     else:
         draft.enter(phase, at=outcome.at, reason=outcome.reason, message=outcome.message, command=command)
     if outcome.stalled:
-        draft.mark(Phase.STALLED, at=outcome.stalled_at, reason="NoPodReady", message=outcome.stalled, command=command)
+        reason, message = outcome.stalled
+        draft.mark(Phase.STALLED, at=outcome.stalled_at, reason=reason, message=message, command=command)
     draft.put(backoffRetryStatus=outcome.records)

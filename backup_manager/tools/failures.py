@@ -157,7 +157,7 @@ KNOWN: Final = (
         r"backup meta file exists|backupmeta.* exists|backup lock file .* exist|have been used for other purpose"
         r"|path.*not empty",
         "BackupPathInUse",
-        "The path holds another backup: choose another prefix, or delete what is there.",
+        "The path holds another backup: choose another prefix. Delete what is there only if nobody needs that backup.",
         verbs=frozenset({Verb.BACKUP, Verb.EXPORT, Verb.LOG}),
     ),
     _known(
@@ -176,7 +176,7 @@ KNOWN: Final = (
     _known(
         r"ErrStreamLogTaskExist|already .*log backup task|task .*already exist",
         "LogTaskExists",
-        "Stop the running log backup first.",
+        "br keeps one log backup a cluster. Stopping the other one ends what can be restored from it to any point in time.",
         verbs=frozenset({Verb.LOG}),
     ),
     _known(
@@ -194,7 +194,7 @@ KNOWN: Final = (
     _known(
         r"cluster is not fresh|ErrRestoreNotFreshCluster|already existed in restored cluster|Duplicate entry|not empty",
         "TargetNotEmpty",
-        "The target holds data: restore into an empty cluster, or drop these tables first.",
+        "The target holds data: restore into an empty cluster, or drop these tables first if their rows are not needed.",
         verbs=frozenset({Verb.RESTORE, Verb.POINT, Verb.IMPORT}),
     ),
     _known(
@@ -290,7 +290,7 @@ def failure(tool: str, ended: Ended, *, reason: str, mask: Masker, hint: str = "
     if ended.stopped:
         return InterruptedError_(
             f"{tool} was stopped before it ended",
-            hint="The run is repeated when the retry policy allows, or when you apply it again.",
+            hint="The run is repeated only if backoffRetryPolicy has a retry left.",
         )
     text = mask(error_text(ended))[:MESSAGE_LIMIT]
     if ended.killed_by is not None:

@@ -7,6 +7,7 @@ from typing import Final
 import click
 
 from app.domain.observed import metadata, name_of
+from backup_manager.errors import AccessDeniedError
 from cli.documents import Object, Source, key_of
 from cli.explanation import Evidence, Explanation, explain
 from cli.options import PLAIN, Place, answers, now_option, places
@@ -57,12 +58,25 @@ def collect(source: Source, name: str, *, lines: int) -> Evidence:
     jobs = [] if key_of(cr)[0] == "BackupSchedule" else children_of(cr, source.list("Job"))
     names = {name_of(job) for job in jobs}
     pods = [pod for pod in source.list("Pod") if _job_of(pod) in names] if names else []
+    named = set((cr.get("status") or {}).get("awaitedJobs") or ()) - names
+    namesakes = [job for job in source.list("Job") if name_of(job) in named] if named else []
     about = {(str(obj.get("kind")), name_of(obj)) for obj in (cr, *jobs, *pods)}
     events = [event for event in source.list("Event") if _object_of(event) in about]
     newest = max(pods, key=lambda pod: str(metadata(pod).get("creationTimestamp")), default=None)
     log = source.log_tail(name_of(newest) if newest else "", lines) if newest or not names else ""
     children = [] if key_of(cr)[0] != "BackupSchedule" else children_of(cr, source.list("Backup"))
-    return Evidence(cr=cr, jobs=jobs, pods=pods, events=events, log=log, children=children)
+    accounts = _accounts(source) if jobs and not pods else None
+    return Evidence(
+        cr=cr, jobs=jobs, pods=pods, events=events, log=log, children=children, namesakes=namesakes, accounts=accounts
+    )
+
+
+def _accounts(source: Source) -> frozenset[str] | None:
+    """Names of the namespace's ServiceAccounts; None where not known: the user may not list them, or files hold none."""
+    try:
+        return frozenset(name_of(account) for account in source.list("ServiceAccount")) or None
+    except AccessDeniedError:
+        return None
 
 
 def _job_of(pod: Object) -> str:

@@ -142,6 +142,7 @@ class CleanStatus(Model):
     failed: Int64 | None = Field(default=None, description="Objects that could not be deleted.")
     left: Int64 | None = Field(default=None, description="Objects still there.")
     deferred_until: Time | None = Field(default=None, description="Locked objects are tried again after this time.")
+    next_attempt_at: Time | None = Field(default=None, description="When another attempt follows; absent when none does.")
     message: str = Field(default="", description="What is in the way, and the next step.")
 
 

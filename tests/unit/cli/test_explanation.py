@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cli.explanation import Evidence, Explanation, explain
+from cli.next_step import next_attempt
 from crds import names
 from tests.support.objects import BR_SPEC, at, job, parent, report
 
@@ -89,7 +90,7 @@ def test_secrets_are_blanked_everywhere() -> None:
     [
         ("ClusterNotFound", "Create the TidbCluster"),
         ("InvalidSpec", "Correct the spec"),
-        ("JobVanished", "Somebody deleted the Job"),
+        ("IdentityChanged", "Set the field back"),
     ],
 )
 def test_reasons_of_the_hooks_have_their_step(reason: str, step: str) -> None:
@@ -98,15 +99,15 @@ def test_reasons_of_the_hooks_have_their_step(reason: str, step: str) -> None:
 
 def test_a_failed_run_of_a_schedule_needs_no_repeat() -> None:
     cr = failed()
-    assert "delete and apply the Backup again" in why(cr).step
+    assert "create a new Backup under another name" in why(cr).step
     cr["metadata"]["labels"] = {names.SCHEDULE_LABEL: "nightly"}
-    assert "goes on with its next run" in why(cr).step
+    assert "The schedule makes its next run" in why(cr).step
 
 
 def test_a_new_one_is_given_a_minute() -> None:
     cr = parent("Backup", BR_SPEC)
     cr["metadata"]["creationTimestamp"] = "2026-01-31T02:59:30Z"
-    assert why(cr).step == "Nothing to do: it goes on by itself."
+    assert why(cr).step == "Nothing to do: it continues automatically."
     cr["metadata"]["creationTimestamp"] = "2026-01-31T02:00:00Z"
     assert "webhook" in why(cr).step
 
@@ -118,7 +119,7 @@ def test_retries_and_deletion_are_told() -> None:
         "backoffRetryStatus": [{"retryNum": 1, "expectedRetryAt": "2026-01-31T04:00:00Z"}],
     }
     found = why(parent("Backup", BR_SPEC, status=status))
-    assert "1 failed attempt(s) so far, the next at 2026-01-31T04:00:00Z" in found.text
+    assert "1 failed attempt so far, the next is due at 2026-01-31 04:00:00Z" in found.text
     assert "tried again" in found.step
     gone = parent("Backup", BR_SPEC, status=status, deletionTimestamp="2026-01-31T02:30:00Z")
     assert "is being deleted since 2026-01-31 02:30:00Z" in why(gone).text
@@ -142,3 +143,112 @@ def test_a_schedule_speaks_of_its_newest_backup() -> None:
     found = why(cr, children=[older, newest])
     assert "newest Backup basic-2026-01-31t02-00-00 is Failed" in found.text
     assert found.step == "See why it failed: tidb-backup why basic-2026-01-31t02-00-00 -n db"
+
+
+ACCOUNT = {"spec": {"template": {"spec": {"serviceAccountName": "tidb-backup-manager"}}}}
+NO_ACCOUNT = 'Error creating: pods "backup-basic-" is forbidden: error looking up service account db/tidb-backup-manager: '
+
+
+def stalled(reason: str = "NoPodCreated") -> dict[str, Any]:
+    conditions = [{"type": "Stalled", "status": "True", "reason": reason, "message": "no Pod"}]
+    return parent("Backup", BR_SPEC, status={"phase": "Scheduled", "conditions": conditions})
+
+
+def refused(message: str) -> dict[str, Any]:
+    about = {"kind": "Job", "name": "backup-basic"}
+    return {"type": "Warning", "reason": "FailedCreate", "message": message, "involvedObject": about, "lastTimestamp": at(10)}
+
+
+@pytest.mark.parametrize(
+    ("accounts", "message", "says", "step"),
+    [
+        (frozenset({"default"}), "", "ServiceAccount tidb-backup-manager is missing", "kubectl label namespace db"),
+        (None, f'{NO_ACCOUNT}serviceaccount "tidb-backup-manager" not found', "is missing", "kubectl label namespace db"),
+        (
+            frozenset({"tidb-backup-manager"}),
+            "exceeded quota: pods, used: 10, limited: 10",
+            "a quota",
+            "kubectl describe quota",
+        ),
+        (None, "admission webhook denied the request", "denied the request", "kubectl describe job backup-basic -n db"),
+        (None, "", "waiting for its Pod", "kubectl describe job backup-basic -n db"),
+    ],
+)
+def test_a_job_that_gets_no_pod_at_all_says_why_and_what_to_do(
+    accounts: frozenset[str] | None, message: str, says: str, step: str
+) -> None:
+    made = {**job("backup-basic", state="pending"), **ACCOUNT, "status": {"startTime": at(0)}}
+    found = why(stalled(), jobs=[made], events=[refused(message)] if message else [], accounts=accounts)
+    assert says in found.text
+    assert step in found.step
+    assert "Nothing to do" not in found.step
+
+
+def test_an_account_of_the_users_own_is_not_the_namespaces() -> None:
+    pod_spec = {"spec": {"template": {"spec": {"serviceAccountName": "mine"}}}}
+    made = {**job("backup-basic", state="pending"), **pod_spec, "status": {"startTime": at(0)}}
+    assert "Create ServiceAccount mine" in why(stalled(), jobs=[made], accounts=frozenset({"default"})).step
+
+
+@pytest.mark.parametrize("kind", ["Stalled", "Invalid", "Waiting"])
+def test_what_is_held_up_never_continues_by_itself(kind: str) -> None:
+    cr = stalled("SomethingNew")
+    cr["status"]["conditions"][0]["type"] = kind
+    assert "Nothing to do" not in why(cr).step
+    cr["status"]["phase"] = "Complete"
+    assert kind == "Waiting" or "Nothing to do" not in why(cr).step
+
+
+def test_the_job_that_has_the_name_is_looked_at() -> None:
+    labels = {names.BACKUP_LABEL: "basic-r1"}
+    cr = parent("Backup", BR_SPEC, status={"phase": "RetryFailed", "awaitedJobs": ["backup-basic-r1"]})
+    running = why(cr, namesakes=[job("backup-basic-r1", labels=labels)])
+    assert "Job backup-basic-r1, which it waits for, exists and belongs to Backup basic-r1." in running.text
+    assert running.step.startswith("Wait until that Job has ended")
+    ended = why(cr, namesakes=[job("backup-basic-r1", state="complete", labels=labels)])
+    assert ended.step.startswith("It has ended: delete that Job")
+
+
+RECORDS = [
+    {"retryNum": 1, "expectedRetryAt": "2026-01-31T04:00:00Z", "realRetryAt": "2026-01-31T04:00:00Z"},
+    {"retryNum": 2, "expectedRetryAt": "2026-01-31T05:00:00Z"},
+]
+
+
+@pytest.mark.parametrize(
+    "phase", ["Failed", "Invalid", "Complete", "Running", "Clean", "CleanFailed", "PruneFailed", "Waiting"]
+)
+@pytest.mark.parametrize("deleting", [False, True])
+def test_no_other_phase_than_a_failed_attempt_promises_a_retry(phase: str, deleting: bool) -> None:
+    meta = {"deletionTimestamp": at(0)} if deleting else {}
+    cr = parent("Backup", BR_SPEC, status={"phase": phase, "backoffRetryStatus": RECORDS}, **meta)
+    assert next_attempt(cr) is None
+    found = why(cr)
+    assert "due at" not in found.text
+    assert "tried again" not in found.step
+
+
+def test_the_clean_counts_its_own_attempts() -> None:
+    clean: dict[str, Any] = {"attempt": 5, "left": 3}
+    status: dict[str, Any] = {
+        "phase": "CleanFailed",
+        "backupPath": "s3://b/p",
+        "cleanStatus": clean,
+        "backoffRetryStatus": RECORDS,
+    }
+    last = why(parent("Backup", BR_SPEC, status=status, deletionTimestamp=at(0)))
+    assert "Clean attempt 5 was the last, no other follows." in last.text
+    assert "failed attempt" not in last.text
+    assert 'tidb.pingcap.com/force-delete="true": the data stays at s3://b/p' in last.step
+    status["cleanStatus"] = {**clean, "attempt": 2, "nextAttemptAt": "2026-01-31T04:00:00Z"}
+    again = why(parent("Backup", BR_SPEC, status=status, deletionTimestamp=at(0)))
+    assert "Clean attempt 2 failed, the next is due at 2026-01-31 04:00:00Z." in again.text
+
+
+def test_what_deletes_data_says_so() -> None:
+    cr = failed()
+    cr["spec"]["cleanPolicy"] = "Delete"
+    cr["status"]["backupPath"] = "s3://b/p"
+    assert "Deleting this one deletes what is at s3://b/p (cleanPolicy Delete)." in why(cr).step
+    cr["spec"]["backupMode"] = "log"
+    assert "Take a snapshot after it" in why(cr).step

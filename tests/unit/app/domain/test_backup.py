@@ -160,6 +160,21 @@ def test_no_ready_pod_within_the_deadline_is_said_at_a_time_of_the_job() -> None
     assert "Stalled" not in conditions(alive)
 
 
+@pytest.mark.parametrize("count", ["active", "ready", "terminating", "succeeded", "failed"])
+def test_a_job_that_never_had_a_pod_is_told_apart_from_one_whose_pod_is_not_ready(count: str) -> None:
+    without = job("backup-basic", state="pending", active=0)
+    without["spec"]["template"]["spec"]["serviceAccountName"] = "tidb-backup-manager"
+    told = conditions(sync(export(), without, after=600))["Stalled"]
+    assert told["reason"] == "NoPodCreated"
+    assert "kubectl label namespace db tidb.pingcap.com/backup=enabled" in told["message"]
+    assert "kubectl describe job backup-basic -n db" in told["message"]
+    assert "describe pod" not in told["message"]
+    if count != "ready":
+        counts: dict[str, Any] = {"active": 0, count: 1}
+        some = job("backup-basic", state="pending", **counts)
+        assert conditions(sync(export(), some, after=600))["Stalled"]["reason"] == "NoPodReady"
+
+
 PERMANENT = report("Failed", error={"reason": "StorageAccessDenied", "message": "403", "hint": "check the key"})
 TRANSIENT = report("Failed", error={"reason": "Unreachable", "message": "no route", "retryable": True})
 

@@ -147,6 +147,19 @@ def test_a_failed_clean_is_tried_again_later_under_another_name() -> None:
     assert [intent.name for intent in again.create] == ["clean-basic-r1"]
 
 
+def test_a_failed_clean_says_when_the_next_one_follows_and_the_last_one_that_none_does() -> None:
+    jobs = [job(names.retry("clean-basic", n), state="failed", ended=at(n), said=REFUSED) for n in range(3)]
+    first = finalize(backup(status=COMPLETE), *jobs[:1])
+    assert first.status["cleanStatus"]["nextAttemptAt"] == at(60)
+    assert f"another attempt follows at {at(60)}" in first.status["cleanStatus"]["message"]
+    last = finalize(backup(status=COMPLETE), *jobs, after=10**6)
+    assert "nextAttemptAt" not in last.status["cleanStatus"]
+    message = last.status["cleanStatus"]["message"]
+    assert "no other follows by itself" in message
+    assert "delete Job clean-basic-r2 to try again" in message
+    assert f'force-delete="true": the data stays at {PATH}' in message
+
+
 def test_the_attempts_are_bounded_and_a_human_can_ask_for_one_more() -> None:
     jobs = [job(names.retry("clean-basic", n), state="failed", ended=at(n), said=REFUSED) for n in range(3)]
     decision = finalize(backup(status=COMPLETE), *jobs, after=10**6)
@@ -287,6 +300,21 @@ def test_the_latest_attempt_is_found_when_the_status_is_behind_and_those_before_
     decision = finalize(backup(status=COMPLETE), job("clean-basic-r1"))
     assert (list(decision.create), decision.status["cleanStatus"]["attempt"]) == ([], 2)
     assert finalize(log("Retain", STARTED), DEAD[2], after=10**6, related=[tidb_cluster()]).finalized
+
+
+def test_an_attempt_to_stop_says_when_the_next_one_follows_and_takes_it_back_when_that_is_there() -> None:
+    cr = log("Delete", STARTED)
+    failed = finalize(cr, DEAD[0], related=[tidb_cluster()])
+    assert failed.status["cleanStatus"]["nextAttemptAt"] == at(60)
+    again = finalize(then(cr, failed), DEAD[0], job("stop-basic-r1"), related=[tidb_cluster()])
+    assert "cleanStatus" not in again.status
+
+
+def test_a_stop_whose_pod_cannot_start_says_that_the_task_runs_on_when_it_is_not_waited_for() -> None:
+    stalled = finalize(log("Delete", STARTED), job("stop-basic", state="pending"), after=10**4, related=[tidb_cluster()])
+    message = condition(stalled, "Stalled")["message"]
+    assert "its task runs on in the cluster (end it: br log stop --task-name=basic)" in message
+    assert "cleanPolicy: Retain" not in message, "a task is stopped whatever the policy"
 
 
 def test_a_stop_that_keeps_failing_keeps_the_data_until_a_human_decides() -> None:
