@@ -252,7 +252,7 @@ def data_in_use(path: str, first: str) -> StorageError:
     return StorageError(
         f"{path} holds data that is not this backup's, first {first[:120]!r}",
         reason="BackupPathInUse",
-        hint="Give this Backup another prefix, or delete what is there.",
+        hint="Give this Backup another prefix. What is there stays; delete it yourself only if nobody needs it.",
     )
 
 
