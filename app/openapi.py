@@ -11,6 +11,7 @@ from typing import Any, Final
 import orjson
 from fastapi import FastAPI
 
+from app.domain.times import stamp
 from app.hooks.wire import KINDS
 from crds import names
 
@@ -108,6 +109,7 @@ def example(path: str, operation: str) -> dict[str, Any]:
             "uid": "5b6f1d9c-3c3c-4a51-9d1c-3f1f1a2b3c4d",
             "generation": 1,
             "creationTimestamp": "2026-01-30T12:00:00Z",
+            "managedFields": [{"manager": "metacontroller", "operation": "Update", "time": stamp(NOW)}],
         },
         "spec": _SPECS[path],
     }

@@ -12,8 +12,9 @@ import orjson
 from app.domain import cluster as clusters
 from app.domain.config import ClusterKind, Config
 from app.domain.decision import Decision
-from app.domain.observed import Observed, metadata
+from app.domain.observed import Observed, controller_of, metadata
 from app.domain.scheduled import BACKUPS, COMPACTIONS
+from app.domain.times import stamp
 from app.hooks import answer, backup, backupschedule, compactbackup, restore, wire
 from app.hooks.kind import Kind
 from app.hooks.pieces import Body
@@ -78,9 +79,19 @@ def is_child(parent: Object, child: Object) -> bool:
 
 
 def children_of(parent: Object, objects: Iterable[Object]) -> list[Object]:
-    """The children of *parent* among *objects*."""
+    """The children of *parent* among *objects*, each with the owner reference that Metacontroller would give it."""
     kinds = {kind.partition(".")[0] for kind in CHILD_KINDS[str(parent.get("kind"))]}
-    return [item for item in objects if item.get("kind") in kinds and is_child(parent, item)]
+    return [owned(parent, item) for item in objects if item.get("kind") in kinds and is_child(parent, item)]
+
+
+def owned(parent: Object, child: Object) -> Object:
+    """*child* with an owner reference to *parent*, unless one controls it already."""
+    meta, mine = metadata(child), metadata(parent)
+    if controller_of(meta):
+        return child
+    reference = {key: parent.get(key) for key in ("apiVersion", "kind")} | {"name": mine.get("name"), "uid": mine.get("uid")}
+    owners = [*(meta.get("ownerReferences") or ()), {**reference, "controller": True, "blockOwnerDeletion": True}]
+    return {**child, "metadata": {**meta, "ownerReferences": owners}}
 
 
 def _grouped(objects: Iterable[Object]) -> dict[str, dict[str, Object]]:
@@ -125,6 +136,15 @@ def observe(body: Mapping[str, Any]) -> Observed:
         raise UsageError(error.message, hint="Correct the file.") from None
 
 
+def _written_now(parent: Object, now: datetime) -> Object:
+    """*parent* with the managed fields of a status that was written at *now*: what the hook compares its clock with. kubectl
+    shows none, and a dry run is about any time."""
+    meta = metadata(parent)
+    others = [entry for entry in meta.get("managedFields") or () if entry.get("subresource") != "status"]
+    entry = {"manager": "metacontroller", "operation": "Update", "subresource": "status", "time": stamp(now)}
+    return {**parent, "metadata": {**meta, "managedFields": [*others, entry]}}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendered:
     """What a hook answers, and the decision behind it."""
@@ -135,8 +155,9 @@ class Rendered:
 
 
 def ask(observed: Observed, now: datetime, config: Config) -> Rendered:
-    """The answer of the hook that *observed* goes to."""
+    """The answer of the hook that *observed* goes to, to whose clock nobody objects."""
     hook = HOOKS[str(observed.parent.get("kind"))]
+    observed = replace(observed, parent=_written_now(observed.parent, now))
     decision = hook.decide(observed, now, config)
     body: dict[str, Any] = orjson.loads(answer.render(hook, observed, decision, config))
     return Rendered(observed=observed, decision=decision, body=body)

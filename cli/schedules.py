@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
@@ -43,7 +43,8 @@ class Subject:
 
     def verdicts(self) -> list[Verdict]:
         """What retention says: the very function that the hook asks."""
-        return plan(self.children.items, self.schedule.policy, self.now, coming=self._coming())
+        hold = schedule.clock_hold(self.observed.status)
+        return plan(self.children.items, self.schedule.policy, self.now, coming=self._coming(), hold=hold)
 
     def _coming(self) -> Coming | None:
         """The time of the n-th run from now; nobody knows it of a paused schedule."""
@@ -62,14 +63,8 @@ class Subject:
 
     def due(self) -> Slots:
         """Which run is due now."""
-        return slots.evaluate(
-            self.schedule,
-            self.children,
-            self.observed.status,
-            created=self.created,
-            now=self.now,
-            patience=timedelta(seconds=self.config.start_deadline),
-        )
+        terms = schedule.terms(self.observed, self.created, self.now, self.children)
+        return slots.evaluate(self.schedule, self.children, self.observed.status, self.observed.name, terms)
 
     @property
     def timetable(self) -> Timetable:

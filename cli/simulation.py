@@ -162,14 +162,16 @@ class World:
             current = self._metacontroller.call(_SCHEDULES, self._key, self.now, self._config)
             if current is None:
                 return timedelta(seconds=self._config.resync)
+            before = self._parent.get("status")
             rules = {(drop.kind, drop.name): drop.rule for drop in current.decision.drop}
             outcome = self._metacontroller.settle(current)
             for child in outcome.deleted:
                 self._drop(child, rules[kind_of(child), name_of(child)])
             for child in outcome.created:
                 self._make(child)
-            self._note_peaks()
-            if not outcome.created and not rules:
+            # A status that was written is an event too, and brings the next pass.
+            if not outcome.created and not rules and self._parent.get("status") == before:
+                self._note_peaks()
                 return timedelta(seconds=max(1, current.wait or self._config.resync))
         raise NoRestError(
             "the schedule does not come to rest", hint="This is a defect of the hook; please report the schedule."

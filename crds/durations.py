@@ -24,6 +24,8 @@ _GO_UNITS: Final = {
 _SPAN_UNITS: Final = _GO_UNITS | {"d": 24 * _HOUR, "w": 7 * 24 * _HOUR, "y": 365 * 24 * _HOUR}
 _LIMIT: Final = 2**63 - 1
 """Go holds a duration in an int64 of nanoseconds: about 292 years."""
+_LONGEST: Final = 100
+"""Characters. Python refuses to read a number of thousands of digits."""
 _TERM: Final = re.compile(r"(?P<whole>[0-9]*)(?:\.(?P<fraction>[0-9]*))?(?P<unit>[a-zµμ]+)")
 
 PATTERN: Final = (
@@ -65,6 +67,8 @@ def parse_span(text: str) -> timedelta:
 
 
 def _read(text: str, units: dict[str, int], hint: str) -> timedelta:
+    if len(text) > _LONGEST:
+        raise DurationError(f"{text[:40]!r} is no duration; {hint}")
     negative, rest = text[:1] == "-", text[1:] if text[:1] in {"-", "+"} else text
     if rest == "0":
         return timedelta()

@@ -210,6 +210,25 @@ def slot_backup(schedule: str, slot: datetime) -> str:
     return f"{fit(schedule, room)}-{slot.astimezone(UTC).strftime(_SLOT_LAYOUT)}"
 
 
+def slot_prefixes(schedule: str) -> tuple[str, ...]:
+    """How the names of the Backups of *schedule* begin: ours, and TiDB Operator's where it differs.
+
+    >>> slot_prefixes("nightly")
+    ('nightly-',)
+    """
+    room = LABEL_LIMIT - _JOB_ROOM - _SLOT_LENGTH
+    return tuple(dict.fromkeys((f"{fit(schedule, room)}-", f"{schedule}-")))
+
+
+def slot_text(slot: datetime) -> str:
+    """How the name of a scheduled Backup ends.
+
+    >>> slot_text(datetime(2026, 1, 31, 2, 0, tzinfo=UTC))
+    '2026-01-31t02-00-00'
+    """
+    return slot.astimezone(UTC).strftime(_SLOT_LAYOUT)
+
+
 def slot_time(backup: str) -> datetime | None:
     """The slot in the name of a scheduled Backup, or None when it carries none.
 

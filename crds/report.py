@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal, Self
 import msgspec
 
 from crds import names
-from crds.wire import Document, WireError
+from crds.wire import Document, WireError, representable, utc_time
 
 ANNOTATION: Final = names.REPORT_ANNOTATION
 MAX_BYTES: Final = 8 * 1024
@@ -34,7 +34,8 @@ class Phase(StrEnum):
 
 
 Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
-Count = Annotated[int, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""What JSON and the API server can hold."""
 
 
 class StepProgress(Document, frozen=True, kw_only=True):
@@ -99,15 +100,27 @@ class Report(Document, frozen=True, kw_only=True):
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """Read a report; None when *text* is no report that this version understands."""
+        """Read a report; None when *text* is no report that this version understands. Of one that is, times without a zone or
+        out of the calendar, and a result that no status can hold, are left out."""
         try:
-            return cls.read(text)
-        except WireError:
+            return cls.read(text)._sound() if isinstance(text, str) else None
+        except (WireError, RecursionError):
             return None
+
+    def _sound(self) -> Self:
+        changes: dict[str, Any] = {}
+        for name in ("eta", "time_started", "time_completed"):
+            if (time := getattr(self, name)) is not None and utc_time(time) is None:
+                changes[name] = None
+        if any(step.last_transition_time and utc_time(step.last_transition_time) is None for step in self.progress):
+            changes["progress"] = tuple(step.but(last_transition_time=None) for step in self.progress)
+        if self.result and not representable(self.result):
+            changes["result"] = {}
+        return self.but(**changes) if changes else self
 
     @classmethod
     def of_job(cls, job: Mapping[str, Any]) -> Self | None:
         """The report on *job* (a Kubernetes dict), or None."""
-        annotations = (job.get("metadata") or {}).get("annotations") or {}
-        text = annotations.get(ANNOTATION)
+        annotations = (job.get("metadata") or {}).get("annotations")
+        text = annotations.get(ANNOTATION) if isinstance(annotations, dict) else None
         return cls.parse(text) if text else None

@@ -13,6 +13,7 @@ _BINARY: Final = {f"{letter}i": Decimal(1024) ** power for power, letter in enum
 _DECIMAL: Final = {letter: Decimal(1000) ** power for power, letter in enumerate("num", start=-3)} | {
     letter: Decimal(1000) ** power for power, letter in enumerate("kMGTPE", start=1)
 }
+_LONGEST: Final = 100
 _READABLE: Final = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 
 
@@ -29,9 +30,9 @@ def parse(text: str) -> Decimal:
     Traceback (most recent call last):
     crds.sizes.QuantityError: '100GB' is no quantity; write it like 100Gi, 500M or 0.5
     """
-    match = _QUANTITY.fullmatch(text)
+    match = _QUANTITY.fullmatch(text) if len(text) <= _LONGEST else None
     if match is None:
-        raise QuantityError(f"{text!r} is no quantity; write it like 100Gi, 500M or 0.5")
+        raise QuantityError(f"{text[:40]!r} is no quantity; write it like 100Gi, 500M or 0.5")
     suffix = match["suffix"] or ""
     if suffix[:1] in {"e", "E"} and len(suffix) > 1 and suffix != "Ei":
         exponent = int(suffix[1:])

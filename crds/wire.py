@@ -5,7 +5,7 @@ importing pydantic costs more than all that a manager does before its tool runs.
 """
 
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import msgspec
 
@@ -39,6 +39,38 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
             return msgspec.json.decode(data, type=cls)
         except (msgspec.DecodeError, UnicodeError):
             raise WireError(f"no {cls.__name__}") from None
+
+
+_YEARS: Final = range(1970, 5000)
+_MAX_INT: Final = 2**63
+_MAX_DEPTH: Final = 32
+
+
+def utc_time(time: datetime) -> datetime | None:
+    """*time* in UTC; None when it has no zone, or lies in a year that no run has.
+
+    >>> utc_time(datetime.fromisoformat("0001-01-01T00:00:00+14:00")) is None
+    True
+    """
+    if time.tzinfo is None:
+        return None
+    try:
+        found = time.astimezone(UTC)
+    except OverflowError:
+        return None
+    return found if found.year in _YEARS else None
+
+
+def representable(value: Any, *, depth: int = _MAX_DEPTH) -> bool:
+    """Whether *value*, as JSON decodes it, can stand in a status: integers of 64 bits, and not nested too deep.
+
+    >>> representable({"a": [1, "x", None]}), representable({"a": 2**70})
+    (True, False)
+    """
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return depth > 0 and all(representable(item, depth=depth - 1) for item in inner)
+    return not isinstance(value, int) or -_MAX_INT <= value < _MAX_INT
 
 
 def utc(time: datetime) -> str:

@@ -11,9 +11,10 @@ from datetime import datetime, timedelta
 from itertools import count
 from typing import Any, Final
 
-from app.domain.observed import Object, metadata, name_of
+from app.domain.observed import Object, metadata, name_of, part
 from app.domain.schedule_log import Log
 from app.domain.schedule_spec import Schedule
+from app.domain.scheduled import compaction_name
 from app.domain.times import moment
 from crds import names, tso
 
@@ -35,7 +36,7 @@ class Stretch:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compactions:
     """What was compacted so far: *progress* is where the last complete one ended, *newest* the last one made, *taken* the
-    names in use."""
+    names in use, those of foreign ones too."""
 
     progress: datetime | None = None
     newest: Object | None = None
@@ -50,7 +51,7 @@ class Compactions:
 
 def _point(text: object) -> datetime | None:
     try:
-        timestamp = tso.parse(str(text or ""))
+        timestamp = tso.parse(text) if isinstance(text, str) else 0
     except ValueError:
         return None
     return tso.to_datetime(timestamp) if timestamp else None
@@ -58,26 +59,25 @@ def _point(text: object) -> datetime | None:
 
 def end_of(compaction: Object) -> datetime | None:
     """Where *compaction* ends; the end it reached counts more than the one it was asked for."""
-    spec, status = compaction.get("spec") or {}, compaction.get("status") or {}
-    return _point(status.get("endTs")) or _point(spec.get("endTs"))
+    return _point(part(compaction, "status").get("endTs")) or _point(part(compaction, "spec").get("endTs"))
 
 
 def state_of(compaction: Object) -> str:
     """``status.state``."""
-    return str((compaction.get("status") or {}).get("state") or "")
+    return str(part(compaction, "status").get("state") or "")
 
 
-def read(compactions: Sequence[Object], *, before: datetime | None, log_start: datetime | None) -> Compactions:
-    """The state of *compactions*; *before* is the progress known so far, which never goes back."""
+def read(
+    compactions: Sequence[Object], *, before: datetime | None, log_start: datetime | None, taken: frozenset[str] = frozenset()
+) -> Compactions:
+    """The state of *compactions*; *before* is the progress known so far, which never goes back, *taken* the names in use."""
     ends = [end_of(item) for item in compactions if state_of(item) == "Complete"]
     known = [end for end in (*ends, before) if end and (log_start is None or end > log_start)]
     newest = max(
         compactions, key=lambda item: (str(metadata(item).get("creationTimestamp") or ""), name_of(item)), default=None
     )
     running = any(state_of(item) not in {"Complete", "Failed"} for item in compactions)
-    return Compactions(
-        progress=max(known, default=None), newest=newest, running=running, taken=frozenset(map(name_of, compactions))
-    )
+    return Compactions(progress=max(known, default=None), newest=newest, running=running, taken=taken)
 
 
 def due(schedule: str, spec: Schedule, log: Log, done: Compactions, now: datetime) -> Stretch | None:
@@ -92,8 +92,7 @@ def due(schedule: str, spec: Schedule, log: Log, done: Compactions, now: datetim
     if end - begin < span:
         return None
     start, end = start.replace(microsecond=0), end.replace(microsecond=0)
-    first = names.fit(f"compact-{schedule}", names.LABEL_LIMIT - len("-2006-01-02t15-04-05-r99"))
-    first = f"{first}-{start.strftime(_NAME_LAYOUT)}"
+    first = f"{compaction_name(schedule)}-{start.strftime(_NAME_LAYOUT)}"
     name = next(name for name in (names.retry(first, attempt) for attempt in count()) if name not in done.taken)
     return Stretch(name=name, start=start, end=end) if end > start else None
 

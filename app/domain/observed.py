@@ -18,12 +18,42 @@ def name_of(obj: Object) -> str:
     return str(metadata(obj).get("name") or "")
 
 
+def part(obj: Object, name: str) -> Mapping[str, Any]:
+    """The object in field *name* of *obj*; empty when the field is absent or holds something else."""
+    value = obj.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def items(value: object) -> list[Mapping[str, Any]]:
+    """The objects in the list *value*; what is no list, and what in it is no object, is left out.
+
+    >>> items([{"a": 1}, None, "x"]), items("x")
+    ([{'a': 1}], [])
+    """
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list | tuple) else []
+
+
 def condition(obj: Object, kind: str) -> Object | None:
     """The condition *kind* in ``status.conditions`` of *obj* when its status is ``True``."""
-    for item in (obj.get("status") or {}).get("conditions") or ():
+    for item in items(part(obj, "status").get("conditions")):
         if item.get("type") == kind and item.get("status") == "True":
-            return item  # type: ignore[no-any-return]
+            return item
     return None
+
+
+def controller_of(meta: Mapping[str, Any]) -> str:
+    """Uid of the owner that controls the object with metadata *meta*; empty without one. Kubernetes allows one at most."""
+    owners = meta.get("ownerReferences")
+    if isinstance(owners, list):
+        for owner in owners:
+            if isinstance(owner, dict) and owner.get("controller") is True and isinstance(uid := owner.get("uid"), str):
+                return uid
+    return ""
+
+
+def controlled_by(meta: Mapping[str, Any], uid: str) -> bool:
+    """Whether the owner that controls the object with metadata *meta* is *uid*."""
+    return bool(uid) and controller_of(meta) == uid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

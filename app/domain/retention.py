@@ -28,7 +28,7 @@ class State(StrEnum):
     FAILED = "failed"
     DELETING = "deleting"
     FOREIGN = "foreign"
-    """Not made by the schedule: it came under it by its labels."""
+    """Not made by the schedule: it came under it by its labels, as a copy does. It counts for nothing, and stays."""
 
 
 class Rule(StrEnum):
@@ -60,7 +60,7 @@ class Rule(StrEnum):
 
 class Item(NamedTuple):
     """One Backup. *time* is the age that counts, *slot* the run it was made for, *created* the object's own time; *problem*
-    says what could not be read."""
+    says what could not be read, *foreign* why a Backup is none of the schedule's."""
 
     name: str
     state: State
@@ -68,6 +68,7 @@ class Item(NamedTuple):
     slot: datetime | None = None
     created: datetime | None = None
     problem: str = ""
+    foreign: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +110,9 @@ class Verdict(NamedTuple):
     until: datetime | None = None
     detail: str = ""
 
+
+Hold: TypeAlias = tuple[Rule, str]
+"""Why nothing may be deleted at all, as the rule and the detail of what would go."""
 
 _NAME: Final = attrgetter("name")
 _TIME: Final = attrgetter("time")
@@ -239,7 +243,7 @@ def _wanted(complete: Sequence[Item], policy: Policy, now: datetime, coming: Com
     return kept, gone
 
 
-def _halt(items: Sequence[Item], now: datetime) -> tuple[Rule, str] | None:
+def _halt(items: Sequence[Item], now: datetime) -> Hold | None:
     """Why nothing may be deleted at all: something cannot be read, or the clock is behind what is already there."""
     unreadable = min((item for item in items if item.problem), key=lambda item: item.name, default=None)
     if unreadable:
@@ -264,13 +268,16 @@ def _judge(items: Sequence[Item], policy: Policy, now: datetime, coming: Coming 
             case State.RUNNING:
                 yield Verdict(item.name, True, Rule.RUNNING)
             case State.FOREIGN:
-                yield Verdict(item.name, True, Rule.FOREIGN)
+                yield Verdict(item.name, True, Rule.FOREIGN, None, item.foreign)
             case State.DELETING:
                 yield Verdict(item.name, False, Rule.DELETING)
 
 
-def plan(backups: Sequence[Item], policy: Policy, now: datetime, *, coming: Coming | None = None) -> list[Verdict]:
-    """One verdict for each of *backups*, newest first. *coming* lets rules that count runs name a date.
+def plan(
+    backups: Sequence[Item], policy: Policy, now: datetime, *, coming: Coming | None = None, hold: Hold | None = None
+) -> list[Verdict]:
+    """One verdict for each of *backups*, newest first. *coming* lets rules that count runs name a date; *hold* is a reason from
+    outside to delete nothing.
 
     >>> def item(day): return Item(f"b{day}", State.COMPLETE, datetime(2026, 1, day, tzinfo=UTC))
     >>> now = datetime(2026, 1, 9, tzinfo=UTC)
@@ -280,11 +287,11 @@ def plan(backups: Sequence[Item], policy: Policy, now: datetime, *, coming: Comi
     items = sorted(backups, key=_NAME, reverse=True)
     items.sort(key=_TIME, reverse=True)  # stable; one key of both would be one more container for each Backup
     verdicts = list(_judge(items, policy, now, coming))
-    alive = [item for item in items if item.state is not State.DELETING]
-    return _restrain(verdicts, _halt(alive, now), policy)
+    own = [item for item in items if item.state not in {State.DELETING, State.FOREIGN}]
+    return _restrain(verdicts, hold or _halt(own, now), policy)
 
 
-def _restrain(verdicts: list[Verdict], halt: tuple[Rule, str] | None, policy: Policy) -> list[Verdict]:
+def _restrain(verdicts: list[Verdict], halt: Hold | None, policy: Policy) -> list[Verdict]:
     """*verdicts* (newest first) with no deletion at all after *halt*, and not more of them than one pass may do."""
     left = len(verdicts) if policy.max_deletions is None else policy.max_deletions
     for index in range(len(verdicts) - 1, -1, -1):  # the oldest go first
@@ -316,12 +323,12 @@ def _compaction_stays(
 
 
 def plan_compactions(
-    compactions: Sequence[Compaction], policy: Policy, now: datetime, *, oldest: datetime | None
+    compactions: Sequence[Compaction], policy: Policy, now: datetime, *, oldest: datetime | None, hold: Hold | None = None
 ) -> list[Verdict]:
     """One verdict for each of *compactions*, newest first. Their data stays where it is; only the object goes.
 
     A limit of time or number is upstream's. Under ``keep*`` rules one is kept while it reaches behind *oldest*, the oldest
-    Backup that is left, None when that is no reason to delete anything.
+    Backup that is left, None when that is no reason to delete anything; *hold* as for :func:`plan`.
     """
     items = sorted(compactions, key=lambda item: (item.created, item.name), reverse=True)
     verdicts = []
@@ -330,4 +337,4 @@ def plan_compactions(
         verdicts.append(Verdict(item.name, keep, rule))
     ahead = next((item.name for item in items if item.created > now), None)
     halt = (Rule.CLOCK, f"the clock shows an earlier time than that of {ahead}") if ahead else None
-    return _restrain(verdicts, halt, policy)
+    return _restrain(verdicts, hold or halt, policy)

@@ -5,6 +5,7 @@ the spec is wrong  condition ``Invalid``; nothing is made, nothing deleted, the 
 ``pause``          nothing is made, slots pass by for good; retention goes on
 otherwise          the newest due slot (:mod:`app.domain.slots`), the log backup, a compaction that is due
 always             retention (:mod:`app.domain.retention`), truncation target, recovery window
+the clock is wrong nothing is made, nothing deleted (:mod:`app.domain.clock`); a pass that would act asks first
 being deleted      nothing: the children go by their owner references, each by its own cleanPolicy
 ================== ==========================================================================================
 """
@@ -14,17 +15,19 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from app.domain import clock as clocks
 from app.domain import compaction, schedule_log, schedule_spec, scheduled, slots
+from app.domain.clock import TOLERANCE, Clock
 from app.domain.compaction import Compactions, Stretch
 from app.domain.config import Config
 from app.domain.decision import Decision, Drop
-from app.domain.observed import Object, Observed, metadata
-from app.domain.retention import Compaction, Item, Rule, State, Verdict, plan, plan_compactions
+from app.domain.observed import Object, Observed, controlled_by, items, metadata, name_of, part
+from app.domain.retention import Compaction, Hold, Item, Rule, State, Verdict, plan, plan_compactions
 from app.domain.schedule_log import Log
 from app.domain.schedule_spec import Schedule, ScheduleError
 from app.domain.scheduled import BACKUPS, COMPACTIONS, Children
-from app.domain.slots import Slots
-from app.domain.times import edited_at, moment, stamp
+from app.domain.slots import NAME_TAKEN, Slots, Stall, Terms
+from app.domain.times import edited_at, last_edit, moment, stamp
 from crds import names, tso
 
 INVALID: Final = "Invalid"
@@ -33,6 +36,8 @@ HELD: Final = "RetentionHeld"
 _MAX_MESSAGE: Final = 1024
 _MAX_EXPIRING: Final = 10
 _HELD_RULES: Final = frozenset({Rule.UNREADABLE, Rule.CLOCK})
+_ANSWER_SOON: Final = timedelta(seconds=5)
+"""The write that asks for the API server's time brings the next pass; this is for the case that it does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +70,7 @@ ScheduleIntent = Snapshot | LogBackup | CompactLog
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pass:
-    """What one pass looks at."""
+    """What one pass looks at. *hold* keeps it from making and deleting anything. *timetable* and *check* go to the status."""
 
     observed: Observed
     schedule: Schedule
@@ -73,8 +78,13 @@ class _Pass:
     slots: Slots
     log: Log | None
     compactions: Compactions
+    clock: Clock
+    created: datetime
     now: datetime
     config: Config
+    timetable: Mapping[str, Any]
+    check: Mapping[str, Any] | None
+    hold: Hold | None = None
 
     @property
     def status(self) -> Mapping[str, Any]:
@@ -104,31 +114,80 @@ def decide(observed: Observed, now: datetime, config: Config) -> Decision[Schedu
         schedule, children, log = survey(observed, created, config)
     except ScheduleError as error:
         return _refused(observed, str(error), config)
-    due = slots.evaluate(
-        schedule,
-        children,
-        observed.status,
-        created=created,
-        now=now,
-        others=_group(observed, children),
-        patience=timedelta(seconds=config.start_deadline),
-    )
+    clock = clocks.judge(observed.parent, observed.status, now)
+    given = replace(terms(observed, created, now, children), confirmed=clock.confirmed)
     done = compaction.read(
         children.compactions,
         before=moment(observed.status.get("lastCompactProgress")),
         log_start=log.started if log else None,
+        taken=children.taken,
     )
     current = _Pass(
-        observed=observed, schedule=schedule, children=children, slots=due, log=log, compactions=done, now=now, config=config
+        observed=observed,
+        schedule=schedule,
+        children=children,
+        slots=slots.evaluate(schedule, children, observed.status, observed.name, given),
+        log=log,
+        compactions=done,
+        clock=clock,
+        created=created,
+        now=now,
+        config=config,
+        timetable=_timetable(observed, now),
+        check=clock.check if clock.trusted else part(observed.status, "clockCheck") or None,
     )
-    return _decision(current, created)
+    decision = _decision(current)
+    if clock.trusted or not (clock.reason or _acts(current, decision)):
+        return decision
+    return _decision(_held(current))
+
+
+def terms(observed: Observed, created: datetime, now: datetime, children: Children) -> Terms:
+    """What the slots of the observed schedule are judged by, with a clock of which nothing is known."""
+    since = moment(_timetable(observed, now).get("since"))
+    return Terms(created=created, since=max(since or created, created), now=now, others=_group(observed, children))
+
+
+def _timetable(observed: Observed, now: datetime) -> dict[str, Any]:
+    """``status.timetable``: which times ``lastScheduleTime`` belongs to, and since when, where they were edited. Slots from
+    before the edit were none then, so they are not missed now."""
+    spec, before = observed.spec, part(observed.status, "timetable")
+    ours = {"schedule": str(spec.get("schedule") or ""), "timeZone": str(spec.get("timeZone") or "")}
+    if not before or (before.get("schedule"), before.get("timeZone") or "") == (ours["schedule"], ours["timeZone"]):
+        since = moment(before.get("since"))
+    else:
+        since = last_edit(observed.parent) or now
+    return {"schedule": ours["schedule"], "timeZone": ours["timeZone"] or None, "since": stamp(since) if since else None}
+
+
+def _acts(current: _Pass, decision: Decision[ScheduleIntent]) -> bool:
+    """Whether *decision* does anything because of the time: then the clock has to be borne out first."""
+    moved = decision.status.get("lastScheduleTime") != current.status.get("lastScheduleTime")
+    behind = current.slots.stall is not None and current.slots.stall.reason == clocks.BEHIND
+    return bool(decision.create or decision.drop) or moved or behind
+
+
+def _held(current: _Pass) -> _Pass:
+    """The same pass with a clock that is wrong, or has to be borne out first: nothing that depends on it changes."""
+    clock, before = current.clock, current.status
+    if clock.reason:
+        stall, hold = Stall(reason=clock.reason, message=clock.message, slot=clock.at), (Rule.CLOCK, clock.message)
+    else:
+        stall, hold = None, (Rule.NEXT_PASS, "the API server is asked for its time first")
+    waits = Slots(mark=moment(before.get("lastScheduleTime")), next=moment(before.get("nextBackupTime")), stall=stall)
+    return replace(current, slots=waits, hold=hold, check=clock.check)
 
 
 def _group(observed: Observed, children: Children) -> list[str]:
     """The Backups of the schedule's group that are under way, its own left out."""
-    if not (metadata(observed.parent).get("labels") or {}).get(names.SCHEDULE_GROUP_LABEL):
+    group = part(metadata(observed.parent), "labels").get(names.SCHEDULE_GROUP_LABEL)
+    if not group:
         return []
-    related = (observed.related.get(BACKUPS) or {}).values()
+    related = [
+        backup
+        for backup in (observed.related.get(BACKUPS) or {}).values()
+        if part(metadata(backup), "labels").get(names.SCHEDULE_GROUP_LABEL) == group
+    ]
     return scheduled.group_running(related, (item.name for item in children.items))
 
 
@@ -139,8 +198,8 @@ def _refused(observed: Observed, problem: str, config: Config) -> Decision[Sched
     return Decision(status=status, resync_after=config.resync, warnings=(problem[:_MAX_MESSAGE],))
 
 
-def _decision(current: _Pass, created: datetime) -> Decision[ScheduleIntent]:
-    verdicts = plan(current.children.items, current.schedule.policy, current.now)
+def _decision(current: _Pass) -> Decision[ScheduleIntent]:
+    verdicts = plan(current.children.items, current.schedule.policy, current.now, hold=current.hold)
     compactions = _compaction_verdicts(current)
     drops = [Drop(kind=BACKUPS, name=verdict.name, rule=verdict.rule) for verdict in _to_drop(current, verdicts)]
     drops += [
@@ -149,9 +208,10 @@ def _decision(current: _Pass, created: datetime) -> Decision[ScheduleIntent]:
         if not verdict.keep and verdict.rule != Rule.DELETING
     ]
     held = next((verdict for verdict in verdicts if verdict.rule in _HELD_RULES), None)
+    intents = [] if current.hold else list(_intents(current))
     return Decision(
-        status=_status(current, verdicts, held),
-        create=list(_intents(current, created)),
+        status=_status(current, verdicts, held, intents),
+        create=intents,
         drop=drops,
         resync_after=_wait(current, verdicts, compactions),
         warnings=[f"retention deletes nothing: {held.detail}"] if held else [],
@@ -175,36 +235,76 @@ def _compaction_verdicts(current: _Pass) -> list[Verdict]:
     if not current.schedule.limited or not current.children.compactions:
         return []
     states = {"Complete": State.COMPLETE, "Failed": State.FAILED}
-    items = []
-    for found in current.children.compactions:
-        meta = metadata(found)
-        state = State.DELETING if meta.get("deletionTimestamp") else states.get(compaction.state_of(found), State.RUNNING)
+    found = []
+    for item in current.children.compactions:
+        meta = metadata(item)
+        state = State.DELETING if meta.get("deletionTimestamp") else states.get(compaction.state_of(item), State.RUNNING)
         made = moment(meta.get("creationTimestamp")) or current.now
-        items.append(Compaction(str(meta.get("name")), state, made, compaction.end_of(found)))
+        found.append(Compaction(str(meta.get("name")), state, made, compaction.end_of(item)))
     oldest = current.children.oldest_commit
     broken = any(item.problem for item in current.children.items)
-    return plan_compactions(
-        items, current.schedule.policy, current.now, oldest=tso.to_datetime(oldest) if oldest and not broken else None
-    )
+    least = tso.to_datetime(oldest) if oldest and not broken else None
+    return plan_compactions(found, current.schedule.policy, current.now, oldest=least, hold=current.hold)
 
 
-def _intents(current: _Pass, created: datetime) -> Iterable[ScheduleIntent]:
+def _intents(current: _Pass) -> Iterable[ScheduleIntent]:
     """What is to be made in this pass."""
     if current.schedule.pause:
         return
     schedule = current.observed.name
-    if current.schedule.log and current.log is None:
-        since = current.schedule.timetable.newest(after=created, now=current.now) or created
-        yield LogBackup(name=schedule_log.log_name(schedule), since=since)
+    if current.schedule.log and current.log is None and _in_the_way(current) is None:
+        since = current.schedule.timetable.newest(after=current.created, now=current.now) or current.created
+        yield LogBackup(name=scheduled.log_name(schedule), since=since)
     if current.slots.due:
         yield Snapshot(name=names.slot_backup(schedule, current.slots.due), slot=current.slots.due)
     if current.log and (stretch := compaction.due(schedule, current.schedule, current.log, current.compactions, current.now)):
         yield CompactLog(name=stretch.name, stretch=stretch, log=current.log.backup)
 
 
+def _in_the_way(current: _Pass) -> Object | None:
+    """The Backup that has the name of the schedule's log backup, which is not observed as such."""
+    name = scheduled.log_name(current.observed.name)
+    key = f"{current.observed.namespace}/{name}"
+    return (current.observed.related.get(BACKUPS) or {}).get(key) or (current.observed.children.get(BACKUPS) or {}).get(key)
+
+
+def _log_stall(current: _Pass) -> Stall | None:
+    """The log backup that cannot be made, since a Backup of its name is there that the schedule did not make."""
+    if not current.schedule.log or current.log or (found := _in_the_way(current)) is None:
+        return None
+    observed, meta, name = current.observed, metadata(found), name_of(found)
+    if controlled_by(meta, observed.uid) and not current.children.foreign(name):
+        return None  # ours, and moments later among the children
+    text = f"the log backup cannot be made: Backup {name} is there, and this schedule did not make it. "
+    if scheduled.is_log(found) and not meta.get("ownerReferences"):
+        label = f"kubectl label backup {name} -n {observed.namespace} {names.CONTROLLER_UID_LABEL}={observed.uid}"
+        text += f"If it is the log of the same cluster, hand it over: {label}; else give this schedule another name"
+    else:
+        text += "Give this schedule another name, or that Backup"
+    return Stall(reason=NAME_TAKEN, message=text)
+
+
+def _not_created(current: _Pass, intents: Sequence[ScheduleIntent]) -> Iterable[Stall]:
+    """What was asked for before and is asked for again. Metacontroller says nothing where the name is taken."""
+    asked = current.status.get("requested")
+    for intent in intents:
+        if not isinstance(asked, list) or intent.name not in asked:
+            continue
+        kind = "CompactBackup" if isinstance(intent, CompactLog) else "Backup"
+        run = f"the run of {stamp(intent.slot)} has not begun: " if isinstance(intent, Snapshot) else ""
+        text = (
+            f"{run}{kind} {intent.name} was asked for and is not among this schedule's. Either Kubernetes refused it (events: "
+            f"kubectl describe backupschedule {current.observed.name}), or one is there that this schedule did not make "
+            f"(kubectl get {kind.lower()} {intent.name}): then set its cleanPolicy to Retain and delete it, its data stays"
+        )
+        yield Stall(reason="NotCreated", message=text, slot=intent.slot if isinstance(intent, Snapshot) else None)
+
+
 def _wait(current: _Pass, verdicts: Sequence[Verdict], compactions: Sequence[Verdict]) -> float:
     """Seconds until the clock alone may change the decision."""
     now = current.now
+    if current.hold:
+        return current.config.resync if current.clock.reason else _ANSWER_SOON.total_seconds()
     waits = [verdict.until - now for verdict in verdicts if verdict.until and verdict.until > now]
     if current.schedule.pause or current.slots.stall:
         waits.append(current.schedule.timetable.following(now) - now)
@@ -224,21 +324,26 @@ def _condition(kind: str, reason: str, message: str, at: datetime | None) -> dic
     return {**condition, "lastTransitionTime": stamp(at)} if at else condition
 
 
-def _conditions(current: _Pass, held: Verdict | None) -> list[dict[str, Any]]:
+def _conditions(current: _Pass, held: Verdict | None, intents: Sequence[ScheduleIntent]) -> list[dict[str, Any]]:
     """Only what holds is listed; each time is one of the objects' or a slot, never the present."""
     conditions = []
     if current.schedule.pause:
         text = "no Backups are made while spec.pause is set; retention goes on"
         conditions.append(_condition(slots.PAUSED, "Paused", text, edited_at(current.observed.parent)))
-    if stall := current.slots.stall:
-        conditions.append(_condition(STALLED, stall.reason, stall.message, stall.slot))
+    log = None if current.schedule.pause else _log_stall(current)
+    stalls = [stall for stall in (current.slots.stall, log, *_not_created(current, intents)) if stall]
+    if stalls:
+        words = "; ".join(stall.message for stall in stalls)
+        conditions.append(_condition(STALLED, stalls[0].reason, words, stalls[0].slot))
     if held:
-        reason = "Unreadable" if held.rule == Rule.UNREADABLE else "ClockBehind"
+        reason = "Unreadable" if held.rule == Rule.UNREADABLE else current.clock.reason or clocks.BEHIND
         conditions.append(_condition(HELD, reason, f"retention deletes nothing: {held.detail}", None))
     return conditions
 
 
-def _status(current: _Pass, verdicts: Sequence[Verdict], held: Verdict | None) -> dict[str, Any]:
+def _status(
+    current: _Pass, verdicts: Sequence[Verdict], held: Verdict | None, intents: Sequence[ScheduleIntent]
+) -> dict[str, Any]:
     before, children = current.status, current.children
     status = {
         **before,
@@ -246,8 +351,11 @@ def _status(current: _Pass, verdicts: Sequence[Verdict], held: Verdict | None) -
         "lastScheduleTime": current.slots.mark,
         "nextBackupTime": current.slots.next,
         "lastSuccessTime": _last_success(current),
-        "retention": _kept(verdicts, children.items),
-        "conditions": _conditions(current, held) or None,
+        "timetable": {key: value for key, value in current.timetable.items() if value is not None},
+        "clockCheck": current.check,
+        "requested": sorted(intent.name for intent in intents) or None,
+        "retention": before.get("retention") if current.hold else _kept(verdicts, children.items),
+        "conditions": _conditions(current, held, intents) or None,
         **_log_status(current),
     }
     if children.compactions or before.get("lastCompact"):
@@ -255,13 +363,24 @@ def _status(current: _Pass, verdicts: Sequence[Verdict], held: Verdict | None) -
     return {key: stamp(value) if isinstance(value, datetime) else value for key, value in status.items() if value is not None}
 
 
+def clock_hold(status: Mapping[str, Any]) -> Hold | None:
+    """Why retention deletes nothing while the webhook's clock is wrong, as the received *status* says."""
+    for item in items(status.get("conditions")):
+        if item.get("type") == STALLED and item.get("reason") in {clocks.AHEAD, clocks.BEHIND} and item.get("status") == "True":
+            return Rule.CLOCK, str(item.get("message") or "")
+    return None
+
+
 def _last_backup(current: _Pass) -> dict[str, Any]:
     """The newest run that a Backup was observed for. Once none is left its time moves on, as upstream's does."""
     before, children = current.status, current.children
-    known = moment(before.get("lastBackupTime"))
-    if children.newest_slot and (known is None or children.newest_slot >= known or not before.get("lastBackup")):
-        return {"lastBackup": children.newest_name, "lastBackupTime": children.newest_slot, "allBackupCleanTime": None}
-    if not children.items and before.get("lastBackup"):
+    known, newest = moment(before.get("lastBackupTime")), children.newest
+    if current.clock.confirmed:
+        limit = current.now + TOLERANCE
+        newest, known = children.newest_until(limit), known if known and known <= limit else None
+    if newest and newest.slot and (known is None or newest.slot >= known or not before.get("lastBackup")):
+        return {"lastBackup": newest.name, "lastBackupTime": newest.slot, "allBackupCleanTime": None}
+    if before.get("lastBackup") and all(item.state is State.FOREIGN for item in children.items):
         return {"lastBackup": None, "lastBackupTime": None, "allBackupCleanTime": current.slots.mark}
     return {}
 
@@ -273,7 +392,7 @@ def _last_success(current: _Pass) -> datetime | None:
     if item is None:
         return known
     backup = (current.observed.children.get(BACKUPS) or {}).get(f"{current.observed.namespace}/{item.name}") or {}
-    completed = moment((backup.get("status") or {}).get("timeCompleted")) or item.time
+    completed = moment(part(backup, "status").get("timeCompleted")) or item.time
     return max(completed, known) if known else completed
 
 

@@ -11,10 +11,10 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any, Final
 
-from app.domain.observed import Object, metadata, name_of
+from app.domain.observed import Object, metadata, name_of, part
 from app.domain.scheduled import Children
 from app.domain.times import moment, stamp
-from crds import names, tso
+from crds import tso
 
 _MAX_GAPS: Final = 20
 
@@ -51,8 +51,9 @@ class Log:
 
 def _timestamp(status: Mapping[str, Any], field: str) -> int:
     """A TSO of the log Backup's status; what cannot be read is unknown, and the unknown cuts and promises nothing."""
+    text = status.get(field)
     try:
-        return tso.parse(str(status.get(field) or ""))
+        return tso.parse(text) if isinstance(text, str) else 0
     except ValueError:
         return 0
 
@@ -61,7 +62,7 @@ def read(children: Children) -> Log | None:
     """The schedule's log backup, when there is one."""
     if children.log is None:
         return None
-    status: Mapping[str, Any] = children.log.get("status") or {}
+    status = part(children.log, "status")
     start = _timestamp(status, "commitTs")
     checkpoint = _timestamp(status, "logCheckpointTs")
     return Log(
@@ -70,15 +71,6 @@ def read(children: Children) -> Log | None:
         begin=max(start, _timestamp(status, "logSuccessTruncateUntil")),
         checkpoint=checkpoint if checkpoint >= start else 0,
     )
-
-
-def log_name(schedule: str) -> str:
-    """Name of a schedule's log Backup, as TiDB Operator's, shortened when its label would not fit.
-
-    >>> log_name("nightly")
-    'log-nightly'
-    """
-    return names.fit(f"log-{schedule}")
 
 
 def truncate_until(log: Log, children: Children, *, before: str, cap: int | None) -> str:

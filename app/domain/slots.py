@@ -7,15 +7,19 @@ a Backup does not move the mark, so a creation that failed is asked for again, u
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime
+from typing import Any, Final
 
+from app.domain.clock import BEHIND, TOLERANCE
+from app.domain.observed import items
 from app.domain.schedule_spec import Schedule
 from app.domain.scheduled import Children
 from app.domain.times import moment, stamp
+from crds import names
 
-PAUSED = "Paused"
+PAUSED: Final = "Paused"
 """Condition of a schedule that makes no Backups; its disappearance tells that it was resumed."""
+NAME_TAKEN: Final = "NameTaken"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,65 +42,98 @@ class Slots:
     stall: Stall | None = None
 
 
-def recorded(status: Mapping[str, Any]) -> datetime | None:
-    """The newest slot that the received status knows to be dealt with. The fields of TiDB Operator count too: a schedule that
-    it served so far goes on from there."""
+def _recorded(status: Mapping[str, Any]) -> list[datetime]:
+    """The slots that the received status knows to be dealt with. The fields of TiDB Operator count too: a schedule that it
+    served so far goes on from there."""
     known = (moment(status.get(field)) for field in ("lastScheduleTime", "lastBackupTime", "allBackupCleanTime"))
-    return max((time for time in known if time), default=None)
+    return [time for time in known if time]
+
+
+def recorded(status: Mapping[str, Any]) -> datetime | None:
+    """The newest of the slots that the received status knows to be dealt with."""
+    return max(_recorded(status), default=None)
 
 
 def was_paused(status: Mapping[str, Any]) -> bool:
     """Whether the received status is that of a paused schedule."""
-    return any(item.get("type") == PAUSED and item.get("status") == "True" for item in status.get("conditions") or ())
+    return any(item.get("type") == PAUSED and item.get("status") == "True" for item in items(status.get("conditions")))
 
 
-def evaluate(
-    schedule: Schedule,
-    children: Children,
-    status: Mapping[str, Any],
-    *,
-    created: datetime,
-    now: datetime,
-    others: Sequence[str] = (),
-    patience: timedelta,
-) -> Slots:
-    """What is due at *now*. *others* are Backups of the schedule's group that are under way; *patience* is how long a Backup
-    that was asked for may fail to appear before that is worth a condition."""
-    mark = max((time for time in (recorded(status), children.newest_slot) if time), default=None)
-    newest = schedule.timetable.newest(after=mark or created, now=now)
-    if newest is None and mark is None and schedule.immediately and created <= now:
-        newest = created
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What the slots of one pass are judged by, beside spec and children.
+
+    *since* is the time from which slots count: the schedule's creation, or the edit that made its times what they are. *now* is
+    what our clock shows; *confirmed* tells that the API server's clock bears it out, so that a slot in the future is an error.
+    *others* are Backups of the schedule's group that are under way.
+    """
+
+    created: datetime
+    since: datetime
+    now: datetime
+    confirmed: bool = False
+    others: Sequence[str] = ()
+
+
+def _mark(schedule: Schedule, children: Children, status: Mapping[str, Any], terms: Terms) -> datetime | None:
+    """The newest slot that is dealt with.
+
+    One in the future was put down, or its Backup made, by a clock that was wrong, and would stop the schedule until then. When
+    that is sure it counts no more; with nothing else left, all that is past counts as dealt with.
+    """
+    slots = _recorded(status)
+    newest = children.newest.slot if children.newest else None
+    mark = max([*slots, newest] if newest else slots, default=None)
+    limit = terms.now + TOLERANCE
+    if mark is None or mark <= limit or not terms.confirmed:
+        return mark
+    past = children.newest_until(limit)
+    known = [time for time in (*slots, past.slot if past else None) if time and time <= limit]
+    return max(known, default=None) or schedule.timetable.newest(after=terms.since, now=terms.now)
+
+
+def evaluate(schedule: Schedule, children: Children, status: Mapping[str, Any], name: str, terms: Terms) -> Slots:
+    """What is due of the schedule called *name*."""
+    now = terms.now
+    mark = _mark(schedule, children, status, terms)
+    newest = schedule.timetable.newest(after=max(mark or terms.created, terms.since), now=now)
+    if newest is None and mark is None and schedule.immediately and terms.created <= now:
+        newest = terms.created
     if schedule.pause or (was_paused(status) and newest):
         # What falls into a pause is left out for good; the pass after it finds nothing to make up for.
         return Slots(mark=newest or mark, next=None if schedule.pause else schedule.timetable.following(now))
     if newest is None:
         stall = None
-        if mark and mark > now:
-            stall = Stall(
-                reason="ClockBehind", message=f"the clock is behind the newest run, {stamp(mark)}; nothing is due before"
-            )
+        if mark and mark > now + TOLERANCE:
+            stall = Stall(reason=BEHIND, message=f"the clock is behind the newest run, {stamp(mark)}; nothing is due before")
         return Slots(mark=mark, next=schedule.timetable.following(max(now, mark or now)), stall=stall)
-    if stall := _obstacle(schedule, children, newest, now, others):
+    if stall := _obstacle(schedule, children, newest, name, terms):
         missed = stall.reason == "DeadlineMissed"
         return Slots(mark=mark, next=schedule.timetable.following(now) if missed else newest, stall=stall)
-    if newest + patience <= now:
-        message = f"the run of {stamp(newest)} is late: its Backup does not exist yet; the schedule's events say why"
-        stall = Stall(reason="NotCreated", message=message, slot=newest)
-    return Slots(due=newest, mark=mark, next=schedule.timetable.following(now), stall=stall)
+    return Slots(due=newest, mark=mark, next=schedule.timetable.following(now))
 
 
-def _obstacle(schedule: Schedule, children: Children, slot: datetime, now: datetime, others: Sequence[str]) -> Stall | None:
+def _obstacle(schedule: Schedule, children: Children, slot: datetime, name: str, terms: Terms) -> Stall | None:
     """What keeps the run of *slot* from beginning."""
-    run = f"the run of {stamp(slot)}"
-    if schedule.deadline is not None and now - slot > schedule.deadline:
+    run, backup = f"the run of {stamp(slot)}", names.slot_backup(name, slot)
+    if schedule.deadline is not None and terms.now - slot > schedule.deadline:
         seconds = int(schedule.deadline.total_seconds())
         return Stall(
             reason="DeadlineMissed", message=f"{run} could not begin within startingDeadlineSeconds: {seconds}", slot=slot
         )
+    if children.foreign(backup):
+        return Stall(
+            reason=NAME_TAKEN,
+            message=(
+                f"{run} has no name: Backup {backup} is there, and this schedule did not make it. The next run has another "
+                "name; for this one, set that Backup's cleanPolicy to Retain and delete it, its data stays"
+            ),
+            slot=slot,
+        )
     if schedule.forbid and (running := children.running):
         return Stall(reason="PreviousRunning", message=f"{run} waits for {running[0]}, which is still under way", slot=slot)
-    if others:
+    if terms.others:
         return Stall(
-            reason="GroupRunning", message=f"{run} waits for {others[0]} of the same group, still under way", slot=slot
+            reason="GroupRunning", message=f"{run} waits for {terms.others[0]} of the same group, still under way", slot=slot
         )
     return None

@@ -1,25 +1,34 @@
 """Times as Kubernetes writes them (RFC3339, UTC, whole seconds), read and written in one place."""
 
 from datetime import UTC, datetime
+from typing import Final
 
-from app.domain.observed import Object, metadata
+from app.domain.observed import Object, items, metadata
+
+_FIRST_YEAR: Final = 1970
+_LAST_YEAR: Final = 4999
+"""Beyond these a TSO cannot hold the time, and adding the longest duration to it would leave the calendar."""
 
 
 def moment(value: object) -> datetime | None:
-    """The time in a field of a Kubernetes object; None when it is absent or no time with a zone.
+    """The time in a field of a Kubernetes object; None when it is absent, no time with a zone, or in a year that no backup
+    has.
 
     >>> moment("2026-01-31T02:00:00Z")
     datetime.datetime(2026, 1, 31, 2, 0, tzinfo=datetime.timezone.utc)
-    >>> moment(None) is moment("soon") is None
+    >>> moment(None) is moment("soon") is moment("0001-01-01T00:00:00+14:00") is None
     True
     """
     if not isinstance(value, str):
         return None
     try:
         parsed = datetime.fromisoformat(value)
-    except ValueError:
+        if parsed.tzinfo is None:
+            return None
+        time = parsed.astimezone(UTC)
+    except (ValueError, OverflowError):
         return None
-    return parsed.astimezone(UTC) if parsed.tzinfo else None
+    return time if _FIRST_YEAR <= time.year <= _LAST_YEAR else None
 
 
 def stamp(value: datetime) -> str:
@@ -32,11 +41,16 @@ def stamp(value: datetime) -> str:
     return f"{value.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat()}Z"
 
 
+def _writes(obj: Object, *, status: bool) -> list[datetime]:
+    """When the API server took in what somebody wrote to *obj*, or to its status, as the managed fields tell."""
+    entries = items(metadata(obj).get("managedFields"))
+    written = [moment(entry.get("time")) for entry in entries if (entry.get("subresource") == "status") is status]
+    return [time for time in written if time]
+
+
 def status_written_at(obj: Object) -> datetime | None:
     """When the status of *obj* last changed, as its managed fields tell; None when they do not."""
-    fields = metadata(obj).get("managedFields") or ()
-    written = [moment(item.get("time")) for item in fields if item.get("subresource") == "status"]
-    return max((time for time in written if time), default=None)
+    return max(_writes(obj, status=True), default=None)
 
 
 def edited_at(obj: Object) -> datetime | None:
@@ -44,6 +58,15 @@ def edited_at(obj: Object) -> datetime | None:
 
     The time of a condition that no Job stands behind (``Invalid``, ``Waiting``): a fact of the object, not of our clock.
     """
-    meta = metadata(obj)
-    written = [moment(item.get("time")) for item in meta.get("managedFields") or () if item.get("subresource") != "status"]
-    return max((time for time in written if time), default=moment(meta.get("creationTimestamp")))
+    return max(_writes(obj, status=False), default=moment(metadata(obj).get("creationTimestamp")))
+
+
+def last_edit(obj: Object) -> datetime | None:
+    """As :func:`edited_at`, but None where no managed field tells."""
+    return max(_writes(obj, status=False), default=None)
+
+
+def witnessed(obj: Object) -> datetime | None:
+    """The newest time on the API server's clock that *obj* proves: that of the last write to its status, which is ours and
+    moves on with each; before the first, of any write. None where no managed field tells: a dry run from a file."""
+    return max(_writes(obj, status=True) or _writes(obj, status=False), default=None)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -18,6 +18,8 @@ from app.domain.decision import Decision, Drop
 from app.domain.observed import Observed, metadata
 from app.hooks.kind import Intent, Kind
 
+_MAX_INT: Final = 2**63
+
 
 class AnswerError(Exception):
     """The decision cannot be put into an answer without harm: a bug of ours, answered 500 so that nothing is touched."""
@@ -25,17 +27,21 @@ class AnswerError(Exception):
 
 def plain(value: Any) -> Any:
     """*value* as JSON that Metacontroller compares equal after a round trip: no nulls, whole floats as integers, times as
-    RFC3339 in UTC. Raises AnswerError for what has no such form.
+    RFC3339 in UTC. Raises AnswerError for what has no such form, an integer of more than 64 bits included.
 
     >>> plain({"a": 1.0, "b": None, "c": [True, 0.5, None]})
     {'a': 1, 'c': [True, 0.5]}
     """
-    if isinstance(value, str | bool | int):
+    if isinstance(value, str | bool):
+        return value
+    if isinstance(value, int):
+        if not -_MAX_INT <= value < _MAX_INT:
+            raise AnswerError("a number does not fit 64 bits")
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
             raise AnswerError(f"number {value} cannot be written as JSON")
-        return int(value) if value.is_integer() else value
+        return int(value) if value.is_integer() and -_MAX_INT <= value < _MAX_INT else value
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items() if item is not None}
     if isinstance(value, list | tuple):

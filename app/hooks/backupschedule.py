@@ -5,30 +5,27 @@ from typing import Any, Final
 from app.builders.scheduled_backup import build
 from app.domain import schedule
 from app.domain.config import Config
-from app.domain.observed import Object, metadata
+from app.domain.observed import Object, metadata, name_of, part
 from app.domain.schedule import CompactLog, ScheduleIntent
-from app.domain.scheduled import BACKUPS, COMPACTIONS, lean
+from app.domain.scheduled import BACKUPS, COMPACTIONS, lean, log_name
 from app.hooks.kind import Kind
 from crds import names
 
 
 def related(parent: Object, _config: Config) -> list[dict[str, Any]]:
-    """A schedule of a group looks at the Backups of that group, which carry its label; any other looks at nothing.
+    """A schedule with a log looks at the Backup that has its log backup's name, whoever made it; one of a group at the Backups
+    of that group, which carry its label.
 
     Metacontroller asks again when the spec changes or after 20 minutes, so an added label takes as long.
     """
     meta = metadata(parent)
-    group = (meta.get("labels") or {}).get(names.SCHEDULE_GROUP_LABEL)
-    if not group:
-        return []
-    return [
-        {
-            "apiVersion": names.API_VERSION,
-            "resource": "backups",
-            "namespace": meta.get("namespace"),
-            "labelSelector": {"matchLabels": {names.SCHEDULE_GROUP_LABEL: group}},
-        }
-    ]
+    backups = {"apiVersion": names.API_VERSION, "resource": "backups", "namespace": meta.get("namespace")}
+    rules: list[dict[str, Any]] = []
+    if part(parent, "spec").get("logBackupTemplate"):
+        rules.append({**backups, "names": [log_name(name_of(parent))]})
+    if group := part(meta, "labels").get(names.SCHEDULE_GROUP_LABEL):
+        rules.append({**backups, "labelSelector": {"matchLabels": {names.SCHEDULE_GROUP_LABEL: group}}})
+    return rules
 
 
 def _kind_of(intent: ScheduleIntent) -> str:

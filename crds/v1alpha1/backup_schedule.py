@@ -152,6 +152,21 @@ class RetentionStatus(Model):
     expiring: list[Expiring] = Field(default_factory=list, max_length=100, description="Those that go next, soonest first.")
 
 
+class AppliedTimetable(Model):
+    """Which times lastScheduleTime belongs to."""
+
+    schedule: str = Field(default="", description="spec.schedule.")
+    time_zone: str = Field(default="", description="spec.timeZone.")
+    since: Time | None = Field(default=None, description="When they were edited; earlier ones are not missed. Absent: never.")
+
+
+class ClockCheck(Model):
+    """How the webhook's clock stood to the API server's when that mattered last."""
+
+    shown: Time | None = Field(default=None, description="What the webhook's clock showed.")
+    answer: Time | None = Field(default=None, description="The API server's time, when it was not about the same.")
+
+
 class BackupScheduleStatus(Status):
     """What the schedule did, and what comes next."""
 
@@ -161,6 +176,11 @@ class BackupScheduleStatus(Status):
         default=None, description="The newest due time that was dealt with: a Backup was made for it, or it was left out."
     )
     next_backup_time: Time | None = Field(default=None, description="When the next one is due.")
+    timetable: AppliedTimetable | None = Field(default=None, description="Which times lastScheduleTime belongs to.")
+    clock_check: ClockCheck | None = Field(default=None, description="How the webhook's clock stood to the API server's.")
+    requested: list[str] = Field(
+        default_factory=list, max_length=100, description="What was asked for last, and is not there yet."
+    )
     last_success_time: Time | None = Field(default=None, description="When a Backup was last complete.")
     all_backup_clean_time: Time | None = Field(default=None, description="When the last Backup of all was removed.")
     log_backup: str | None = Field(default=None, description="Name of the log backup.")

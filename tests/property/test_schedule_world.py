@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -14,10 +15,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from app.domain.clock import TOLERANCE
+from app.domain.cron import upcoming
+from app.domain.schedule_spec import read
 from app.domain.times import moment
 from crds import names
-from tests.support.schedule_world import LOG_NAME, World
-from tests.support.schedules import BR, LOG
+from tests.support.schedule_world import CONFIG, LOG_NAME, World
+from tests.support.schedules import BR, CREATED, LOG
 
 HISTORIES = int(os.environ.get("SCHEDULE_HISTORIES", "150"))
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
@@ -76,7 +80,12 @@ STEPS = st.one_of(
     st.tuples(st.just("log")),
     st.tuples(st.just("wait"), st.integers(1, 86400 * 40)),
     st.tuples(st.just("wait"), st.sampled_from([1, 20, 60, 1800, 3600, 86400, 86400 * 31, 86400 * 366, 86400 * 3653])),
-    st.tuples(st.just("clock behind"), st.sampled_from([0, 0, 1, 3600, 86400, 86400 * 400])),
+    st.tuples(st.just("clock"), st.sampled_from([0, 0, 0, -1, -3600, -86400, -86400 * 400, 1, 300, 3600, 86400, 86400 * 400])),
+    st.tuples(st.just("clock"), st.integers(-86400 * 400, 86400 * 400)),
+    st.tuples(st.just("jump"), st.integers(-86400 * 400, 86400 * 400), st.integers(1, 3)),
+    st.tuples(st.just("times"), CRONS, ZONES),
+    st.tuples(st.just("copy"), st.integers(0, 9), st.sampled_from(["before-upgrade", "nightly-copy", "log-copy"])),
+    st.tuples(st.just("copy of a run"), st.integers(0, 9), st.integers(1, 3), st.booleans(), st.booleans()),
     st.tuples(st.just("delete"), st.integers(0, 9)),
     st.tuples(st.just("pause"), st.booleans()),
     st.tuples(st.just("lose status")),
@@ -102,10 +111,26 @@ def play(world: World, step: tuple[Any, ...]) -> None:
             world.log_advances()
         case "wait", seconds:
             world.now += timedelta(seconds=seconds)
-        case "clock behind", seconds:
-            world.behind = timedelta(seconds=seconds)
+        case "clock" | "jump", seconds, *passes:
+            set_clock(world, timedelta(seconds=seconds), passes)
         case _:
             people(world, step)
+
+
+def set_clock(world: World, skew: timedelta, passes: list[int]) -> None:
+    """The hook's clock jumps, for good or for so many passes."""
+    before, world.skew = world.skew, skew
+    for _ in range(passes[0] if passes else 0):
+        world.sync()
+    if passes:
+        world.skew = before
+
+
+def copy_of_a_run(world: World, number: int, count: int, *, hidden: bool, edited: bool) -> None:
+    """Somebody takes the name of a run that is still to come, well before it comes."""
+    timetable = read(world.spec, created=CREATED, config=CONFIG).timetable
+    slot = list(islice(upcoming(timetable, world.now + 2 * TOLERANCE), count))[-1]
+    world.copy_backup(number, names.slot_backup("nightly", slot), hidden=hidden, slot=slot if edited else None)
 
 
 def as_usual(world: World, phase: str) -> None:
@@ -123,11 +148,17 @@ def people(world: World, step: tuple[Any, ...]) -> None:
     """What people do."""
     match step:
         case "delete", number:
-            snapshots = sorted(name for name in world.backups if name != LOG_NAME)
+            snapshots = sorted(own(world))
             if snapshots:
                 world.delete_by_hand(snapshots[number % len(snapshots)])
         case "pause", paused:
             world.edit(pause=True if paused else None)
+        case "times", cron, zone:
+            world.edit(schedule=cron, timeZone=zone)
+        case "copy", number, name:
+            world.copy_backup(number, name)
+        case "copy of a run", number, count, hidden, edited:
+            copy_of_a_run(world, number, count, hidden=hidden, edited=edited)
         case ("lose status",):
             world.lose_status()
         case _:
@@ -140,12 +171,8 @@ def people(world: World, step: tuple[Any, ...]) -> None:
 def test_histories(spec: dict[str, Any], steps: list[tuple[Any, ...]]) -> None:
     world = World(spec=spec)
     for step in steps:
-        before = set(world.runs)
-        newest = max((slot_of(name) for name in world.backups if name != LOG_NAME), default=None)
         play(world, step)
         assert len(world.runs) == len(set(world.runs)), f"made twice: {Counter(world.runs).most_common(1)}"
-        for name in set(world.runs) - before:
-            assert newest is None or slot_of(name) > newest or step[-1] != 0, f"{name} is not newer than what is there"
     settle(world)
     SEEN.update(histories=1, passes=world.passes, runs=len(world.runs), deletions=world.deleted)
 
@@ -162,7 +189,8 @@ def snapshot(world: World) -> bytes:
 
 def settle(world: World) -> None:
     """Left alone, with a clock that is right, a schedule comes to rest, and its status tells what is there."""
-    world.behind = timedelta(0)
+    world.skew = timedelta(0)
+    world.remove_strangers()
     for _ in range(100):
         before = snapshot(world)
         world.sync()
@@ -174,9 +202,31 @@ def settle(world: World) -> None:
         raise AssertionError(f"never at rest: {world.status}")
     complete = [name for name, backup in world.backups.items() if backup["status"].get("phase") == "Complete"]
     assert world.status["retention"]["kept"] == len(complete)
-    newest = max((slot_of(name) for name in world.backups if name != LOG_NAME), default=None)
+    newest = max((slot_of(name) for name in own(world)), default=None)
     mark = moment(world.status.get("lastScheduleTime"))
     assert newest is None or (mark is not None and mark >= newest)
+    reasons = {item["reason"] for item in world.status.get("conditions") or ()}
+    assert not reasons & {"ClockAhead", "ClockBehind"} or mark is None or mark > world.now, world.status
+    goes_on(world)
+
+
+def goes_on(world: World) -> None:
+    """Whatever the clock did before: the run after the next one is made on its day."""
+    if world.spec.get("pause") or "startingDeadlineSeconds" in world.spec:
+        return
+    timetable = read(world.spec, created=CREATED, config=CONFIG).timetable
+    slot = timetable.following(timetable.following(world.now) + TOLERANCE)
+    world.now = slot
+    for _ in range(3):
+        world.sync()
+        for name in world.running():
+            world.end(name, phase="Complete")
+    assert names.slot_backup("nightly", slot) in world.runs, f"no run at {slot}: {world.status}"
+
+
+def own(world: World) -> list[str]:
+    """Snapshots that the schedule made and that are still there."""
+    return [name for name in world.backups if name != LOG_NAME and name not in world.strangers]
 
 
 def test_what_was_run(record_property: Callable[[str, object], None]) -> None:

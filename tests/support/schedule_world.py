@@ -1,15 +1,20 @@
 """A small world around one BackupSchedule in the in-memory cluster: runs that end, people, a clock, caches that lag.
 
-An answer may be lost, or its status alone; the hook's clock may be behind for a while. Every deletion that an answer causes is
-judged by :mod:`tests.support.keep_oracle`, which knows nothing of the code under test.
+An answer may be lost, or its status alone; the hook's clock may be behind or ahead for a while, by any time, while that of the
+API server is right. People edit the times, copy Backups, and make some of a name that the schedule will want. Every deletion
+that an answer causes is judged by :mod:`tests.support.keep_oracle`, which knows nothing of the code under test.
 """
 
-from datetime import timedelta
-from typing import Any
+import copy
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Self
 
 import orjson
 
+from app.domain.clock import TOLERANCE
 from app.domain.config import Config
+from app.domain.cron import parse, zone
 from app.domain.observed import Observed
 from app.domain.scheduled import BACKUPS
 from app.domain.times import moment, stamp
@@ -33,7 +38,32 @@ _KEY = "db/nightly"
 def _lean(seen: Observed) -> Observed:
     """What the hook would see if the request were a big one."""
     children = {kind: {key: KIND.lean(child) for key, child in group.items()} for kind, group in seen.children.items()}
-    return Observed(parent=seen.parent, children=children, related=seen.related, finalizing=seen.finalizing)
+    return replace(seen, children=children)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """When a schedule is due, since when, and whether a status told of it."""
+
+    schedule: str
+    zone: str
+    since: datetime
+    seen: bool = False
+
+    @classmethod
+    def of(cls, spec: dict[str, Any], since: datetime) -> Self:
+        """Those of *spec*."""
+        return cls(schedule=spec["schedule"], zone=spec.get("timeZone") or "", since=since)
+
+    def told(self, timetable: dict[str, Any]) -> bool:
+        """Whether ``status.timetable`` is about these."""
+        return (timetable.get("schedule"), timetable.get("timeZone") or "") == (self.schedule, self.zone)
+
+    def has(self, slot: datetime, until: datetime) -> bool:
+        """Whether *slot* was one of these while they held, *until* the next ones did."""
+        if not self.since <= slot <= until:
+            return False
+        return parse(self.schedule, anchor=CREATED, tz=zone(self.zone)).newest(after=CREATED, now=slot) == slot
 
 
 class World:
@@ -41,10 +71,14 @@ class World:
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self.now = CREATED
-        self.behind = timedelta(0)
-        """How far the hook's clock is behind."""
+        self.skew = timedelta(0)
+        """How far the hook's clock is ahead; negative: behind."""
         self.runs: list[str] = []
         """Every snapshot Backup ever made, by name: a name twice is a run done twice."""
+        self.strangers: set[str] = set()
+        """What people made, whatever it looks like: it has to stay."""
+        self.times = [Times.of(spec, CREATED)]
+        """The times of the schedule, oldest first; what no status told of was never in force."""
         self.deleted = 0
         self.passes = 0
         self._store = Kubernetes(lambda: self.now)
@@ -78,7 +112,7 @@ class World:
         self._caches.catch_up(BACKUPS, but=children_lag)
         if not self._caches.of(_SCHEDULES):
             self._caches.catch_up_all()
-        current = self._metacontroller.call(_SCHEDULES, _KEY, self.now - self.behind, CONFIG)
+        current = self._metacontroller.call(_SCHEDULES, _KEY, self.now + self.skew, CONFIG)
         assert current is not None
         seen, _, body = respond(_SCHEDULES, current.request, current.now, CONFIG)
         assert body == current.body, "same input, same bytes"
@@ -97,12 +131,14 @@ class World:
         self.deleted += len(outcome.deleted)
         for child in outcome.created:
             self._begin(child)
+        if self.times[-1].told(self.status.get("timetable") or {}):
+            self.times[-1] = replace(self.times[-1], seen=True)
 
     def _is_fixpoint(self, seen: Observed, current: Pass) -> None:
         """Where no deletion waited for the status, feeding it back changes nothing."""
 
         def fed(answer: dict[str, Any]) -> dict[str, Any]:
-            again = Observed(parent={**seen.parent, "status": answer["status"]}, children=seen.children)
+            again = replace(seen, parent={**seen.parent, "status": answer["status"]})
             found: dict[str, Any] = orjson.loads(render(KIND, again, KIND.decide(again, current.now, CONFIG), CONFIG))
             return found
 
@@ -114,7 +150,10 @@ class World:
         known = {child["metadata"]["name"]: child for child in current.children[BACKUPS].values()}
         gone = [name for name in known if name not in wanted and not deleting(known[name])]
         policy = keep_oracle.Policy.of(current.parent["spec"])
-        keep_oracle.check_deletions(policy, list(known.values()), gone, current.now, limit=LIMIT)
+        assert not self.strangers & set(gone), f"{self.strangers & set(gone)} are none of the schedule's"
+        own = [backup for name, backup in known.items() if name not in self.strangers]
+        # A clock that is off by no more than the tolerance is acted upon.
+        keep_oracle.check_deletions(policy, own, gone, min(current.now, self.now + TOLERANCE), limit=LIMIT)
 
     def _begin(self, child: Object) -> None:
         name = child["metadata"]["name"]
@@ -122,13 +161,17 @@ class World:
         if not is_log:
             slot = moment(child["metadata"]["annotations"][names.SLOT_ANNOTATION])
             assert slot is not None
-            assert slot <= self.now, f"{name} is for a slot that has not come"
+            assert slot <= self.now + TOLERANCE, f"{name} is for a slot that has not come"
+            following = [*[times.since for times in self.times[1:]], self.now + TOLERANCE]
+            in_force = any(times.has(slot, until) for times, until in zip(self.times, following, strict=True))
+            assert in_force or slot == CREATED, f"{name} is for a slot from before the times were edited: {self.times}"
             self.runs.append(name)
         self._store.write(child, status={"commitTs": str(tso.from_datetime(self.now))} if is_log else {})
 
     def running(self) -> list[str]:
         """Snapshots that have not ended."""
-        return [name for name, backup in self.backups.items() if not backup["status"].get("phase") and name != LOG_NAME]
+        backups = {name: backup for name, backup in self.backups.items() if name not in {*self.strangers, LOG_NAME}}
+        return [name for name, backup in backups.items() if not backup["status"].get("phase")]
 
     def end(self, name: str, *, phase: str, without_commit: bool = False) -> None:
         """The run of *name* ends now; its data is of its beginning."""
@@ -147,6 +190,8 @@ class World:
 
     def delete_by_hand(self, name: str) -> None:
         """Somebody deletes a Backup whose run the schedule has put down already, in the cache too."""
+        if name in self.strangers:
+            return
         backup = self.backups[name]
         slot = moment((backup["metadata"].get("annotations") or {}).get(names.SLOT_ANNOTATION))
         versions = [self._caches.of(_SCHEDULES).get(_KEY), *self._caches.unseen(_SCHEDULES)]
@@ -156,12 +201,42 @@ class World:
 
     def edit(self, **changes: Any) -> None:
         """Somebody edits the spec; None takes a field out."""
-        self._store.write(
-            self._parent, spec={key: value for key, value in {**self.spec, **changes}.items() if value is not None}
-        )
+        spec = {key: value for key, value in {**self.spec, **changes}.items() if value is not None}
+        if any(spec.get(field) != self.spec.get(field) for field in ("schedule", "timeZone")):
+            if not self.times[-1].seen:
+                self.times.pop()
+            self.times.append(Times.of(spec, self.now if self.times else CREATED))
+        self._store.write(self._parent, spec=spec)
+
+    def copy_backup(self, number: int, name: str, *, hidden: bool = False, slot: datetime | None = None) -> None:
+        """Somebody applies the YAML of a Backup under another *name*, annotations, labels and owner included; *hidden*: without
+        those, so that Metacontroller does not show it; *slot*: with the annotation edited."""
+        there = sorted(self.backups)
+        if not there or name in self.backups:
+            return
+        made = copy.deepcopy(self.backups[there[number % len(there)]])
+        meta = {
+            key: made["metadata"][key]
+            for key in ("namespace", "labels", "annotations", "ownerReferences")
+            if key in made["metadata"]
+        }
+        if slot:
+            meta["annotations"] = {**meta.get("annotations", {}), names.SLOT_ANNOTATION: stamp(slot)}
+        if hidden:
+            meta = {key: meta[key] for key in meta if key not in {"ownerReferences", "labels"}}
+        self.strangers.add(name)
+        ended = {"phase": "Complete", "timeCompleted": stamp(self.now)}
+        self._store.create({**made, "metadata": {**meta, "name": name}, "status": ended})
+
+    def remove_strangers(self) -> None:
+        """Whatever people made goes again."""
+        for name in self.strangers:
+            self._store.delete(BACKUPS, f"db/{name}")
+        self.strangers.clear()
 
     def lose_status(self) -> None:
         """The status is gone, as after a restore of the CR from a file; the newest Backup is still there to tell. (With both
         gone nothing in the world knows about that run any more.)"""
         if self.runs and self.runs[-1] in self.backups:
             self._store.write(self._parent, status={})
+            self.times = [Times.of(self.spec, CREATED)]

@@ -22,24 +22,33 @@ EXPORT = {"from": {"host": "tidb", "secretName": "tidb"}, "s3": S3}
 LOG = {**BR, "backupMode": "log"}
 DAILY: dict[str, Any] = {"schedule": "0 2 * * *", "backupTemplate": BR}
 CONFIG = Config()
+UID = "b7e1"
+OWNERS = [{"apiVersion": names.API_VERSION, "kind": "BackupSchedule", "name": "nightly", "uid": UID, "controller": True}]
 
 
 def schedule(spec: Mapping[str, Any] = DAILY, *, status: Mapping[str, Any] | None = None, **meta: Any) -> dict[str, Any]:
-    """A BackupSchedule ``db/nightly``; *meta* goes to its metadata."""
+    """A BackupSchedule ``db/nightly``, whose status was written at NOW, so that a clock which shows that is borne out; *meta*
+    goes to its metadata."""
     found: dict[str, Any] = {
         "apiVersion": names.API_VERSION,
         "kind": "BackupSchedule",
         "metadata": {
             "name": "nightly",
             "namespace": "db",
-            "uid": "b7e1",
+            "uid": UID,
             "generation": 1,
             "creationTimestamp": stamp(CREATED),
+            "managedFields": [written(CREATED, status=False), written(NOW)],
             **meta,
         },
         "spec": dict(spec),
     }
     return found if status is None else {**found, "status": dict(status)}
+
+
+def written(time: datetime, *, status: bool = True) -> dict[str, Any]:
+    """An entry of managed fields: the API server took in a write at *time*."""
+    return {"manager": "metacontroller", "time": stamp(time), **({"subresource": "status"} if status else {})}
 
 
 def backup(slot: datetime, phase: str = "Complete", *, name: str = "", deleting: bool = False, **status: Any) -> dict[str, Any]:
@@ -50,7 +59,8 @@ def backup(slot: datetime, phase: str = "Complete", *, name: str = "", deleting:
         "name": name or names.slot_backup("nightly", slot),
         "namespace": "db",
         "creationTimestamp": stamp(slot),
-        "labels": {names.SCHEDULE_LABEL: "nightly"},
+        "labels": {names.SCHEDULE_LABEL: "nightly", names.CONTROLLER_UID_LABEL: UID},
+        "ownerReferences": OWNERS,
         "annotations": {names.SLOT_ANNOTATION: stamp(slot)},
     }
     if deleting:
@@ -63,7 +73,7 @@ def log_backup(start: datetime, checkpoint: datetime | None = None, **status: An
     found: dict[str, Any] = {"phase": "Running", "commitTs": str(tso.from_datetime(start)), **status}
     if checkpoint:
         found["logCheckpointTs"] = str(tso.from_datetime(checkpoint))
-    meta = {"name": "log-nightly", "namespace": "db", "creationTimestamp": stamp(start)}
+    meta = {"name": "log-nightly", "namespace": "db", "creationTimestamp": stamp(start), "ownerReferences": OWNERS}
     spec = {**LOG, "s3": {**S3, "prefix": "logs/log-2026-01-01t12-00-00"}}
     return {"kind": "Backup", "metadata": meta, "spec": spec, "status": found}
 
@@ -73,7 +83,12 @@ def compaction(start: datetime, end: datetime, state: str = "Complete", *, made:
     found = f"compact-nightly-{start:%Y-%m-%dt%H-%M-%S}"
     return {
         "kind": "CompactBackup",
-        "metadata": {"name": name or found, "namespace": "db", "creationTimestamp": stamp(made)},
+        "metadata": {
+            "name": name or found,
+            "namespace": "db",
+            "creationTimestamp": stamp(made),
+            "ownerReferences": OWNERS,
+        },
         "spec": {"startTs": f"{start:%Y-%m-%d %H:%M:%S}", "endTs": f"{end:%Y-%m-%d %H:%M:%S}"},
         "status": {"state": state},
     }
@@ -96,8 +111,9 @@ def sync(
     config: Config = CONFIG,
     **meta: Any,
 ) -> Decision[ScheduleIntent]:
-    """One pass over ``db/nightly``."""
-    return decide(observed(schedule(spec, status=status, **meta), children), now, config)
+    """One pass over ``db/nightly``, whose status was written just now, so that the clock is borne out."""
+    fields = {"managedFields": [written(CREATED, status=False), written(now)]}
+    return decide(observed(schedule(spec, status=status, **{**fields, **meta}), children), now, config)
 
 
 def made(decision: Decision[ScheduleIntent]) -> list[str]:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from app.domain import schedule
 from app.domain.config import Config
 from app.domain.scheduled import BACKUPS
 from backup_manager.errors import NotFoundError, UsageError
@@ -27,7 +26,7 @@ def test_plan_deletes_exactly_what_the_hook_drops() -> None:
     parent = source.get("BackupSchedule", "nightly")
     subject = survey(parent, source.objects, Config(), NOW)
     going = {verdict.name for verdict in subject.verdicts() if not verdict.keep}
-    decision = schedule.decide(observe(request(parent, source.objects, Config())), NOW, Config())
+    decision = ask(observe(request(parent, source.objects, Config())), NOW, Config()).decision
     assert going == {drop.name for drop in decision.drop if drop.kind == BACKUPS}
     assert len(going) == 2
     # And those that stay are in the hook's answer.

@@ -53,7 +53,10 @@ FIELDS = {
         minKeep""",
     "BackupSchedule.status": """lastBackup lastBackupTime allBackupCleanTime logBackup logBackupStartTs lastCompact
         lastCompactProgress lastCompactExecutionTs lastScheduleTime
-        observedGeneration conditions nextBackupTime lastSuccessTime recoveryWindow retention logTruncateUntil""",
+        observedGeneration conditions nextBackupTime lastSuccessTime recoveryWindow retention logTruncateUntil
+        timetable clockCheck requested""",
+    "BackupSchedule.status.timetable": "schedule timeZone since",
+    "BackupSchedule.status.clockCheck": "shown answer",
     "BackupSchedule.status.recoveryWindow": "from to gaps",
     "BackupSchedule.status.recoveryWindow.gaps": "from to",
     "BackupSchedule.status.retention": "kept oldest expiring",

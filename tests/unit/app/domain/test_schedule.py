@@ -28,6 +28,7 @@ from tests.support.schedules import (
     observed,
     schedule,
     sync,
+    written,
 )
 
 TODAY = datetime(2026, 1, 31, 2, 0, tzinfo=UTC)
@@ -64,10 +65,20 @@ class TestSlots:
         spec = {**DAILY, "schedule": "* * * * *"}
         assert made(sync(spec, status=status, creationTimestamp="2016-01-01T00:00:00Z")) == ["nightly-2026-01-31t12-00-00"]
 
-    def test_a_mark_in_the_future_waits_and_says_so(self) -> None:
-        decision = sync(status={"lastBackupTime": "2026-02-05T02:00:00Z"})
+    def test_a_mark_in_the_future_is_corrected_once_the_clock_is_borne_out(self) -> None:
+        """A clock that was ahead had put it down: it would stop the schedule until then."""
+        poisoned = {"lastScheduleTime": "2027-01-31T02:00:00Z", "lastBackupTime": "2027-01-31T02:00:00Z"}
+        decision = sync(status={**poisoned, "lastBackup": "nightly-2027-01-31t02-00-00"})
         assert made(decision) == []
-        assert (condition(decision, "ScheduleStalled") or {})["reason"] == "ClockBehind"
+        assert decision.status["lastScheduleTime"] == "2026-01-31T02:00:00Z"
+        assert condition(decision, "ScheduleStalled") is None
+        assert made(sync(status=decision.status, now=NOW + DAY)) == ["nightly-2026-02-01t02-00-00"]
+
+    def test_a_mark_in_the_future_that_may_be_right_waits(self) -> None:
+        status = {"lastBackupTime": "2026-02-05T02:00:00Z"}
+        decision = sync(status=status, managedFields=[written(NOW - DAY)])
+        assert made(decision) == []
+        assert decision.status["clockCheck"] == {"shown": "2026-01-31T12:00:00Z"}
 
     def test_children_count_when_the_status_is_lost(self) -> None:
         assert made(sync(DAILY, backup(TODAY), status={})) == []
@@ -150,10 +161,16 @@ class TestDeadline:
         assert decision.status["nextBackupTime"] == "2026-02-01T02:00:00Z"
 
     def test_a_backup_that_does_not_appear_is_asked_for_and_said(self) -> None:
-        decision = sync()
-        assert made(decision)
-        assert (condition(decision, "ScheduleStalled") or {})["reason"] == "NotCreated"
-        assert condition(sync(now=TODAY + timedelta(seconds=30)), "ScheduleStalled") is None
+        first = sync(now=TODAY)
+        assert condition(first, "ScheduleStalled") is None
+        again = sync(status=first.status, now=TODAY + timedelta(seconds=1))
+        assert made(again) == made(first)
+        stalled = condition(again, "ScheduleStalled") or {}
+        assert stalled["reason"] == "NotCreated"
+        assert "kubectl get backup nightly-2026-01-31t02-00-00" in stalled["message"]
+        seen = sync(DAILY, backup(TODAY, "Running"), status=again.status)
+        assert condition(seen, "ScheduleStalled") is None
+        assert "requested" not in seen.status
 
 
 class TestPause:
@@ -192,6 +209,7 @@ class TestGroup:
     labels: ClassVar[dict[str, Any]] = {names.SCHEDULE_GROUP_LABEL: "shop"}
 
     def decide(self, other: dict[str, Any], labels: dict[str, str]) -> Any:
+        other["metadata"]["labels"] = dict(self.labels)
         return decide(observed(schedule(labels=labels), [], [other]), NOW, Config())
 
     def test_a_run_of_the_group_blocks_and_is_named(self) -> None:

@@ -99,8 +99,7 @@ class TestTruncation:
         assert self.until(WITH_LOG, log_backup(CREATED, NOW), backup(NOW - DAY)) is None
 
     def test_not_past_a_complete_one_of_unknown_commit(self) -> None:
-        unknown = backup(NOW - 2 * DAY, commitTs="")
-        unknown["metadata"]["creationTimestamp"] = "2026-01-29T11:00:00Z"
+        unknown = backup(NOW - 2 * DAY - HOUR, commitTs="")
         assert self.until({**WITH_LOG, "maxBackups": 3}, log_backup(CREATED, NOW), unknown, backup(NOW - DAY)) == (
             NOW - 2 * DAY - HOUR
         )

@@ -6,17 +6,18 @@ from typing import Any
 import pytest
 
 from app.domain.scheduled import lean
-from tests.support.schedules import BR, CREATED, backup, compaction, log_backup
+from tests.support.schedules import BR, CREATED, UID, backup, compaction, log_backup
 
 HOUR = timedelta(hours=1)
 
 
 @pytest.mark.parametrize("phase", ["Complete", "Failed", "Running", ""])
 @pytest.mark.parametrize("deleting", [False, True])
-def test_of_a_snapshot_eight_fields_are_kept(phase: str, deleting: bool) -> None:
+def test_of_a_snapshot_nine_fields_are_kept(phase: str, deleting: bool) -> None:
     item = backup(CREATED, phase, deleting=deleting, backupSize=7, conditions=[{"type": "Complete"}])
     kept = lean(item)
     metadata = {key: value for key, value in item["metadata"].items() if key != "labels"}
+    metadata["ownerReferences"] = [{"controller": True, "uid": UID}]
     status = {key: item["status"][key] for key in ("phase", "commitTs", "timeCompleted") if key in item["status"]}
     assert kept == {"metadata": metadata, "status": status}
 

@@ -259,6 +259,7 @@ class TestLog:
         self, fresh: Client, capsys: pytest.CaptureFixture[str]
     ) -> None:
         body = request("backupschedule", "sync")
+        body["parent"]["metadata"]["managedFields"] = [{"manager": "metacontroller", "time": "2026-01-31T12:00:00Z"}]
         found = fresh.post("/backupschedule/sync", json=body).json()
         first = self.lines(capsys)
         assert [line["event"] for line in first] == ["sync"]
@@ -267,6 +268,7 @@ class TestLog:
         name = "nightly-2026-01-31t02-00-00"
         child = {**found["children"][0], "status": {}}
         child["metadata"]["creationTimestamp"] = "2026-01-31T12:00:00Z"
+        child["metadata"]["ownerReferences"] = [{"controller": True, "uid": body["parent"]["metadata"]["uid"]}]
         body["children"]["Backup.pingcap.com/v1alpha1"] = {f"shop/{name}": child}
         body["parent"]["status"] = found["status"]
         body["parent"]["status"] = fresh.post("/backupschedule/sync", json=body).json()["status"]

@@ -1,0 +1,166 @@
+"""A clock that jumps makes nothing and deletes nothing, is reported, and recovers by itself."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from app.domain.clock import TOLERANCE, judge
+from app.domain.retention import Rule
+from app.domain.schedule import clock_hold
+from tests.support.schedules import (
+    CREATED,
+    DAILY,
+    DAY,
+    HOUR,
+    NOW,
+    backup,
+    condition,
+    dropped,
+    made,
+    sync,
+    written,
+)
+
+TODAY = datetime(2026, 1, 31, 2, 0, tzinfo=UTC)
+KNOWN = {"lastScheduleTime": "2026-01-31T02:00:00Z", "lastBackup": "nightly-2026-01-31t02-00-00"}
+AGED = {**DAILY, "maxReservedTime": "720h"}
+MINUTE = timedelta(minutes=1)
+YEAR = timedelta(days=365)
+
+
+class Cluster:
+    """A schedule with thirty Backups: each pass is answered, and what changes the status moves the API server's time on."""
+
+    def __init__(self, spec: dict[str, Any] = AGED, status: Any = KNOWN) -> None:
+        self.spec, self.status, self.now = spec, dict(status), NOW
+        self.fields = [written(CREATED, status=False), written(TODAY)]
+        self.children = [backup(TODAY - age * DAY) for age in range(30)]
+        self.writes = 0
+        self.log: list[tuple[list[str], list[str]]] = []
+
+    def sync(self, skew: timedelta = timedelta(0)) -> Any:
+        decision = sync(self.spec, *self.children, status=self.status, now=self.now + skew, managedFields=self.fields)
+        self.log.append((made(decision), list(dropped(decision))))
+        if dict(decision.status) != self.status:
+            self.writes += 1
+            self.status = dict(decision.status)
+            self.fields = [written(CREATED, status=False), written(self.now)]
+        return decision
+
+
+@pytest.mark.parametrize("passes", [1, 2, 5, 60])
+@pytest.mark.parametrize("jump", [YEAR, DAY, HOUR, timedelta(days=400), -HOUR, -DAY, -YEAR])
+@pytest.mark.parametrize("spec", [AGED, {**DAILY, "maxBackups": 30}, {**DAILY, "pause": True, "maxReservedTime": "720h"}])
+def test_a_jump_makes_nothing_and_deletes_nothing(spec: dict[str, Any], jump: timedelta, passes: int) -> None:
+    cluster = Cluster(spec)
+    for _ in range(passes):
+        cluster.sync(jump)
+        cluster.now += MINUTE
+    assert cluster.log == [([], [])] * passes
+    assert cluster.status["lastScheduleTime"] == KNOWN["lastScheduleTime"]
+    # One status in ten minutes at most, with what each one brings.
+    assert cluster.writes <= 3 + 2 * (passes // 10)
+
+
+@pytest.mark.parametrize(("jump", "reason"), [(YEAR, "ClockAhead"), (-YEAR, "ClockBehind")])
+def test_a_jump_is_reported(jump: timedelta, reason: str) -> None:
+    cluster = Cluster()
+    cluster.sync(jump)
+    decision = cluster.sync(jump)
+    stalled = condition(decision, "ScheduleStalled") or {}
+    assert stalled["reason"] == reason
+    assert stalled["message"].startswith("the webhook's clock showed ")
+    assert clock_hold(decision.status) == (Rule.CLOCK, stalled["message"])
+    # While it lasts the condition stands, also while the API server is asked again.
+    for _ in range(30):
+        cluster.now += MINUTE
+        assert (condition(cluster.sync(jump), "ScheduleStalled") or {})["reason"] == reason
+
+
+def test_a_deletion_that_waits_for_the_clock_is_held() -> None:
+    cluster = Cluster()
+    cluster.sync(YEAR)
+    held = condition(cluster.sync(YEAR), "RetentionHeld") or {}
+    assert held["reason"] == "ClockAhead"
+
+
+@pytest.mark.parametrize("passes", [1, 3, 20])
+@pytest.mark.parametrize("jump", [YEAR, HOUR, -HOUR, -YEAR])
+def test_recovers_by_itself(jump: timedelta, passes: int) -> None:
+    cluster = Cluster()
+    for _ in range(passes):
+        cluster.sync(jump)
+    cluster.now = TODAY + DAY + MINUTE
+    cluster.children = cluster.children[:29]
+    for _ in range(2):
+        decision = cluster.sync()
+    assert made(decision) == ["nightly-2026-02-01t02-00-00"]
+    assert condition(decision, "ScheduleStalled") is None
+    assert decision.status["nextBackupTime"] == "2026-02-02T02:00:00Z"
+
+
+def test_a_quiet_schedule_asks_once_and_goes_on() -> None:
+    """A week without a write looks like a jump of a week: the API server's answer tells."""
+    cluster = Cluster()
+    cluster.now = TODAY + 7 * DAY
+    asking = cluster.sync()
+    assert asking.create == []
+    assert asking.status["clockCheck"] == {"shown": "2026-02-07T02:00:00Z"}
+    assert (condition(asking, "ScheduleStalled"), asking.resync_after) == (None, 5)
+    assert made(cluster.sync()) == ["nightly-2026-02-07t02-00-00"]
+
+
+def test_nothing_is_asked_while_nothing_is_due() -> None:
+    cluster = Cluster()
+    cluster.sync()
+    writes = cluster.writes
+    for _ in range(10):
+        cluster.now += HOUR
+        cluster.sync()
+    assert cluster.writes == writes
+
+
+def test_a_backup_from_the_future_does_not_stop_the_schedule() -> None:
+    """As an older version made it: neither its slot nor the status that it left behind counts."""
+    far = backup(TODAY + YEAR)
+    far["metadata"]["creationTimestamp"] = "2026-01-31T03:00:00Z"
+    far["status"] = {"phase": "Complete", "timeCompleted": "2026-01-31T03:10:00Z"}
+    status = {"lastScheduleTime": "2027-01-31T02:00:00Z", "lastBackup": far["metadata"]["name"]}
+    cluster = Cluster({**DAILY, "maxBackups": 29}, {**status, "lastBackupTime": "2027-01-31T02:00:00Z"})
+    cluster.children.append(far)
+    for _ in range(3):
+        cluster.sync()
+    assert cluster.status["lastScheduleTime"] == cluster.status["lastBackupTime"] == "2026-01-31T02:00:00Z"
+    assert cluster.status["lastBackup"] == "nightly-2026-01-31t02-00-00"
+    assert cluster.log[-1] == ([], ["nightly-2026-01-02t02-00-00"])
+    cluster.now = TODAY + DAY
+    for _ in range(2):
+        decision = cluster.sync()
+    assert made(decision) == ["nightly-2026-02-01t02-00-00"]
+
+
+def test_without_managed_fields_two_passes_have_to_agree() -> None:
+    first = sync(AGED, backup(TODAY - DAY), now=NOW + YEAR, managedFields=None)
+    assert (made(first), dropped(first)) == ([], {})
+    right = sync(AGED, backup(TODAY - DAY), now=NOW, status=first.status, managedFields=None)
+    assert made(right) == []
+    again = sync(AGED, backup(TODAY - DAY), now=NOW + MINUTE, status=right.status, managedFields=None)
+    assert made(again) == ["nightly-2026-01-31t02-00-00"]
+
+
+@pytest.mark.parametrize("skew", [timedelta(0), TOLERANCE, -TOLERANCE, TOLERANCE / 2 + MINUTE])
+def test_clocks_that_differ_a_little_are_no_matter(skew: timedelta) -> None:
+    cluster = Cluster()
+    cluster.now = TODAY + 3 * DAY + HOUR
+    decision = [cluster.sync(skew) for _ in range(2)][-1]
+    assert made(decision) == ["nightly-2026-02-03t02-00-00"]
+
+
+@pytest.mark.parametrize(
+    "check", [{"shown": 5}, {"shown": "soon"}, {"answer": "x"}, "x", ["x"], {"shown": "0001-01-01T00:00:00Z"}]
+)
+def test_a_check_that_cannot_be_read_is_none(check: Any) -> None:
+    parent = {"metadata": {"managedFields": [written(NOW)]}}
+    assert judge(parent, {"clockCheck": check}, NOW).trusted
+    assert not judge(parent, {"clockCheck": check}, NOW + DAY).trusted
