@@ -84,7 +84,7 @@ class World:
         self._store = Kubernetes(lambda: self.now)
         self._caches = LaggingCaches(self._store)
         self._metacontroller = Metacontroller(self._store, cache=self._caches)
-        self._store.create(schedule(spec, finalizers=[finalizer(_SCHEDULES)]))
+        self._store.create(schedule(spec, finalizers=[finalizer(_SCHEDULES)], managedFields=[]))
 
     @property
     def backups(self) -> dict[str, Object]:
