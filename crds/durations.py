@@ -24,8 +24,8 @@ _GO_UNITS: Final = {
 _SPAN_UNITS: Final = _GO_UNITS | {"d": 24 * _HOUR, "w": 7 * 24 * _HOUR, "y": 365 * 24 * _HOUR}
 _LIMIT: Final = 2**63 - 1
 """Go holds a duration in an int64 of nanoseconds: about 292 years."""
-_LONGEST: Final = 100
-"""Characters. Python refuses to read a number of thousands of digits."""
+_DIGITS: Final = 1000
+"""More make a number that no duration can hold; Python refuses to read one of thousands."""
 _TERM: Final = re.compile(r"(?P<whole>[0-9]*)(?:\.(?P<fraction>[0-9]*))?(?P<unit>[a-zµμ]+)")
 
 PATTERN: Final = (
@@ -67,8 +67,6 @@ def parse_span(text: str) -> timedelta:
 
 
 def _read(text: str, units: dict[str, int], hint: str) -> timedelta:
-    if len(text) > _LONGEST:
-        raise DurationError(f"{text[:40]!r} is no duration; {hint}")
     negative, rest = text[:1] == "-", text[1:] if text[:1] in {"-", "+"} else text
     if rest == "0":
         return timedelta()
@@ -77,6 +75,8 @@ def _read(text: str, units: dict[str, int], hint: str) -> timedelta:
         whole, fraction, unit = match["whole"], match["fraction"] or "", units.get(match["unit"])
         if unit is None or not (whole or fraction):
             break
+        if len(whole) + len(fraction) > _DIGITS:
+            raise DurationError(f"{text[:40]!r}... has too many digits; {hint}")
         total += int(whole or "0") * unit + int(fraction or "0") * unit // 10 ** len(fraction)
         position = match.end()
     if not rest or position != len(rest):

@@ -13,7 +13,7 @@ _BINARY: Final = {f"{letter}i": Decimal(1024) ** power for power, letter in enum
 _DECIMAL: Final = {letter: Decimal(1000) ** power for power, letter in enumerate("num", start=-3)} | {
     letter: Decimal(1000) ** power for power, letter in enumerate("kMGTPE", start=1)
 }
-_LONGEST: Final = 100
+_LONGEST: Final = 1000
 _READABLE: Final = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 
 
