@@ -160,6 +160,18 @@ COMMANDS: Final = {
         example="backup-manager clean --namespace=tidb --backupName=nightly",
         flags=(_BACKUP_NAME,),
     ),
+    "gc-life-time": Command(
+        module="gc_life_time",
+        kinds=("Backup", "Restore"),
+        name_flag="resourceName",
+        text="restore the GC life time that a killed run of a Backup or Restore left raised",
+        example="backup-manager gc-life-time --namespace=tidb --kind=Backup --resourceName=nightly",
+        flags=(
+            Flag(name="kind", text="kind of the CR", default="Backup", choices=("Backup", "Restore")),
+            Flag(name="resourceName", text="name of the Backup or Restore, of which no run is left"),
+            *_DATABASE_TLS,
+        ),
+    ),
     "verify": Command(
         module="verify",
         kinds=("Backup",),

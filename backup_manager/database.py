@@ -181,7 +181,7 @@ class Database:
                 password=self.access.password,
                 database="mysql",
                 charset="utf8mb4",
-                connect_timeout=_CONNECT_SECONDS,
+                connect_timeout=min(_CONNECT_SECONDS, seconds),
                 read_timeout=seconds,
                 write_timeout=seconds,
                 ssl=self._ssl,
@@ -191,12 +191,15 @@ class Database:
             raise _translated(error, self.access) from None
 
 
-def connect(context: "Context", access: Access, *, clock: Callable[[], float] = time.monotonic) -> Database:
-    """The database, once it answers. Waits up to :data:`ENV_WAIT`; reports ``Waiting`` meanwhile.
+def connect(
+    context: "Context", access: Access, *, limit: timedelta | None = None, clock: Callable[[], float] = time.monotonic
+) -> Database:
+    """The database, once it answers. Waits up to *limit*, else :data:`ENV_WAIT`; reports ``Waiting`` meanwhile.
 
     Each try may itself take the time of :data:`_CONNECT_SECONDS` and :data:`_QUERY_SECONDS`: it counts too.
     """
-    database, deadline, waited = Database(access), clock() + _wait_limit(context.env).total_seconds(), False
+    database, waited = Database(access), False
+    deadline = clock() + (_wait_limit(context.env) if limit is None else limit).total_seconds()
     while True:
         try:
             database.rows("select 1")

@@ -122,6 +122,11 @@ class Lock:
     """When the last write that succeeded was asked for: it may have taken effect at once, or only just now."""
 
     @property
+    def shown(self) -> str:
+        """For messages."""
+        return self.place.shown
+
+    @property
     def holder(self) -> Note:
         """What the entry said when it was last looked at."""
         return self.entry.note if self.entry else Note()
@@ -217,8 +222,32 @@ def acquire(context: "Context", lock: Lock, waiting: Callable[[Note], Problem]) 
     context.log(f"holds {lock.place.shown}")
 
 
+class Renewable(Protocol):
+    """What is renewed while a body runs: a :class:`Lock`, or a mark that keeps others from something else."""
+
+    pace: Pace
+    renewed_at: float
+
+    def clock(self) -> float:
+        """The monotonic clock of *renewed_at*."""
+        ...
+
+    @property
+    def shown(self) -> str:
+        """In words, for messages."""
+        ...
+
+    def renew(self) -> None:
+        """Raises LockLostError when it is gone for good, another ManagerError when that is not known."""
+        ...
+
+    def release(self) -> None:
+        """Free it."""
+        ...
+
+
 @contextmanager
-def renewing(context: "Context", lock: Lock, *, lost: Callable[[str], TransientError]) -> Iterator[None]:
+def renewing(context: "Context", lock: Renewable, *, lost: Callable[[str], TransientError]) -> Iterator[None]:
     """Renew *lock*, which is held, while the body runs; free it at the end."""
     renewal = _Renewal(lock=lock, lost=context.stop.request, log=context.log)
     renewal.start()
@@ -252,7 +281,7 @@ def pod_has_ended(context: "Context") -> Callable[[str], bool]:
 class _Renewal:
     """Renews in one thread, and watches from another one that it did: a renewal that hangs must not keep the tool running."""
 
-    lock: Lock
+    lock: Renewable
     lost: Callable[[], None]
     log: Callable[[str], None]
     why: str = ""
@@ -283,7 +312,7 @@ class _Renewal:
                 self._give_up(error.message)
                 return
             except ManagerError as error:
-                self.log(f"{self.lock.place.shown} could not be renewed: {error.message}")
+                self.log(f"{self.lock.shown} could not be renewed: {error.message}")
                 wait = self.lock.pace.retry
             else:
                 wait = self.lock.pace.renew
@@ -299,5 +328,5 @@ class _Renewal:
         if self._ended.is_set() or self.why:
             return
         self.why = why
-        self.log(f"[ERROR] {self.lock.place.shown} is lost ({why}): stopping the tool")
+        self.log(f"[ERROR] {self.lock.shown} is lost ({why}): stopping the tool")
         self.lost()

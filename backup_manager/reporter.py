@@ -70,6 +70,10 @@ class Journal:
         self._update(backup_path=url)
         self._reporter.store(self._report)
 
+    def secure(self) -> None:
+        """Store the report as it stands (after :meth:`note`). Returns only when that is done."""
+        self._reporter.store(self._report)
+
     def waiting(self, problem: Problem) -> None:
         """The run waits for something outside of it."""
         self._tell(phase=Phase.WAITING, error=self._masked(problem))

@@ -149,7 +149,7 @@ class Run:
             resource = choose(_documents(source), kinds=self.verb.kinds, name=name, namespace=namespace)
             # Without an API server nobody gave a uid; a fresh one keeps the folder of each run apart.
             return resource if resource.uid else resource.with_uid(uuid4().hex)
-        kind = self.verb.kinds[0]
+        kind = self.flags.get("kind") or self.verb.kinds[0]
         try:
             resource = Resource.of(self.kubernetes.resource(kind, namespace, name))
         except ManagerError as error:

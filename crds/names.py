@@ -181,9 +181,22 @@ def possible_owners(job: str) -> list[tuple[str, str]]:
         for suffix in ("-snapshot-restore", "-log-restore"):
             if name.endswith(suffix):
                 found.setdefault(("Restore", name.removesuffix(suffix)))
+        for kind in ("Backup", "Restore"):
+            prefix = gc_life_time_job(kind, "")
+            if name.startswith(prefix) and name != prefix:
+                found.setdefault((kind, name.removeprefix(prefix)))
         if name == job:
             found.setdefault(("CompactBackup", name))
     return list(found)
+
+
+def gc_life_time_job(kind: str, name: str) -> str:
+    """Job that restores the GC life time which a killed run of a CR left raised.
+
+    >>> gc_life_time_job("Backup", "nightly")
+    'gc-life-time-backup-nightly'
+    """
+    return fit(f"gc-life-time-{kind.lower()}-{name}")
 
 
 def cluster_lease(namespace: str, cluster: str) -> str:

@@ -33,6 +33,14 @@ class Phase(StrEnum):
     FAILED = "Failed"
 
 
+class GcLifeTime(StrEnum):
+    """``result.gcLifeTimeState``: whether the run may have left ``tikv_gc_life_time`` raised. Absent: it did not touch it.
+    With it come ``gcLifeTimeBefore`` (the value to restore) and ``gcLifeTime`` (in words, what was done)."""
+
+    RAISED = "Raised"
+    RELEASED = "Released"
+
+
 Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """What JSON and the API server can hold."""

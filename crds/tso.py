@@ -93,3 +93,12 @@ def to_seconds(tso: int) -> int:
     1700000000
     """
     return tso // 1000 >> _SHIFT
+
+
+def to_milliseconds(tso: int) -> int:
+    """Milliseconds since 1970 of a TSO.
+
+    >>> to_milliseconds(262144000)
+    1000
+    """
+    return tso >> _SHIFT

@@ -20,8 +20,8 @@ _LOG_TO_TERM: Final = "\x01"
 """What Go's ``string(rune(1))`` gives: the operator means "1" and writes this; br looks only whether it is set."""
 _USES_BR: Final = frozenset({Purpose.BACKUP, Purpose.LOG, Purpose.RESTORE, Purpose.PRUNE})
 _NO_PASSWORD: Final = frozenset({Purpose.CLEAN, Purpose.COMPACT, Purpose.WATCH})
-_NO_STORAGE: Final = frozenset({Purpose.WATCH})
-"""It asks PD and nothing else, for as long as the log backup runs: what it does not need it does not get."""
+_NO_STORAGE: Final = frozenset({Purpose.WATCH, Purpose.GC_LIFE_TIME})
+"""They ask PD or TiDB and nothing else: what they do not need they do not get."""
 _RESTORES: Final = frozenset({Purpose.RESTORE, Purpose.PRUNE})
 _S3_DEFAULTS: Final = {"aws": {"acl": "private", "storageClass": "STANDARD_IA"}}
 _AZURE_KEYS: Final = ("AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TENANT_ID", "AZURE_STORAGE_KEY")

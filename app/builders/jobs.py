@@ -14,6 +14,9 @@ from crds.paths import PathError, Provider, location_of, provider_of
 
 _PROVIDERS_WITH_PATH: Final = {Provider.S3: "s3", Provider.GCS: "gcs", Provider.AZBLOB: "azure"}
 _COMPACT_RETRIES: Final = 6
+_GC_RETRIES: Final = 3
+_GC_SECONDS: Final = 900
+"""The deletion of a CR waits for the GC life time that long at most, whatever keeps the Pod from starting."""
 _REPLICATION_PHASES: Final = {"snapshot-restore": "1", "log-restore": "2"}
 _FOR_EVER: Final = 2**31 - 1
 
@@ -45,6 +48,8 @@ def _repetition(spec: Mapping[str, Any], intent: JobIntent) -> dict[str, Any]:
     """How often Kubernetes itself repeats a Pod: never, except where the CR has a field for it."""
     if intent.purpose is Purpose.WATCH:
         return {"backoffLimit": _FOR_EVER}
+    if intent.purpose is Purpose.GC_LIFE_TIME:
+        return {"backoffLimit": _GC_RETRIES, "activeDeadlineSeconds": _GC_SECONDS}
     if intent.purpose is Purpose.RESTORE:
         return {"backoffLimit": int(spec.get("backoffLimit") or 0)}
     if intent.purpose is not Purpose.COMPACT:
@@ -110,6 +115,12 @@ def _clean(observed: Observed, _intent: JobIntent, _tls: Tls) -> list[str]:
     return ["clean", *_who(observed, "backupName")]
 
 
+def _gc_life_time(observed: Observed, _intent: JobIntent, tls: Tls) -> list[str]:
+    args = ["gc-life-time", *_who(observed, "resourceName"), f"--kind={observed.parent.get('kind')}"]
+    flags = (("--client-tls=true", bool(tls.client)), ("--skipClientCA=true", tls.skip_ca))
+    return [*args, *(flag for flag, given in flags if given)]
+
+
 def _import(observed: Observed, _intent: JobIntent, tls: Tls) -> list[str]:
     args = ["import", *_who(observed, "restoreName"), f"--backupPath={import_source(observed.spec)}"]
     return [*args, "--client-tls=true"] if tls.client else args
@@ -158,4 +169,5 @@ _ARGS: Final[Mapping[Purpose, Callable[[Observed, JobIntent, Tls], list[str]]]] 
     Purpose.RESTORE: _restore,
     Purpose.PRUNE: _restore,
     Purpose.COMPACT: _compact,
+    Purpose.GC_LIFE_TIME: _gc_life_time,
 }

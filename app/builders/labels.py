@@ -53,6 +53,13 @@ COMPONENTS: Final = {
 }
 
 
+def _component(observed: Observed, intent: JobIntent) -> Component:
+    if intent.purpose is not Purpose.GC_LIFE_TIME:
+        return COMPONENTS[intent.purpose]
+    # It writes no data: of a Backup it counts as what may run beside nothing that writes.
+    return Component.RESTORE if observed.parent.get("kind") == "Restore" else Component.CLEAN
+
+
 def own(key: str) -> bool:
     """Whether the label or annotation *key* of a CR may be copied.
 
@@ -64,7 +71,7 @@ def own(key: str) -> bool:
 
 def labels(observed: Observed, intent: JobIntent) -> dict[str, str]:
     """Labels of the Job and of its Pods; the CR's only add keys."""
-    component = COMPONENTS[intent.purpose]
+    component = _component(observed, intent)
     name, operator, key = _OPERATORS[component]
     theirs = {key: value for key, value in (metadata(observed.parent).get("labels") or {}).items() if own(key)}
     step = {names.REPLICATION_STEP_LABEL: intent.command, names.RESTORE_UID_LABEL: observed.uid}

@@ -15,7 +15,7 @@ from crds.versions import split_image
 
 USER: Final = 65532
 WATCH_RESOURCES: Final = {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}}
-"""Of a Pod that only asks PD once a minute, as long as its log backup runs: the CR's own are those of real work."""
+"""Of a Pod that only asks PD or TiDB something: the CR's own are those of real work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +47,10 @@ _CONTAINERS: Final = {
 
 
 def tools_of(spec: Mapping[str, Any], intent: JobIntent) -> list[tuple[Tool, str]]:
-    """The tools that *intent* needs, each with its image. Dumpling and lightning are bundled with the manager; a clean and the
-    watch of a log backup do all by themselves."""
+    """The tools that *intent* needs, each with its image. Dumpling and lightning are bundled with the manager; a clean, the
+    watch of a log backup and the restoring of a GC life time do all by themselves."""
     given = str(spec.get("toolImage") or "")
-    if intent.purpose in {Purpose.CLEAN, Purpose.WATCH}:
+    if intent.purpose in {Purpose.CLEAN, Purpose.WATCH, Purpose.GC_LIFE_TIME}:
         return []
     if intent.purpose in {Purpose.EXPORT, Purpose.IMPORT}:
         tool = _DUMPLING if intent.purpose is Purpose.EXPORT else _LIGHTNING
@@ -70,7 +70,7 @@ def pod_template(observed: Observed, intent: JobIntent, args: list[str], config:
     mounted = volumes_of(spec, intent, {tool.directory: tool.volume for tool, _ in tools})
     security = pod_security(spec.get("podSecurityContext") or {})
     restricted = container_security(security)
-    resources = WATCH_RESOURCES if intent.purpose is Purpose.WATCH else spec.get("resources")
+    resources = WATCH_RESOURCES if intent.purpose in {Purpose.WATCH, Purpose.GC_LIFE_TIME} else spec.get("resources")
     main = {
         "name": _CONTAINERS.get(intent.purpose, "backup"),
         "image": config.manager_image,

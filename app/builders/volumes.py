@@ -50,11 +50,13 @@ def tls_of(spec: Mapping[str, Any], intent: JobIntent) -> Tls:
     if intent.purpose in {Purpose.EXPORT, Purpose.IMPORT}:
         return Tls(client=given)
     cluster = intent.cluster
+    if intent.purpose is Purpose.GC_LIFE_TIME and (cluster is None or not spec.get("br")):
+        return Tls(client=given)
     if cluster is None or intent.purpose is Purpose.COMPACT:
         return Tls()
     client = bool(access) and cluster.tidb_tls and intent.purpose is not Purpose.WATCH
     return Tls(
-        cluster=f"{cluster.name}-cluster-client-secret" if cluster.tls else "",
+        cluster=f"{cluster.name}-cluster-client-secret" if cluster.tls and intent.purpose is not Purpose.GC_LIFE_TIME else "",
         client=(given or f"{cluster.name}-tidb-client-secret") if client else "",
         skip_ca=client and cluster.skip_client_ca,
     )
@@ -74,7 +76,7 @@ def volumes_of(spec: Mapping[str, Any], intent: JobIntent, tools: Mapping[str, s
     # Upstream's order: a clean mounts the local storage before the additional volumes, everything else after them.
     if intent.purpose is Purpose.CLEAN:
         _add_local(found, spec)
-    if intent.purpose is not Purpose.PRUNE:
+    if intent.purpose not in {Purpose.PRUNE, Purpose.GC_LIFE_TIME}:
         found.volumes += [dict(volume) for volume in spec.get("additionalVolumes") or ()]
         found.mounts += [dict(mount) for mount in spec.get("additionalVolumeMounts") or ()]
     if intent.purpose in _OWN_STORAGE:

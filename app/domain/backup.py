@@ -5,6 +5,7 @@ their own: :mod:`~app.domain.log_backup`, :mod:`~app.domain.clean`.
 received status, observed Jobs answer
 ============================== =========================================================
 ``Complete`` or ``Failed``     the same status for ever; whatever happens to its Jobs
+  its GC life time is raised   :mod:`~app.domain.gc_life_time`: a Job that restores it
 annotated as imported          ``Complete``, as its record says (:mod:`~app.domain.imported`)
 a Job is there, or was         :mod:`~app.domain.run`: wait, end, or the next attempt
 a Job is due, spec wrong       ``Invalid`` with the rule, until the spec is edited
@@ -17,7 +18,7 @@ edited since its start         as it was recorded, and ``Invalid`` (:mod:`~app.d
 from datetime import datetime
 from typing import Any
 
-from app.domain import clean, imported, log_backup, progress, recorded
+from app.domain import clean, gc_life_time, imported, log_backup, progress, recorded
 from app.domain import cluster as clusters
 from app.domain.config import Config
 from app.domain.decision import Decision
@@ -64,12 +65,12 @@ def _decide(observed: Observed, now: datetime, config: Config) -> Decision[JobIn
 def _sync(observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
     draft = Draft(observed.status)
     if outcome_of(observed.status):
-        return Decision(status=draft.done())
-    # The annotation is about a Backup that never ran; on any other it could make a clean delete a path of somebody's choice.
-    if not recorded.has_begun(observed.status) and (status := imported.status_of(observed)) is not None:
+from app.domain import clean, gc_life_time, imported, log_backup, progress, recorded
         return Decision(status=status)
-    outcome = Run.of(names.backup_job(observed.name), observed).evaluate(now, config)
+    run = Run.of(names.backup_job(observed.name), observed)
+    outcome = run.evaluate(now, config)
     show(draft, outcome)
+    gc_life_time.show(draft, run.jobs.values())
     if outcome.job:
         progress.show_data(draft, outcome.job)
     if not outcome.due:

@@ -7,6 +7,7 @@ annotation ``force-delete: "true"``         let go; the data is left, and said s
 its namespace ends                          let go: no Job can be made there any more; data kept, said so
 a log backup that was started               its running commands go, then ``stop-<backup>``, a few times
 it cannot be stopped, its data is to go     ``CleanFailed``: the data is kept, and waits for a human
+its run left the GC life time raised        :mod:`~app.domain.gc_life_time`: its Jobs end, then a Job restores it
 policy ``Retain``; ``OnFailure``, not failed let go, data kept
 a Job that may still write                  it goes; wait until it has gone
 no path known                               let go: nothing was written
@@ -27,7 +28,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from app.domain import cluster as clusters
-from app.domain import ending, log_backup, log_watch, progress
+from app.domain import ending, gc_life_time, log_backup, log_watch, progress
 from app.domain.config import DAY, Config
 from app.domain.decision import Decision
 from app.domain.ending import FORCE_ANNOTATION
@@ -51,6 +52,7 @@ def finalize(observed: Observed, now: datetime, config: Config) -> Decision[JobI
         deletion.forced,
         deletion.namespace_ends,
         deletion.stop_log,
+        deletion.restore_gc_life_time,
         deletion.retained,
         deletion.stop_writers,
         deletion.nothing_written,
@@ -150,7 +152,9 @@ class _Deletion:
         return ""
 
     def _let_go(self) -> Decision[JobIntent]:
-        return Decision(status=self.draft.done(), finalized=True, warnings=self.warnings)
+        status = self.draft.done()
+        left = gc_life_time.left_raised(status)
+        return Decision(status=status, finalized=True, warnings=[*self.warnings, *([left] if left else [])])
 
     @property
     def _keeps_data(self) -> bool:
@@ -235,11 +239,18 @@ class _Deletion:
         self.draft.enter(Phase.CLEAN_FAILED, at=job.ended, reason="StopLogBackupJobFailed", message=message)
         return Decision(status=self.draft.done(), warnings=[message])
 
+    def restore_gc_life_time(self) -> Decision[JobIntent] | None:
+        return gc_life_time.finalize(self.observed, self.draft, self.config)
+
     def retained(self) -> Decision[JobIntent] | None:
         return self._let_go() if self._keeps_data else None
 
     def stop_writers(self) -> Decision[JobIntent] | None:
-        own = (names.clean_job(self.observed.name), names.stop_job(self.observed.name))
+        own = (
+            names.clean_job(self.observed.name),
+            names.stop_job(self.observed.name),
+            names.gc_life_time_job("Backup", self.observed.name),
+        )
         writers = ending.busy_jobs(self.observed, but=lambda name: name.startswith(own))
         if not writers:
             return None

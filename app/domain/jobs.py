@@ -175,6 +175,7 @@ class Purpose(StrEnum):
     RESTORE = "restore"
     PRUNE = "prune"
     COMPACT = "compact"
+    GC_LIFE_TIME = "gc-life-time"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

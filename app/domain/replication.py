@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from app.domain import pitr
+from app.domain import gc_life_time, pitr
 from app.domain.config import Config
 from app.domain.decision import Decision
 from app.domain.jobs import JobIntent, Purpose, observed_jobs
@@ -104,6 +104,7 @@ class _TwoSteps:
     def run(self, step: Step) -> Decision[JobIntent] | None:
         """Follow *step*; None once the snapshot is there."""
         current = self.received.get("replicationStep") == step.name
+        gc_life_time.show(self.draft, observed_jobs(self.observed).values())
         run = Run(
             first=names.fit(f"{self.observed.name}-{step.name}"),
             policy=Policy.of(self.observed.spec),

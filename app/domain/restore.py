@@ -23,7 +23,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from app.domain import cluster as clusters
-from app.domain import ending, pitr, progress, recorded, replication
+from app.domain import ending, gc_life_time, pitr, progress, recorded, replication
 from app.domain.config import Config
 from app.domain.decision import Decision
 from app.domain.ending import FORCE_ANNOTATION
@@ -63,20 +63,26 @@ def decide(observed: Observed, now: datetime, config: Config) -> Decision[JobInt
 def _decide(observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
     draft = Draft(observed.status)
     if observed.finalizing:
-        return _finalize(draft, observed)
+        return _finalize(draft, observed, config)
     outcome = outcome_of(observed.status)
     if outcome is Phase.FAILED and _prunes(observed.spec):
-        return _prune(draft, observed, config)
+        return _prune(draft, observed, now, config)
     if outcome:
-        return Decision(status=draft.done())
+        return gc_life_time.settle(observed, draft, now, config)
     return _sync(draft, observed, now, config)
 
 
-def _finalize(draft: Draft, observed: Observed) -> Decision[JobIntent]:
-    """A deleted Restore owns no data, but its run ends first: until then another one must not be taken for the only one."""
-    busy = ending.busy_jobs(observed)
+def _finalize(draft: Draft, observed: Observed, config: Config) -> Decision[JobIntent]:
+    """A deleted Restore owns no data, but its run ends first: until then another one must not be taken for the only one. Then the
+    GC life time that the run may have left raised is restored."""
+    restoring = names.gc_life_time_job("Restore", observed.name)
+    busy = ending.busy_jobs(observed, but=lambda name: name == restoring)
     if not busy:
-        return Decision(status=draft.done(), finalized=True)
+        may_wait = not ending.forced(observed) and not ending.namespace_end(observed)
+        if may_wait and (pending := gc_life_time.finalize(observed, draft, config)):
+            return pending
+        left = gc_life_time.left_raised(draft.done())
+        return Decision(status=draft.done(), finalized=True, warnings=[left] if left else [])
     jobs = ", ".join(job.name for job in busy)
     if ending.forced(observed) or ending.namespace_end(observed):
         why = (
@@ -106,6 +112,7 @@ def _sync(draft: Draft, observed: Observed, now: datetime, config: Config) -> De
     )
     outcome = run.evaluate(now, config)
     show(draft, outcome)
+    gc_life_time.show(draft, run.jobs.values())
     if outcome.job and outcome.job.report and outcome.job.report.backup_path:
         draft.put(backupPath=outcome.job.report.backup_path)
     if not outcome.due:
@@ -121,10 +128,10 @@ def _prunes(spec: Mapping[str, Any]) -> bool:
     return spec.get("prune") == "afterFailed" and bool(spec.get("br"))
 
 
-def _prune(draft: Draft, observed: Observed, config: Config) -> Decision[JobIntent]:
+def _prune(draft: Draft, observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
     """Run ``br abort`` once. A prune Job that fails or vanishes ends in ``PruneFailed``: what is left needs a human."""
     if any(holds(observed.status, phase) for phase in _PRUNED):
-        return Decision(status=draft.done())
+        return gc_life_time.settle(observed, draft, now, config)
     name = names.prune_job(observed.name)
     job = observed_jobs(observed).get(name)
     if job:

@@ -39,6 +39,7 @@ class Phase(StrEnum):
     PRUNE_COMPLETE = "PruneComplete"
     PRUNE_FAILED = "PruneFailed"
     STALLED = "Stalled"
+    GC_LIFE_TIME_RAISED = "GcLifeTimeRaised"
 
 
 PASSING: Final = frozenset({Phase.WAITING, Phase.INVALID, Phase.STALLED})
@@ -107,6 +108,10 @@ class Draft:
         """Forget a phase that only said why nothing moved."""
         if self.phase in PASSING:
             self._fields.pop(self._phase_field)
+
+    def forget(self, kind: Phase) -> None:
+        """Remove condition *kind*: it does not hold any more, and its history is of no use."""
+        self._conditions = [item for item in self._conditions if item.get("type") != kind]
 
     def mark(
         self,

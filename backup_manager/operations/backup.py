@@ -124,6 +124,8 @@ def take(context: Context, state: Backup) -> None:
     state.folder.confirm()
     if _has_meta(state.storage):
         context.log("backupmeta of an earlier attempt is there: br had finished")
+        if state.database is not None:
+            gc_life_time.release(context, state.database)
         return
     work = br_run.BrRun(argv=state.argv, env=state.target.env, reason=SNAPSHOT_REASON)
     with gc_life_time.raised(context, state.database, context.resource.spec.get("tikvGCLifeTime")):

@@ -101,6 +101,14 @@ class FakeDatabase:
     access: Access = field(default_factory=lambda: Access(host="db"))
     history: list[str] = field(default_factory=list)
     mutex: threading.Lock = field(default_factory=threading.Lock)
+    milliseconds: int = 1_767_323_045_000
+    """PD's time."""
+
+    @property
+    def holders(self) -> list[str]:
+        """Uids of the CRs whose runs note that they need the raised life time."""
+        start = gc_life_time.HOLDER
+        return sorted(name.removeprefix(start) for name in self.rows_of_tidb if name.startswith(start))
 
     @property
     def life_time(self) -> str:
@@ -116,7 +124,7 @@ class FakeDatabase:
         if failure is not None:
             raise failure
         with self.mutex:
-            cursor = _Cursor(dict(self.rows_of_tidb))
+            cursor = _Cursor(dict(self.rows_of_tidb), now=self.milliseconds)
             yield cursor
             life_time = cursor.rows.get(gc_life_time.VARIABLE)
             if life_time and life_time != self.rows_of_tidb.get(gc_life_time.VARIABLE):
@@ -138,7 +146,9 @@ class _Cursor:
     """Understands the statements of :mod:`backup_manager.gc_life_time` and :mod:`backup_manager.target_lock`, and no other."""
 
     rows: dict[str, tuple[str, str]]
-    answer: tuple[str, str] | None = None
+    now: int = 0
+    answer: tuple[object, ...] | None = None
+    found: list[tuple[object, ...]] = field(default_factory=list)
     before: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def execute(self, statement: str, parameters: Sequence[str] = ()) -> None:
@@ -147,6 +157,11 @@ class _Cursor:
             self.before = dict(self.rows)
         elif verb == "rollback":
             self.rows = dict(self.before)
+        elif "tidb_current_ts" in statement:
+            self.answer = (str(self.now << 18),)
+        elif verb == "select" and len(parameters) == 2:
+            first, last = parameters
+            self.found = [(name, *row) for name, row in sorted(self.rows.items()) if first < name < last]
         elif verb == "select":
             self.answer = self.rows.get(parameters[0])
         elif verb == "update":
@@ -160,5 +175,8 @@ class _Cursor:
         else:
             raise AssertionError(f"unexpected statement {statement}")
 
-    def fetchone(self) -> tuple[str, str] | None:
+    def fetchone(self) -> tuple[object, ...] | None:
         return self.answer
+
+    def fetchall(self) -> list[tuple[object, ...]]:
+        return self.found

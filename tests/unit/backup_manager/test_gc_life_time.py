@@ -1,7 +1,7 @@
 """The GC life time: only raised, always put back, also by whoever runs next."""
 
-import json
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,10 @@ import pytest
 from backup_manager import gc_life_time
 from backup_manager.database import DatabaseUnreachableError
 from backup_manager.errors import InterruptedError_, ManagerError, ToolError
+from backup_manager.gc_life_time import PACE, Mark, Note
+from backup_manager.locks import LockLostError, Pace
+from backup_manager.signals import Stop
+from crds.report import Report
 from tests.support.manager import NOW, FakeDatabase, World, world
 
 VARIABLE, MARKER = gc_life_time.VARIABLE, gc_life_time.MARKER
@@ -35,7 +39,7 @@ def test_raised_for_the_run_and_put_back(here: World) -> None:
     assert run(here, database) == "72h"
     assert (database.life_time, database.marker) == ("10m0s", None)
     assert here.report.result["gcLifeTimeBefore"] == "10m0s"
-    assert here.report.result["gcLifeTime"] == "put back to 10m0s"
+    assert here.report.result["gcLifeTime"] == "restored to 10m0s"
 
 
 @pytest.mark.parametrize("error", [ToolError("no"), InterruptedError_("stopped"), KeyboardInterrupt()])
@@ -86,20 +90,231 @@ def test_texts_that_are_no_duration(here: World, old: str, wanted: str | None, r
     assert database.history == []
 
 
-def test_the_old_value_of_a_killed_run_is_put_back_by_the_next(here: World) -> None:
-    note = gc_life_time.Note(
-        before="10m0s", raised="72h", holders={"ns/killed@12345678": gc_life_time._stamp(NOW - timedelta(days=2))}
+@dataclass
+class Time:
+    """One monotonic clock for the runs of a test; PD's time goes with it."""
+
+    database: FakeDatabase
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.database.milliseconds += int(seconds * 1000)
+
+
+def marked(here: World, database: FakeDatabase, clock: Time, *, attempt: str = "") -> Mark:
+    """A run that has raised the life time."""
+    mark = Mark.of(here.context, database, clock=clock)  # type: ignore[arg-type]
+    mark.attempt = attempt or mark.attempt
+    mark.enter("72h", timedelta(hours=72))
+    return mark
+
+
+def other(tmp_path: Path, name: str) -> World:
+    return world(tmp_path, {}, uid=f"{name}-uid-of-another-cr")
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that a run made; they move no clock."""
+    made: list[float] = []
+    monkeypatch.setattr(Stop, "wait", lambda _self, seconds: made.append(seconds))
+    return made
+
+
+def test_a_run_that_was_killed_is_dead_once_it_did_not_renew_for_its_duration(tmp_path: Path) -> None:
+    database = FakeDatabase()
+    clock = Time(database)
+    marked(other(tmp_path, "killed"), database, clock)
+    clock.passes(PACE.duration - 10)
+    here = marked(other(tmp_path, "next"), database, clock)
+    clock.passes(20 + gc_life_time.CONFIRM_SECONDS)
+    here.renew()
+    assert here.leave(other(tmp_path, "next").context).startswith("restored to 10m0s; did not renew: Backup ns/cr")
+    assert (database.life_time, database.marker, database.holders) == ("10m0s", None, [])
+
+
+def test_a_run_that_renews_for_25_hours_is_never_taken_for_dead(tmp_path: Path) -> None:
+    database = FakeDatabase()
+    clock = Time(database)
+    long = marked(other(tmp_path, "long"), database, clock)
+    for _ in range(25 * 60):
+        clock.passes(PACE.renew)
+        long.renew()
+    short = marked(other(tmp_path, "short"), database, clock)
+    assert short.leave(other(tmp_path, "short").context).startswith("stays 72h for Backup ns/cr")
+    assert database.life_time == "72h"
+    long.renew()
+    long.leave(other(tmp_path, "long").context)
+    assert (database.life_time, database.marker, database.holders) == ("10m0s", None, [])
+
+
+def test_a_jump_of_pds_clock_takes_nobody_for_dead(tmp_path: Path, waits: list[float]) -> None:
+    """A year ahead between two renewals: the holder looks silent, so it is looked at again before anything is restored."""
+    database = FakeDatabase()
+    clock = Time(database)
+    living = marked(other(tmp_path, "living"), database, clock)
+    short = marked(other(tmp_path, "short"), database, clock)
+    database.milliseconds += 365 * 86_400_000
+
+    def renews(seconds: float) -> None:
+        waits.append(seconds)
+        clock.passes(seconds)
+        living.renew()
+
+    here = other(tmp_path, "short")
+    here.context.stop.wait = renews  # type: ignore[method-assign]
+    assert short.leave(here.context).startswith("stays 72h for Backup ns/cr")
+    assert waits == [pytest.approx(gc_life_time.CONFIRM_SECONDS)]
+    assert database.life_time == "72h"
+
+
+def test_a_node_whose_clock_is_a_year_off_is_as_good_as_any(tmp_path: Path) -> None:
+    database = FakeDatabase()
+    clock = Time(database)
+    wrong = other(tmp_path, "wrong")
+    wrong = World(
+        context=replace(wrong.context, now=lambda: NOW.replace(year=2027)), reporter=wrong.reporter, lines=wrong.lines
     )
-    database = FakeDatabase({VARIABLE: ("72h", ""), MARKER: ("10m0s", note.comment())})
-    assert run(here, database) == "72h"
-    assert (database.life_time, database.marker) == ("10m0s", None)
+    holder = marked(wrong, database, clock)
+    short = marked(other(tmp_path, "short"), database, clock)
+    assert short.leave(other(tmp_path, "short").context).startswith("stays 72h")
+    holder.leave(wrong.context)
+    assert database.life_time == "10m0s"
+
+
+def test_a_run_that_ends_at_once_leaves_a_doubtful_one_to_the_next(tmp_path: Path) -> None:
+    database = FakeDatabase()
+    clock = Time(database)
+    marked(other(tmp_path, "killed"), database, clock)
+    clock.passes(PACE.duration + 1)
+    here = other(tmp_path, "stopped")
+    mark = marked(here, database, clock)
+    here.context.stop.request()
+    assert "may be dead: the next run restores 10m0s" in mark.leave(here.context)
+    assert (database.life_time, len(database.holders)) == ("72h", 1)
 
 
 def test_a_repeated_run_of_the_same_cr_takes_its_own_note_over_at_once(here: World) -> None:
-    note = gc_life_time.Note(before="10m0s", raised="72h", holders={"ns/cr@0f5e9c1a": gc_life_time._stamp(NOW)})
-    database = FakeDatabase({VARIABLE: ("72h", ""), MARKER: ("10m0s", note.comment())})
+    database = FakeDatabase()
+    marked(here, database, Time(database), attempt="killed")
     run(here, database)
+    assert (database.life_time, database.marker, database.holders) == ("10m0s", None, [])
+
+
+def test_a_stale_attempt_of_the_same_cr_notices_and_takes_nothing_away(here: World) -> None:
+    database = FakeDatabase()
+    clock = Time(database)
+    stale = marked(here, database, clock, attempt="first")
+    marked(here, database, clock, attempt="second")
+    with pytest.raises(LockLostError):
+        stale.renew()
+    assert stale.leave(here.context).startswith("stays 72h")
+    assert (database.life_time, len(database.holders)) == ("72h", 1)
+
+
+def test_a_run_that_was_taken_for_dead_notices(here: World) -> None:
+    database = FakeDatabase()
+    mark = marked(here, database, Time(database))
+    del database.rows_of_tidb[mark.row]
+    with pytest.raises(LockLostError):
+        mark.renew()
+
+
+def test_a_run_that_cannot_renew_stops_its_tool_before_it_may_count_as_dead(
+    here: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert PACE.fence + PACE.grace < PACE.duration
+    quick = Pace(duration=1.0, renew=0.01, retry=0.01, fence=0.1, grace=0.0)
+    made = Mark.of
+    monkeypatch.setattr(Mark, "of", lambda *given, **more: replace(made(*given, **more), pace=quick))
+    database = FakeDatabase()
+
+    def fails(_self: Mark) -> None:
+        raise DatabaseUnreachableError("down")
+
+    monkeypatch.setattr(Mark, "renew", fails)
+    with (
+        pytest.raises(gc_life_time.GcLifeTimeLostError) as caught,
+        gc_life_time.raised(here.context, database, None),  # type: ignore[arg-type]
+    ):
+        here.context.stop.wait(60)
+    problem = caught.value.problem()
+    assert (problem.reason, problem.retryable) == ("GcLifeTimeLost", True)
     assert (database.life_time, database.marker) == ("10m0s", None)
+
+
+def test_that_it_is_raised_is_stored_before_it_is(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed at any moment from then on, the run's report says that there is something to restore."""
+    database, at_entry = FakeDatabase(), list[Report]()
+    enter = Mark.enter
+
+    def noting(self: Mark, wanted: str, target: timedelta) -> Note:
+        at_entry.extend(here.reporter.stored)
+        return enter(self, wanted, target)
+
+    monkeypatch.setattr(Mark, "enter", noting)
+    run(here, database)
+    assert at_entry[-1].result == {"gcLifeTimeBefore": "10m0s", "gcLifeTimeState": "Raised"}
+    assert here.report.result["gcLifeTimeState"] == "Released"
+
+
+def test_what_was_not_raised_is_not_reported_as_raised(here: World) -> None:
+    run(here, FakeDatabase({VARIABLE: ("100h", "")}))
+    assert "gcLifeTimeState" not in here.report.result
+    assert here.reporter.stored == []
+
+
+def test_the_row_of_a_cr_without_a_run_is_removed_whichever_attempt_left_it(here: World) -> None:
+    database = FakeDatabase()
+    marked(here, database, Time(database), attempt="killed")
+    assert gc_life_time.release(here.context, database) == "restored to 10m0s"  # type: ignore[arg-type]
+    assert (database.life_time, database.marker, database.holders) == ("10m0s", None, [])
+    assert here.report.result["gcLifeTimeState"] == "Released"
+    assert gc_life_time.release(here.context, database) == "restored already by another run"  # type: ignore[arg-type]
+
+
+def test_a_run_of_a_release_that_did_not_renew_counts_for_a_day(tmp_path: Path) -> None:
+    database = FakeDatabase()
+    clock = Time(database)
+    since = datetime.fromtimestamp(database.milliseconds / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    note = Note(before="10m0s", raised="72h", old_holders={"ns/old@12345678": since})
+    database.rows_of_tidb |= {VARIABLE: ("72h", ""), MARKER: ("10m0s", note.comment())}
+    mark = marked(other(tmp_path, "new"), database, clock)
+    assert mark.leave(other(tmp_path, "new").context).startswith("stays 72h for ns/old@12345678")
+    clock.passes(86_401)
+    marked(other(tmp_path, "new"), database, clock).leave(other(tmp_path, "new").context)
+    assert (database.life_time, database.marker) == ("10m0s", None)
+
+
+def test_a_value_that_somebody_set_before_another_run_joins_is_the_one_that_is_restored(tmp_path: Path) -> None:
+    database = FakeDatabase()
+    clock = Time(database)
+    first = marked(other(tmp_path, "first"), database, clock)
+    database.rows_of_tidb[VARIABLE] = ("200h", "")
+    second = marked(other(tmp_path, "second"), database, clock)
+    first.leave(other(tmp_path, "first").context)
+    second.leave(other(tmp_path, "second").context)
+    assert (database.life_time, database.marker) == ("200h", None)
+
+
+def test_many_holders_at_once_are_all_kept(tmp_path: Path) -> None:
+    database = FakeDatabase()
+    clock = Time(database)
+    marks = [marked(other(tmp_path, f"{number:03}"), database, clock) for number in range(100)]
+    assert len(database.holders) == 100
+    for mark in marks[1:]:
+        mark.leave(other(tmp_path, "x").context)
+    assert database.life_time == "72h"
+    marks[0].leave(other(tmp_path, "x").context)
+    assert (database.life_time, database.holders) == ("10m0s", [])
+
+
+def test_a_name_fits_into_the_row_whatever_the_uid() -> None:
+    assert len(gc_life_time.HOLDER + "0f5e9c1a-7777-4444-8888-000000000001") <= 64
 
 
 def test_of_two_runs_the_last_to_end_puts_it_back(tmp_path: Path) -> None:
@@ -110,7 +325,7 @@ def test_of_two_runs_the_last_to_end_puts_it_back(tmp_path: Path) -> None:
         with gc_life_time.raised(second.context, database, None):  # type: ignore[arg-type]
             assert database.life_time == "72h"
         assert database.life_time == "72h"
-        assert "stays 72h for ns/cr@aaaaaaaa" in second.report.result["gcLifeTime"]
+        assert "stays 72h for Backup ns/cr" in second.report.result["gcLifeTime"]
     assert (database.life_time, database.marker) == ("10m0s", None)
 
 
@@ -130,7 +345,7 @@ def test_a_note_that_cannot_be_read_still_says_the_old_value(here: World) -> Non
 
 def test_a_short_outage_at_the_end_is_waited_for(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda _seconds: None)
-    database = FakeDatabase(failures=[None, DatabaseUnreachableError("down"), DatabaseUnreachableError("down")])
+    database = FakeDatabase(failures=[None, None, DatabaseUnreachableError("down"), DatabaseUnreachableError("down")])
     run(here, database)
     assert database.life_time == "10m0s"
 
@@ -140,7 +355,7 @@ def test_a_failed_reset_is_the_reason_told_and_offers_the_statement(
     here: World, monkeypatch: pytest.MonkeyPatch, error: ToolError | None
 ) -> None:
     monkeypatch.setattr(gc_life_time, "_RESET_SECONDS", 0.0)
-    database = FakeDatabase(failures=[None, DatabaseUnreachableError("down")])
+    database = FakeDatabase(failures=[None, None, DatabaseUnreachableError("down")])
     with pytest.raises(gc_life_time.GcLifeTimeError) as caught:
         run(here, database, error=error)
     problem = caught.value.problem()
@@ -148,12 +363,3 @@ def test_a_failed_reset_is_the_reason_told_and_offers_the_statement(
     assert "set global tidb_gc_life_time = '10m0s'" in problem.hint
     assert ("dumpling said no" in problem.message) is (error is not None)
     assert database.marker is not None
-
-
-def test_many_holders_never_outgrow_the_row() -> None:
-    note = gc_life_time.Note(
-        before="10m", raised="72h", holders={f"namespace/backup-{n}@12345678": f"2026-{n:03}" for n in range(100)}
-    )
-    text = note.comment()
-    assert len(text) <= 1000
-    assert "namespace/backup-99@12345678" in json.loads(text)["holders"]
