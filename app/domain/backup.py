@@ -65,7 +65,9 @@ def _decide(observed: Observed, now: datetime, config: Config) -> Decision[JobIn
 def _sync(observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
     draft = Draft(observed.status)
     if outcome_of(observed.status):
-from app.domain import clean, gc_life_time, imported, log_backup, progress, recorded
+        return gc_life_time.settle(observed, draft, now, config)
+    # The annotation is about a Backup that never ran; on any other it could make a clean delete a path of somebody's choice.
+    if not recorded.has_begun(observed.status) and (status := imported.status_of(observed)) is not None:
         return Decision(status=status)
     run = Run.of(names.backup_job(observed.name), observed)
     outcome = run.evaluate(now, config)

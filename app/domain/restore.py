@@ -73,8 +73,9 @@ def _decide(observed: Observed, now: datetime, config: Config) -> Decision[JobIn
 
 
 def _finalize(draft: Draft, observed: Observed, config: Config) -> Decision[JobIntent]:
-    """A deleted Restore owns no data, but its run ends first: until then another one must not be taken for the only one. Then the
-    GC life time that the run may have left raised is restored."""
+    """A deleted Restore owns no data, but its run ends first: until then another one must not be taken for the only one. Then
+    the GC life time that the run may have left raised is restored."""
+    gc_life_time.show(draft, observed_jobs(observed).values())  # the Job that says so goes now
     restoring = names.gc_life_time_job("Restore", observed.name)
     busy = ending.busy_jobs(observed, but=lambda name: name == restoring)
     if not busy:

@@ -8,9 +8,9 @@ import pytest
 
 from app.builders.jobs import build
 from app.domain import backup, restore
-from app.domain.clean import FORCE_ANNOTATION
 from app.domain.config import Config
 from app.domain.decision import Decision
+from app.domain.ending import FORCE_ANNOTATION
 from app.domain.jobs import JobIntent, Purpose
 from app.domain.observed import Observed
 from crds.v1alpha1 import KINDS
@@ -54,8 +54,12 @@ def ask(
     decision = DECIDE[kind](observed(of, *jobs, related=objects, finalizing=finalizing), now, CONFIG)
     model = KINDS[kind].model_fields["status"].annotation
     next(part for part in model.__args__ if part is not type(None)).model_validate(decision.status)  # type: ignore[union-attr]
+    if decision.create:
+        return decision
     again = {**of, "status": decision.status}
     once_more = DECIDE[kind](observed(again, *jobs, related=objects, finalizing=finalizing), now, CONFIG)
+    if once_more.create:
+        return decision
     third = {**of, "status": once_more.status}
     assert DECIDE[kind](observed(third, *jobs, related=objects, finalizing=finalizing), now, CONFIG).status == once_more.status
     return decision
