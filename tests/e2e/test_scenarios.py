@@ -6,11 +6,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+import pymysql
 import pytest
 
+from backup_manager import gc_life_time
 from sandbox import Cluster
 from sandbox.api import JOBS, NAMESPACES, PODS
 from sandbox.components import METACONTROLLER_BIN
@@ -111,6 +115,52 @@ def test_a_backup_deleted_while_it_runs_is_stopped_and_cleaned(world: World, hel
     world.gone()
     assert world.objects() == []
     world.neighbours_stand()
+
+
+def gc_rows(world: World) -> dict[str, str]:
+    """The GC life time of the source, and the rows that runs leave there."""
+    database = world.cluster.tidb("source")
+    connection = pymysql.connect(host=database.host, port=database.port, user=database.user, password=database.password)
+    statement = "select variable_name, variable_value from mysql.tidb where variable_name = %s or variable_name like %s"
+    with closing(connection), connection.cursor() as cursor:
+        cursor.execute(statement, (gc_life_time.VARIABLE, "tidb_backup_gc%"))
+        return {str(name): str(value) for name, value in cursor.fetchall()}
+
+
+def without_retry(world: World, held: Gate) -> None:
+    """A Backup that keeps its data and is not repeated, caught while it dumps with the GC life time raised."""
+    text = filled("it", endpoint=held.url, secret="s3-secret", prefix=world.namespace)
+    text = text.replace("cleanPolicy: Delete", "cleanPolicy: Retain").replace("maxRetryTimes: 2", "maxRetryTimes: 0")
+    world.cluster.apply(text, namespace=world.namespace)
+    assert held.reached.wait(PATIENCE), world.status()
+    world.reaches("Running")
+    until(lambda: raised(world), "the condition says that the GC life time is raised")
+
+
+def raised(world: World) -> dict[str, Any]:
+    conditions = world.status().get("conditions", ())
+    return next((item for item in conditions if item["type"] == "GcLifeTimeRaised" and item["status"] == "True"), {})
+
+
+def test_a_backup_deleted_right_after_the_kill_of_its_run_restores_the_gc_life_time(world: World, held: Gate) -> None:
+    before = gc_rows(world)[gc_life_time.VARIABLE]
+    without_retry(world, held)
+    assert gc_rows(world)[gc_life_time.VARIABLE] == "72h"
+    world.cluster.kill_pod(world.running_pod(), world.namespace)
+    world.delete()
+    world.gone()
+    assert gc_rows(world) == {gc_life_time.VARIABLE: before}
+
+
+def test_a_killed_run_that_nothing_follows_restores_the_gc_life_time(world: World, held: Gate) -> None:
+    before = gc_rows(world)[gc_life_time.VARIABLE]
+    without_retry(world, held)
+    assert before in raised(world)["message"]
+    world.cluster.kill_pod(world.running_pod(), world.namespace)
+    world.reaches("Failed")
+    until(lambda: not raised(world), lambda: f"the condition goes; it is {world.status()}")
+    assert gc_rows(world) == {gc_life_time.VARIABLE: before}
+    assert set(world.jobs()) == {"backup-it", "gc-life-time-backup-it"}
 
 
 def test_orphaned_while_it_runs_the_clean_waits_for_the_writer(world: World, held: Gate) -> None:

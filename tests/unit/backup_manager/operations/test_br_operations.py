@@ -10,6 +10,7 @@ import pytest
 
 from backup_manager import br_run
 from backup_manager.errors import InterruptedError_, ManagerError
+from backup_manager.gc_life_time import Mark
 from backup_manager.operations import backup, log, restore
 from backup_manager.operations.steps import Result
 from backup_manager.pd import LogTask, Pd, TaskState
@@ -167,9 +168,11 @@ def test_a_finished_snapshot_is_not_taken_twice(case: Case) -> None:
 def test_a_run_that_died_after_br_had_finished_only_reads_the_result(case: Case) -> None:
     leave_half(case)
     (case.folder / "backupmeta").write_bytes(META.encode("latin-1"))
+    Mark.of(case.world().context, case.database).enter("72h", timedelta(hours=72))  # type: ignore[arg-type]
     result, _ = case.run()
     assert result.commit_ts == "300"
     assert len(case.tool.called("br")) == 1
+    assert (case.database.life_time, case.database.marker, case.database.holders) == ("10m0s", None, [])
 
 
 def test_an_encrypted_backup_takes_the_words_of_br(case: Case) -> None:
