@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import signal
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
