@@ -21,7 +21,7 @@ from backup_manager.locks import LockLostError
 from tests.support import servers
 from tests.support.manager import World, world
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
