@@ -2,13 +2,13 @@
 long a test may take. ``docs/architecture.md`` ("Tests") describes it."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from sandbox.machine import cores
+from sandbox.machine import cores, room
 from sandbox.patience import PATIENCE
 from tests.support import turns
 
@@ -31,7 +31,7 @@ _LONG: Final = (
     "test_manifests_on_apiserver.py",
 )
 _ON_SERVERS: Final = ("integration", "e2e")
-"""Markers of the tests that start real servers."""
+"""Markers and folders of the tests that start real servers."""
 _HANGS: Final = 3 * PATIENCE
 """Seconds after which a test with real servers is taken to hang: it waits for one thing at a time, and starts servers twice at
 most."""
@@ -42,9 +42,10 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """What ``-n auto`` means."""
-    return cores()
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """What ``-n auto`` means: a worker for each processor, one more for tests with servers."""
+    on_servers = any(folder in argument for argument in config.args for folder in _ON_SERVERS)
+    return turns.workers() if on_servers else min(cores(), room(0.5))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -58,31 +59,45 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class _Turn:
-    """The test that runs now, and the token that it holds."""
+    """The test that runs now, and the tokens that it holds."""
 
     def __init__(self) -> None:
-        self.tokens = turns.of_this_run()
+        self.bounds = turns.of_this_run()
         self.item: pytest.Item | None = None
         self.held = ExitStack()
         self.alone = False
+        self._starting = False
 
     def begin(self, item: pytest.Item) -> None:
-        """Wait for a token, if the test starts servers."""
+        """Wait for a token, if the test needs servers."""
         if any(map(item.get_closest_marker, _ON_SERVERS)):
             self.item = item
-            if self.tokens:
-                self.held.enter_context(self.tokens.one())
+            if self.bounds:
+                self.held.enter_context(self.bounds.running.one())
 
     def end(self) -> None:
         """Give it back."""
         self.held.close()
         self.item, self.alone = None, False
 
+    @contextmanager
+    def starting(self, scope: str) -> Iterator[None]:
+        """Hold a token for starts while a fixture of that *scope* is set up: those of a file or of the run start servers."""
+        if self.item is None or self.bounds is None or scope == "function" or self.alone or self._starting:
+            yield
+            return
+        with self.bounds.starting.one():
+            self._starting = True
+            try:
+                yield
+            finally:
+                self._starting = False
+
     def take_all(self) -> None:
         """Have the machine for oneself until the test ends. Its own token goes first: nobody waits while he holds one."""
         self.held.close()
-        if self.tokens:
-            self.held.enter_context(self.tokens.all())
+        if self.bounds:
+            self.held.enter_context(self.bounds.running.all())
         self.alone = True
 
 
@@ -103,13 +118,14 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 def pytest_fixture_setup(fixturedef: "pytest.FixtureDef[Any]", request: pytest.FixtureRequest) -> Iterator[None]:
     """A fixture of a test with real servers that cannot be set up is tried once more, with the machine for itself."""
     try:
-        return (yield)
+        with _turn.starting(request.scope):
+            return (yield)
     except Exception as error:
         if _turn.item is None or _turn.alone:
             raise
         _turn.item.user_properties.append((_RETRIED, f"{fixturedef.argname}: {type(error).__name__}: {error}"))
-        _turn.take_all()
-        return request.node.ihook.pytest_fixture_setup(fixturedef=fixturedef, request=request)  # type: ignore[no-any-return]
+    _turn.take_all()
+    return request.node.ihook.pytest_fixture_setup(fixturedef=fixturedef, request=request)  # type: ignore[no-any-return]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,5 +1,6 @@
-"""What runs at once in one run of the tests: a test with real servers needs one of as many tokens as there are processors,
-whatever the number of workers, and a setup that failed is tried once more with all of them, alone.
+"""What runs at once in one run of the tests, whatever the number of workers: a test with real servers needs a token, bringing
+them up another one, of which there are as many as processors; and a setup that failed is tried once more by the test that has
+every token of a test, alone.
 
 A token is a file that its holder has locked: one that dies gives it back.
 """
@@ -11,16 +12,19 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from sandbox.machine import cores
+from sandbox.machine import cores, room
 
 _POLL: Final = 0.05
+_SANDBOX_GIB: Final = 3.0
+"""Memory of a sandbox with its TiDBs, and of the tools that a test runs beside it."""
 
 
 class Turns:
-    """*count* tokens in *folder*, which all workers share. Nobody may wait for a token while it holds one."""
+    """*count* tokens in *folder*, which all workers share. Nobody may wait for one while it holds another of the same."""
 
     def __init__(self, folder: Path, count: int) -> None:
         self._folder, self._count = folder, count
@@ -66,13 +70,33 @@ class Turns:
         return (self._folder / name).open("w")
 
 
+def workers() -> int:
+    """How many tests with real servers may run at once: one more than there are processors, for they wait half of their time;
+    fewer where the memory is too small for so many sandboxes."""
+    return min(cores() + 1, room(_SANDBOX_GIB))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """The tokens of one run: *running* for a test, *starting* for what brings servers up, which takes all the processor time
+    that it can get."""
+
+    running: Turns
+    starting: Turns
+
+
 def _folder(run: int) -> Path:
     return Path(tempfile.gettempdir()) / f"tidb-backup-turns-{os.getuid()}-{run}"
 
 
-def of_this_run() -> Turns | None:
+def of_this_run() -> Bounds | None:
     """The tokens that this worker shares with the others of its run; None where it is alone."""
-    return Turns(_folder(os.getppid()), cores()) if "PYTEST_XDIST_WORKER" in os.environ else None
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return None
+    folder = _folder(os.getppid())
+    # Every worker must count alike, and the memory that is free changes.
+    started = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    return Bounds(running=Turns(folder / "running", min(started, cores() + 1)), starting=Turns(folder / "starting", cores()))
 
 
 def end_of_run() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.errors import SandboxError
-from sandbox.machine import cores
+from sandbox.machine import cores, room
 from sandbox.patience import PATIENCE, STALLED, STARTS, Deadline, signs_of_life, until
 from sandbox.processes import EndedEarlyError, Recorded, start_ready, stop
 
@@ -60,12 +60,27 @@ def test_processor_time_and_log_are_signs_of_life(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("quota", "expected"), [("100000 100000", 1), ("50000 100000", 1), ("max 100000", None), ("1000000000 100000", None)]
+    ("files", "expected"),
+    [
+        ({}, None),
+        ({"cpu.max": "100000 100000\n"}, 1),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu.max": "1000000000 100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+    ],
 )
-def test_processors_are_those_that_this_process_may_use(tmp_path: Path, quota: str, expected: int | None) -> None:
-    (tmp_path / "cpu.max").write_text(quota)
-    assert cores(tmp_path / "cpu.max") == (expected or len(os.sched_getaffinity(0)))
-    assert cores(tmp_path / "absent") == len(os.sched_getaffinity(0))
+def test_processors_are_those_that_this_process_may_use(tmp_path: Path, files: dict[str, str], expected: int | None) -> None:
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert cores(tmp_path) == (expected or len(os.sched_getaffinity(0)))
+
+
+def test_the_free_memory_bounds_too(tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 99999999 kB\nMemAvailable: 7340032 kB\n")
+    assert [room(each, tmp_path / "meminfo") for each in (3, 8)] == [2, 1]
 
 
 def server(tmp_path: Path, failures: int) -> tuple[list[Recorded], Path]:
