@@ -11,8 +11,9 @@ from enum import StrEnum
 from typing import Any, Final
 
 from backup_manager.errors import ClaimedError, NotFoundError, StorageError, SupersededError
-from backup_manager.record import ATTEMPT_FOLDER, Attempt, Cleaned, Owner, Past, Record, Role, State
+from backup_manager.record import Attempt, Cleaned, Owner, Past, Record, Role, State
 from crds import names
+from crds.paths import ATTEMPT_FOLDER
 from crds.report import Problem
 
 _PAST: Final = 5

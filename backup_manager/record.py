@@ -20,14 +20,13 @@ from backup_manager.custom_resource import Resource
 from backup_manager.errors import StorageError
 from backup_manager.masking import MASK, Masker
 from backup_manager.storage.base import ObjectInfo, Storage
-from crds.paths import RECORD_SUFFIX, Location
+from crds.paths import ATTEMPT_FOLDER, RECORD_SUFFIX, RESERVED_NAMES, RESERVED_SUFFIXES, Location, reserved_part
 from crds.report import Problem
 from crds.wire import Document, WireError
 
 SUFFIX: Final = RECORD_SUFFIX
 VERSION: Final = 1
-ATTEMPT_FOLDER: Final = "attempt-"
-"""Before the number of the attempt: the folder inside an export's path into which a repeated attempt writes."""
+_RESERVED: Final = (*RESERVED_SUFFIXES, *RESERVED_NAMES)
 
 
 class State(StrEnum):
@@ -226,6 +225,15 @@ def find(storage: Storage) -> Iterator[Record]:
     for info in storage.list():
         if info.key.endswith(SUFFIX):
             yield Record.parse(storage.read(info.key), f"{storage.location.url.rstrip('/')}/{info.key}")
+
+
+def is_data(key: str) -> bool:
+    """Whether an object is part of a backup: records, lists and histories of other paths may lie among its data.
+
+    >>> is_data("shop.t.000000000.sql"), is_data("x/y.record.json"), is_data("x/.history/00000001.json")
+    (True, False, False)
+    """
+    return not any(mark in key for mark in _RESERVED) or not reserved_part(key)
 
 
 def pack_objects(objects: Iterable[ObjectInfo]) -> tuple[bytes, int, int]:

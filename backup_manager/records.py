@@ -26,9 +26,8 @@ from backup_manager.errors import (
     StorageError,
 )
 from backup_manager.masking import Masker
-from backup_manager.ownership import Actor, Fence, claimed
+from backup_manager.ownership import Actor, Fence, claimed, in_use
 from backup_manager.record import (
-    ATTEMPT_FOLDER,
     SUFFIX,
     Attempt,
     Cleaned,
@@ -38,13 +37,14 @@ from backup_manager.record import (
     Role,
     State,
     find,
+    is_data,
     pack_objects,
     record_location,
     safe_spec,
     unpack_objects,
 )
 from backup_manager.storage.base import Storage
-from crds.paths import OBJECTS_SUFFIX, Location
+from crds.paths import ATTEMPT_FOLDER, OBJECTS_SUFFIX, Location
 from crds.report import Problem
 
 __all__ = [
@@ -112,6 +112,7 @@ class Records:
         mask: Masker | None = None,
         fence: Fence = Fence.FOLDER,
         ended: Set[str] = frozenset(),
+        ended_at: Callable[[Record], Set[str]] = lambda _neighbour: frozenset(),
         trial: Callable[[], None] = lambda: None,
     ) -> Record:
         """Take the path for *owner*, before anything is written. Returns the claim, which the other methods take; or a Complete
@@ -119,7 +120,7 @@ class Records:
 
         The claim is written first, then the neighbours are checked, by every attempt: of two that claim a path and a folder in
         it at the same time, at least one sees the other. Then *trial* runs (the preflight), and only the last conditional write
-        lets this attempt write data. *ended*: ids of attempts that were seen to end.
+        lets this attempt write data. *ended*: ids of attempts that were seen to end; *ended_at* asks that of a neighbour's.
         """
         actor = Actor(owner=owner, id=self.attempt_id, pod=self._pod, ended=ended)
         wanted = self._first_claim(owner, operation, safe_spec(spec, mask or Masker()))
@@ -127,8 +128,8 @@ class Records:
         if mine.state is State.COMPLETE:
             return mine
         try:
-            self.check_around({owner.uid}, only_checked=mine.neighbours_checked)
-            self.check_inside({owner.uid}, only_checked=mine.neighbours_checked)
+            self.check_around({owner.uid}, only_checked=mine.neighbours_checked, ended_at=ended_at)
+            self.check_inside({owner.uid}, only_checked=mine.neighbours_checked, ended_at=ended_at)
         except StorageError as error:
             if _is_definite(error):
                 problem = error.problem()
@@ -179,7 +180,7 @@ class Records:
         }
         self.confirm(mine)
         if listed:
-            packed, count, size = pack_objects(self.data_storage(mine).list())
+            packed, count, size = pack_objects(info for info in self.data_storage(mine).list() if is_data(info.key))
             name = self._objects_name(mine)
             self._beside.write(name, packed)
             account |= {"objects": name, "object_count": count, "size": size}
@@ -267,10 +268,13 @@ class Records:
             raise NotFoundError(f"{self._url} keeps no list of objects", reason="NoObjectList")
         return unpack_objects(self._beside.read(record.objects))
 
-    def check_around(self, uids: Set[str], *, only_checked: bool = False) -> None:
+    def check_around(
+        self, uids: Set[str], *, only_checked: bool = False, ended_at: Callable[[Record], Set[str]] | None = None
+    ) -> None:
         """Refuse when a folder that holds this path belongs to none of *uids*. Raises ClaimedError.
 
         With *only_checked* a claim that has not got past its own check of neighbours does not count: it will meet ours there.
+        With *ended_at* a folder that was cleaned counts while one of its attempts is open: such a cleaner deletes in this path.
         """
         prefix = self.location.prefix
         while prefix:
@@ -281,14 +285,15 @@ class Records:
             except AccessDeniedError:
                 # Keys that are confined to a folder cannot look above it; whoever wrote there had other keys.
                 continue
-            if record and _is_foreign(record, uids, only_checked):
-                raise claimed(place.url, record)
+            if record:
+                _refuse_foreign(place.url, record, uids, only_checked, ended_at)
 
-    def check_inside(self, uids: Set[str], *, only_checked: bool = False) -> None:
-        """Refuse when a folder inside this path belongs to none of *uids*. Lists the whole path. Raises ClaimedError."""
+    def check_inside(
+        self, uids: Set[str], *, only_checked: bool = False, ended_at: Callable[[Record], Set[str]] | None = None
+    ) -> None:
+        """The same for folders inside this path. Lists the whole path. Raises ClaimedError."""
         for record in find(self._storage):
-            if _is_foreign(record, uids, only_checked):
-                raise claimed(record.backup_path, record)
+            _refuse_foreign(record.backup_path, record, uids, only_checked, ended_at)
 
     def _first_claim(self, owner: Owner, operation: str, spec: dict[str, Any]) -> Record:
         return Record(
@@ -316,8 +321,11 @@ class Records:
         with suppress(ManagerError):
             found = [f"{stem}{OBJECTS_SUFFIX}"]
             if record.attempts > 1:
-                lists = self._beside.list(f"{stem}.{ATTEMPT_FOLDER}")
-                found += [info.key for info in lists if info.key.endswith(OBJECTS_SUFFIX) and "/" not in info.key]
+                start = f"{stem}.{ATTEMPT_FOLDER}"
+                numbers = (info.key[len(start) :].removesuffix(OBJECTS_SUFFIX) for info in self._beside.list(start))
+                # The path is free by now: a higher number is of its next owner.
+                old = [number for number in numbers if number.isdecimal() and int(number) <= record.attempts]
+                found += [f"{start}{number}{OBJECTS_SUFFIX}" for number in old]
             self._beside.delete(found)
 
     def _fetch(self) -> tuple[Record, str] | None:
@@ -392,8 +400,18 @@ class Records:
         )
 
 
-def _is_foreign(record: Record, uids: Set[str], only_checked: bool) -> bool:
-    return record.live and record.owner.uid not in uids and (record.neighbours_checked or not only_checked)
+def _refuse_foreign(
+    path: str, record: Record, uids: Set[str], only_checked: bool, ended_at: Callable[[Record], Set[str]] | None
+) -> None:
+    if record.live and record.owner.uid not in uids and (record.neighbours_checked or not only_checked):
+        raise claimed(path, record)
+    if record.live or ended_at is None:
+        return
+    others = [attempt for attempt in record.open if attempt.owner not in uids]
+    ended = ended_at(record) if others else frozenset()
+    for attempt in others:
+        if attempt.id not in ended:
+            raise in_use(path, attempt)
 
 
 def _is_definite(error: StorageError) -> bool:

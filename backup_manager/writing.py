@@ -13,11 +13,11 @@ from backup_manager.attempts import attempt_id, seen_to_end
 from backup_manager.errors import InterruptedError_, ManagerError, SupersededError, UsageError
 from backup_manager.ownership import Fence, data_in_use
 from backup_manager.preflight import PROBE, Status, preflight, require, table
-from backup_manager.record import ATTEMPT_FOLDER, Owner, Record, State, is_attempt_folder
+from backup_manager.record import Owner, Record, State, is_attempt_folder
 from backup_manager.records import Records
 from backup_manager.storage.base import Storage
 from crds import names
-from crds.paths import reserved_part
+from crds.paths import ATTEMPT_FOLDER, reserved_part
 
 if TYPE_CHECKING:
     from backup_manager.operations.steps import Context
@@ -79,6 +79,7 @@ class Folder:
             mask=self._context.mask,
             fence=fence,
             ended=seen_to_end(self._context, before, own=self._id),
+            ended_at=lambda neighbour: seen_to_end(self._context, neighbour),
             trial=self._preflight,
         )
         if mine.state is State.COMPLETE:

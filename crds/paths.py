@@ -5,6 +5,7 @@ The text is TiDB Operator 1.6's ``status.backupPath``: ``s3://bucket/prefix``, `
 storage drivers, and a prefix that could leave its bucket (``..``) is refused instead of collapsed.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -33,6 +34,9 @@ ARCHIVE_SUFFIX: Final = ".tgz"
 """TiDB Operator exports one archive; its path is an object, not a folder."""
 RESERVED_SUFFIXES: Final = (RECORD_SUFFIX, OBJECTS_SUFFIX, READERS_SUFFIX)
 RESERVED_NAMES: Final = (HISTORY_FOLDER,)
+ATTEMPT_FOLDER: Final = "attempt-"
+"""With a number: the folder of a later attempt, and a part of the name of its list of objects."""
+_ATTEMPT_LIST: Final = re.compile(rf"\.{ATTEMPT_FOLDER}\d+$")
 """Parts of a path that name objects of our own beside the data: no data may be written under them, nor be cleaned there."""
 
 _SCHEMES: Final = {Provider.S3: "s3", Provider.GCS: "gcs", Provider.AZBLOB: "azure", Provider.LOCAL: "local"}
@@ -121,12 +125,14 @@ def reserved_part(prefix: str, *, archive: bool = False) -> str:
 
     >>> reserved_part("p/nightly.record.json/x"), reserved_part("p/.history"), reserved_part("p/x.tgz", archive=True)
     ('nightly.record.json', '.history', 'x.tgz')
+    >>> reserved_part("p/nightly.attempt-2")  # its list of objects would be that of the second attempt at p/nightly
+    'nightly.attempt-2'
     >>> reserved_part("p/history"), reserved_part("p/x.tgz")
     ('', '')
     """
     parts = [part for part in prefix.split("/") if part]
     for part in parts:
-        if part in RESERVED_NAMES or part.endswith(RESERVED_SUFFIXES):
+        if part in RESERVED_NAMES or part.endswith(RESERVED_SUFFIXES) or _ATTEMPT_LIST.search(part):
             return part
     return parts[-1] if archive and parts and parts[-1].endswith(ARCHIVE_SUFFIX) else ""
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from backup_manager import history
 from backup_manager.errors import CheckError, NotFoundError
 from backup_manager.operations.steps import Context, Result
-from backup_manager.records import OBJECTS_SUFFIX, SUFFIX, Record, Records, State
+from backup_manager.record import Record, State, is_data
+from backup_manager.records import Records
 from backup_manager.storage.base import ObjectInfo
 from backup_manager.storage.factory import open_storage
 from crds import names
@@ -83,10 +83,10 @@ def run(context: Context) -> Result:
                 hint="Data of TiDB Operator, or a run that never began: there is nothing to compare with.",
             )
         _judge_state(record)
-        # At the root of a bucket the record, its list and the history lie among the data.
-        own = () if location.prefix else (SUFFIX, OBJECTS_SUFFIX, f"{history.FOLDER}/")
         data = records.data_storage(record)
-        found = compare(records.objects(record), (info for info in data.list() if not info.key.startswith(own)))
+        # Lists of earlier releases name records and histories of other paths too.
+        kept = {key: was for key, was in records.objects(record).items() if is_data(key)}
+        found = compare(kept, (info for info in data.list() if is_data(info.key)))
     finally:
         storage.close()
     where = {"dataPath": data.location.url} if record.data else {}
