@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # As many workers as processors that may be used (tests/conftest.py).
 WORKERS := $(BIN)/pytest -q -n auto --dist loadfile
 
-.PHONY: help venv tools demo check static documented-unit format test property gotest unit servers integration e2e crds bench images clean
+.PHONY: help venv tools demo check static documented-unit format test property soak gotest unit servers integration e2e crds bench images clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ test: check property gotest servers ## every test (about 9 min on 2 cores, tools
 
 property: venv ## random worlds: nothing lost, nothing doubled, nothing foreign deleted
 	@$(WORKERS) tests/property
+
+soak: venv ## many more random histories than `make test` plays (PATH_HISTORIES, 300,000 by default; half an hour)
+	@PATH_HISTORIES=$${PATH_HISTORIES:-300000} $(BIN)/pytest -q -n auto --dist load --timeout=0 tests/property/test_path_histories.py -k random
 
 gotest: tools ## the Go tests of minikv
 	@cd sandbox/tools/minikv && CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false -mod=readonly" $$($(CURDIR)/$(BIN)/python ../build.py --print-go) test ./...

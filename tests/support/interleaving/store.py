@@ -1,0 +1,124 @@
+"""The bucket as one process sees it: each request may be delayed, refused, or answered into the void.
+
+It is driven as the real drivers do it: reads are repeated patiently, a conditional write recognises its own first success by
+its content (:mod:`backup_manager.storage.patience`), and a batch of deletions is tried once. Pages and batches are tiny, so
+that there is something between two of them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Final, TypeVar
+
+from backup_manager import history
+from backup_manager.storage.base import DeleteFailure, ObjectInfo, StoreState, Target, Upload
+from backup_manager.storage.memory import Bucket, MemoryStorage, etag_of
+from backup_manager.storage.patience import delete_all, patiently, write_patiently
+from crds.paths import Location
+from tests.support.interleaving.scheduler import Scheduler
+
+T = TypeVar("T")
+PAGE: Final = 3
+_HISTORY: Final = f"{history.FOLDER}/"
+"""Nothing that counts depends on reading the audit trail, which would be half of all calls: no points there."""
+Effect = Callable[[str, bytes | None, bytes | None], None]
+"""Told of each change: absolute key, what was there, what is there now."""
+
+
+class ScheduledStorage(MemoryStorage):
+    """One folder of the bucket, seen by whoever runs."""
+
+    def __init__(self, location: Location, bucket: Bucket, scheduler: Scheduler, effect: Effect) -> None:
+        super().__init__(location, bucket)
+        self.batch_size = PAGE
+        self._scheduler = scheduler
+        self._effect = effect
+
+    def at(self, location: Location) -> "ScheduledStorage":
+        return ScheduledStorage(location, self.bucket, self._scheduler, self._effect)
+
+    def put(self, key: str, data: bytes) -> None:
+        """One PUT of a tool, without condition."""
+        self._patiently(f"puts {self._base}{key}", lambda: self._put(key, data, if_absent=False, if_match=None))
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        for page in self._pages(prefix):
+            for key in page:
+                if (data := self.bucket.objects.get(key)) is not None:
+                    yield ObjectInfo(key=key[len(self._base) :], size=len(data), etag=etag_of(data))
+
+    def stat(self, key: str) -> ObjectInfo:
+        data = self._read("heads", key)
+        return ObjectInfo(key=key, size=len(data), etag=etag_of(data))
+
+    def read(self, key: str) -> bytes:
+        return self._read("gets", key)
+
+    def fetch(self, key: str) -> tuple[bytes, str]:
+        data = self.read(key)
+        return data, etag_of(data)
+
+    def write(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
+        how = " if absent" if if_absent else " if unchanged" if if_match is not None else ""
+        text = f"puts {self._base}{key}{how}"
+        return write_patiently(
+            lambda: self._scheduler.call(text, lambda: self._put(key, data, if_absent=if_absent, if_match=if_match)),
+            lambda: self.fetch(key),
+            data,
+            sleep=self._scheduler.wait,
+        )
+
+    def delete(self, keys: Sequence[str]) -> Sequence[DeleteFailure]:
+        return delete_all(self.delete_batch, keys, self.batch_size, sleep=self._scheduler.wait)
+
+    def targets(self, prefix: str = "") -> Iterator[Sequence[Target]]:
+        for page in self._pages(prefix):
+            if page:
+                objects = self.bucket.objects
+                yield [Target(key[len(self._base) :], None, len(objects.get(key, b""))) for key in page]
+
+    def delete_batch(self, batch: Sequence[Target]) -> Sequence[DeleteFailure]:
+        return self._scheduler.call(
+            f"deletes {', '.join(self._base + target.key for target in batch)}", lambda: self._delete(batch)
+        )
+
+    def uploads(self) -> Iterator[Upload]:
+        return iter(())
+
+    def state(self) -> StoreState:
+        return self._patiently("asks for the bucket's state", lambda: MemoryStorage.state(self))
+
+    def _read(self, verb: str, key: str) -> bytes:
+        if self._base.endswith(_HISTORY):
+            return MemoryStorage.read(self, key)
+        return self._patiently(f"{verb} {self._base}{key}", lambda: MemoryStorage.read(self, key))
+
+    def _pages(self, prefix: str) -> Iterator[Sequence[str]]:
+        """Absolute keys, a page at a time, each as the bucket is when it is asked for."""
+        start = self._base + prefix
+        page: Sequence[str] = [""]
+        text = f"lists {start}"
+        while page:
+            page = self._patiently(text, partial(self._page, start, page[-1]))
+            yield page
+            if len(page) < PAGE:
+                return
+            text = f"lists {start} after {page[-1]!r}"
+
+    def _page(self, start: str, last: str) -> Sequence[str]:
+        return sorted(key for key in self.bucket.objects if key.startswith(start) and key > last)[:PAGE]
+
+    def _put(self, key: str, data: bytes, *, if_absent: bool, if_match: str | None) -> str:
+        there = self.bucket.objects.get(self._base + key)
+        etag = MemoryStorage.write(self, key, data, if_absent=if_absent, if_match=if_match)
+        self._effect(self._base + key, there, data)
+        return etag
+
+    def _delete(self, batch: Sequence[Target]) -> Sequence[DeleteFailure]:
+        for target in batch:
+            there = self.bucket.objects.pop(self._base + target.key, None)
+            if there is not None:
+                self._effect(self._base + target.key, there, None)
+        return ()
+
+    def _patiently(self, text: str, do: Callable[[], T]) -> T:
+        return patiently(lambda: self._scheduler.call(text, do), sleep=self._scheduler.wait)
