@@ -14,9 +14,10 @@ import math
 import os
 import ssl
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote, urlencode
@@ -36,6 +37,7 @@ T = TypeVar("T")
 _CONNECT_TIMEOUT: Final = 5.0
 _READ_TIMEOUT: Final = 15.0
 _PASSING: Final = frozenset({429, 500, 502, 503, 504})
+_PAGE: Final = 200
 _PLURALS: Final = {
     "Backup": "backups",
     "Restore": "restores",
@@ -175,6 +177,18 @@ class KubernetesApi:
         """The CR *namespace*/*name* of one of our kinds."""
         group = f"/apis/{names.API_VERSION}/namespaces/{quote(namespace)}"
         return self.patiently(lambda: self._call("GET", f"{group}/{_PLURALS[kind]}/{quote(name)}"))
+
+    def resources(self, kind: str, namespace: str) -> Iterator[dict[str, Any]]:
+        """Every CR of one of our kinds in *namespace*, page by page."""
+        path = f"/apis/{names.API_VERSION}/namespaces/{quote(namespace)}/{_PLURALS[kind]}"
+        token = ""
+        while True:
+            query = urlencode({"limit": _PAGE, **({"continue": token} if token else {})})
+            page = self.patiently(partial(self._call, "GET", f"{path}?{query}"))
+            yield from page["items"]
+            token = str((page.get("metadata") or {}).get("continue") or "")
+            if not token:
+                return
 
     def job(self, namespace: str, name: str) -> dict[str, Any]:
         """A Job."""

@@ -89,6 +89,10 @@ class Stop:
         """Seconds until *part* of the end has to be over, never negative; infinite while no kill is announced."""
         return max(0.0, self._started + self.grace * part.value - self._clock())
 
+    def monotonic(self) -> float:
+        """Seconds on the monotonic clock that :meth:`wait` passes on: deadlines of waits are times of this clock."""
+        return self._clock()
+
     def wait(self, seconds: float) -> None:
         """Sleep; raise InterruptedError_ as soon as the end is asked for."""
         self._event.wait(seconds)

@@ -40,7 +40,7 @@ def wait_for_writers(context: "Context") -> bool:
     if context.kubernetes is None or not context.resource.uid:
         context.log("no cluster to ask: other writers are not looked for")
         return False
-    waited = 0.0
+    deadline, waited = context.stop.monotonic() + LIMIT_SECONDS, False
     while found := _find(context):
         problem = Problem(
             reason="WriterActive",
@@ -48,14 +48,14 @@ def wait_for_writers(context: "Context") -> bool:
             hint="It is waited for. When its node is lost for good: kubectl delete pod --force.",
             retryable=True,
         )
-        if waited >= LIMIT_SECONDS:
+        if context.stop.monotonic() >= deadline:
             raise TransientError(problem.message, reason=problem.reason, hint=problem.hint)
         context.journal.waiting(problem)
+        waited = True
         context.stop.wait(_POLL_SECONDS)
-        waited += _POLL_SECONDS
     if waited:
         context.journal.running()
-    return waited > 0
+    return waited
 
 
 def _find(context: "Context") -> list[str]:

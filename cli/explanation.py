@@ -40,6 +40,9 @@ _NEXT: Final[Mapping[str, str]] = {
     "Unreadable": "Correct the Backup that is named; nothing is deleted until then.",
     "NamespaceTerminating": "The data is left where it was; delete it there by hand if it is not wanted.",
     "LogTruncateAhead": "Correct spec.logTruncateUntil if it is a slip; else it is done once the log has come that far.",
+    "TargetInUse": "Nothing to do: it starts when the other restore into the same target has ended.",
+    "RunEnding": "Nothing to do: it goes when no Pod of its Job runs any more.",
+    "SourceBeingCleaned": "Restore another backup: this one's data is deleted, or about to be.",
 }
 _POD: Final[Mapping[str, str]] = {
     "ImagePullBackOff": "Correct the image, or the pull secret: spec.toolImage, spec.imagePullSecrets.",

@@ -23,6 +23,8 @@ RULES: Final = (
         "resources": ["backups", "compactbackups", "restores"],
         "verbs": ["get"],
     },
+    # Whether a Restore or a compaction reads what it is about to delete.
+    {"apiGroups": [names.GROUP], "resources": ["compactbackups", "restores"], "verbs": ["list"]},
     # Whether somebody still writes what it is about to delete.
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]},
     {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},

@@ -14,6 +14,7 @@ no path known                               let go: nothing was written
 last clean Job kept a complete backup       let go: data kept (``OnFailure``, and the record says Complete), said so
 last clean Job ended well                   let go: nothing is left
 it found locked objects                     wait for their date, then the next one
+a Restore reads the data                    wait ten minutes, then the next one
 it failed, and the last allowed one too     ``CleanFailed`` says what is left, and waits for a human
 it failed, or vanished                      the next one, ``clean-<backup>-r<n>``, each after a longer wait
 =========================================== ==========================================================
@@ -39,10 +40,14 @@ from app.domain.status import Draft, Phase, holds, outcome_of
 from app.domain.times import moment, stamp
 from crds import names
 from crds.paths import PathError, export_location
+from crds.report import Phase as ReportPhase
 
 _PODS_LEFT: Final = 10
 _AHEAD: Final = 20
 _DOUBLINGS: Final = 12
+READER_ACTIVE: Final = "ReaderActive"
+"""Reason of a clean that gave up waiting for a Restore which reads the data."""
+_READER_DELAY: Final = timedelta(minutes=10)
 
 
 def finalize(observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
@@ -83,7 +88,8 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What a clean Job says it found: *shown* goes to ``status.cleanStatus``, *deferred* is when locked objects can go."""
+    """What a clean Job says it found: *shown* goes to ``status.cleanStatus``, *deferred* is when another try is worth
+    it: locked objects have their date, and a Restore that reads the data ends some time."""
 
     shown: dict[str, Any]
     deferred: datetime | None
@@ -98,10 +104,12 @@ class Finding:
         report = job.report
         result = report.result if report else {}
         shown = {key: result[key] for key in ("deleted", "failed", "left") if isinstance(result.get(key), int)}
+        error = report.error if report else None
         deferred = moment(result.get("deferredUntil"))
+        if error and error.reason == READER_ACTIVE and job.failed and job.ended:
+            deferred = job.ended + _READER_DELAY
         if deferred:
             shown["deferredUntil"] = stamp(deferred)
-        error = report.error if report else None
         cause = (error.message, error.hint) if error else job.failed_because
         return cls(
             shown=shown,
@@ -284,9 +292,10 @@ class _Deletion:
         if job is None:
             return self._next(wanted, attempt, deferred=moment(before.get("deferredUntil")))
         finding = Finding.of(job)
-        self.draft.put(cleanStatus={"attempt": attempt.number, **finding.shown})
+        self._show_attempt(attempt, finding)
         if not job.finished:
             self.draft.enter(Phase.CLEAN, at=job.created, message=f"Job {job.name}", status=False)
+            self._show_wait(job)
             return self._wait_for(job, self._way_out())
         if finding.kept:
             self.warnings.append(f"data kept at {self.path}: the record says Complete, and cleanPolicy is OnFailure")
@@ -296,21 +305,39 @@ class _Deletion:
             return self._let_go()
         return self._clean_failed(wanted, attempt, job, finding)
 
+    def _show_attempt(self, attempt: Attempt, finding: "Finding", **words: str) -> None:
+        before = self.observed.status.get("cleanStatus") or {}
+        deferrals = int(before.get("deferrals") or 0)
+        if finding.deferred and not (before.get("attempt") == attempt.number and before.get("deferredUntil")):
+            deferrals += 1
+        said: dict[str, Any] = {"deferrals": deferrals} if deferrals else {}
+        said |= {name: word for name, word in words.items() if word}
+        self.draft.put(cleanStatus={"attempt": attempt.number, **finding.shown, **said})
+
+    def _show_wait(self, job: Job) -> None:
+        """What the clean waits for, in its manager's words: a writer, or a Restore that reads the data."""
+        report = job.report
+        if report and report.phase is ReportPhase.WAITING and report.error:
+            at, error = report.time_started or job.started, report.error
+            self.draft.mark(Phase.WAITING, at=at, reason=error.reason, message=f"Job {job.name}: {error.message}")
+
     def _clean_failed(self, wanted: JobIntent, attempt: Attempt, job: Job, finding: "Finding") -> Decision[JobIntent]:
         count = finding.shown.get("left")
         left = f"{count} objects left at {self.path}" if count else f"data left at {self.path}"
-        last = not finding.deferred and attempt.number >= self.config.clean_attempts
+        deferrals = int((self.draft.get("cleanStatus") or {}).get("deferrals") or 0)
+        last = not finding.deferred and attempt.number - deferrals >= self.config.clean_attempts
         due = finding.deferred or self._retry_time(attempt)
         reason, message = finding.reason, f"{finding.cause}; {left}; another attempt follows{_at(due)}"
-        if finding.deferred:
+        if finding.deferred and reason == READER_ACTIVE:
+            message = f"{finding.cause}; {left}; tried again at {stamp(finding.deferred)}"
+        elif finding.deferred:
             reason, message = "ObjectsLocked", f"{left}, locked until {stamp(finding.deferred)}; tried again then"
         elif last:
             message = (
                 f"{finding.cause}; {left} after {attempt.number} attempts, no other follows by itself. Fix the cause and "
                 f"delete Job {job.name} to try again. {self._way_out()}"
             )
-        upcoming = {"nextAttemptAt": stamp(due)} if due and not last else {}
-        self.draft.put(cleanStatus={"attempt": attempt.number, **finding.shown, "message": message, **upcoming})
+        self._show_attempt(attempt, finding, message=message, nextAttemptAt=stamp(due) if due and not last else "")
         self.draft.enter(Phase.CLEAN_FAILED, at=job.ended, reason=reason, message=message)
         if last:
             return Decision(status=self.draft.done(), warnings=[message])

@@ -18,6 +18,7 @@ from backup_manager.cleaner import Cleaner, CleanOptions, Tally
 from backup_manager.errors import ManagerError, PartialError, StorageError, UsageError
 from backup_manager.operations.steps import Context, Result, Step, run_steps
 from backup_manager.ownership import FORCE, clean_refused
+from backup_manager.readers import wait_for_readers
 from backup_manager.records import Cleaned, Owner, Record, Records, State
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
@@ -91,9 +92,10 @@ def authorise(context: Context, state: Clean) -> None:
 
 
 def await_writers(context: Context, state: Clean) -> None:
-    """Other Jobs of this CR have ended."""
+    """Other Jobs of this CR have ended, and so have restores of the data, which come first while no clean has claimed it."""
     if not state.kept:
         wait_for_writers(context)
+        wait_for_readers(context, state.storage)
 
 
 def claim(context: Context, state: Clean) -> None:
@@ -119,7 +121,8 @@ def claim(context: Context, state: Clean) -> None:
 
 
 def delete(context: Context, state: Clean) -> None:
-    """Delete until the path is listed empty while nobody writes."""
+    """Delete until the path is listed empty while nobody writes. A reader that was there before the claim is waited for."""
+    wait_for_readers(context, state.storage)
     if state.storage.location.prefix.endswith(ARCHIVE_SUFFIX):
         _delete_archive(context, state)
     for _ in range(_WRITER_ROUNDS):

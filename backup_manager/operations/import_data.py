@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, cast
 
-from backup_manager import archive, history, target_lock
+from backup_manager import archive, history, readers, target_lock
 from backup_manager.database import Access, Database, connect
 from backup_manager.errors import NotFoundError, PermanentError, StorageError, UsageError
 from backup_manager.operations.steps import Context, Result, Step, run_steps
@@ -70,7 +70,7 @@ def run(context: Context) -> Result:
         pd_addr=pd_addr,
     )
     context.journal.note(source=f"{source.folder.url.rstrip('/')}/{source.archive}" if source.archive else source.folder.url)
-    with history.restoring(context, state.storage, "import"):
+    with history.restoring(context, state.storage, "import"), readers.reading(context, _read(state)):
         run_steps(context, (PREPARE, UNPACK if source.archive else LOOK), state)
         database = cast(Database, state.database)
         with target_lock.held(context, database=database, pd=target_lock.pd_of(context, database)):
@@ -80,6 +80,11 @@ def run(context: Context) -> Result:
         backup_size=state.size,
         details={"tables": len(state.tables), "rows": state.heard.rows, "backend": state.backend},
     )
+
+
+def _read(state: Import) -> Storage:
+    """What no clean may delete meanwhile: the folder, or the archive, which is a path of its own."""
+    return state.storage.at(state.source.folder.child(state.source.archive)) if state.source.archive else state.storage
 
 
 def prepare(context: Context, state: Import) -> None:

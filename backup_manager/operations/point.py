@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from backup_manager import br_run, gc_life_time, history, lease, point_storage, target_lock
+from backup_manager import br_run, gc_life_time, history, lease, point_storage, readers, target_lock
 from backup_manager.database import Access, Database, connect
 from backup_manager.errors import NotFoundError, PermanentError, UsageError
 from backup_manager.operations.steps import Context, Result, Step, run_steps
@@ -59,7 +59,12 @@ def run(context: Context, cluster: br.Cluster, log: Storage) -> Result:
     _argv(context, state)  # a spec that br would refuse is told at once
     _must_know_phases(context, state.binary)
     context.journal.note(source=log.location.url)
-    with lease.held(context, cluster.namespace, cluster.name), history.restoring(context, log, "pitr restore"):
+    sources = [log, state.base] if state.base else [log]
+    with (
+        history.restoring(context, log, "pitr restore"),
+        readers.reading(context, *sources),
+        lease.held(context, cluster.namespace, cluster.name),
+    ):
         run_steps(context, (PREPARE, LOOK), state)
         with target_lock.held(context, database=state.database, pd=cluster):
             run_steps(context, (PUT,), state)

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from backup_manager import br_run, gc_life_time, history, lease, target_lock
+from backup_manager import br_run, gc_life_time, history, lease, readers, target_lock
 from backup_manager.database import Access, Database, connect
 from backup_manager.errors import NotFoundError, PermanentError, UsageError
 from backup_manager.operations import point
@@ -43,17 +43,25 @@ def run(context: Context) -> Result:
     location = _location(spec)
     target = for_br(spec, location, env=context.env, scratch=context.scratch)
     cluster = br_run.cluster(context)
-    if context.flags.get("abort"):
-        with lease.held(context, cluster.namespace, cluster.name), _target(context, cluster):
-            return _abort(context, [br_run.find(context), *br.abort(spec, cluster, target.br_arguments)], target)
     storage = open_storage(spec, location=location, env=context.env)
+    if context.flags.get("abort"):
+        with (
+            readers.reading(context, storage),
+            lease.held(context, cluster.namespace, cluster.name),
+            _target(context, cluster),
+        ):
+            return _abort(context, [br_run.find(context), *br.abort(spec, cluster, target.br_arguments)], target)
     if mode == "pitr":
         return point.run(context, cluster, storage)
     state = Restore(
         argv=[br_run.find(context), *br.restore(spec, cluster, target.br_arguments)], target=target, storage=storage
     )
     context.journal.note(source=location.url)
-    with lease.held(context, cluster.namespace, cluster.name), history.restoring(context, state.storage, f"{mode} restore"):
+    with (
+        history.restoring(context, state.storage, f"{mode} restore"),
+        readers.reading(context, state.storage),
+        lease.held(context, cluster.namespace, cluster.name),
+    ):
         run_steps(context, (PREPARE, LOOK), state)
         with target_lock.held(context, database=state.database, pd=cluster):
             run_steps(context, (PUT,), state)

@@ -141,7 +141,10 @@ class CleanStatus(Model):
     deleted: Int64 | None = Field(default=None, description="Objects deleted.")
     failed: Int64 | None = Field(default=None, description="Objects that could not be deleted.")
     left: Int64 | None = Field(default=None, description="Objects still there.")
-    deferred_until: Time | None = Field(default=None, description="Locked objects are tried again after this time.")
+    deferred_until: Time | None = Field(
+        default=None, description="What is locked, or being read by a Restore, is tried again after this time."
+    )
+    deferrals: Int32 | None = Field(default=None, description="Attempts that were put off: they do not count as failures.")
     next_attempt_at: Time | None = Field(default=None, description="When another attempt follows; absent when none does.")
     message: str = Field(default="", description="What is in the way, and the next step.")
 

@@ -59,6 +59,9 @@ class Pods:
     def __init__(self, on_ask: Callable[[int], None] = lambda _n: None, *answers: list[dict[str, Any]]) -> None:
         self.asked, self.on_ask, self.answers = 0, on_ask, answers or ([],)
 
+    def resources(self, _kind: str, _namespace: str) -> list[dict[str, Any]]:
+        return []
+
     def pods(self, _namespace: str, _labels: Any) -> list[dict[str, Any]]:
         self.asked += 1
         self.on_ask(self.asked)

@@ -36,7 +36,7 @@ FIELDS = {
     "Backup.status.brOperations": "operationID startedAt command observedAt",
     "Backup.status.backoffRetryStatus": "retryNum detectFailedAt expectedRetryAt realRetryAt retryReason originalReason",
     "Backup.status.logSubCommandStatuses": "command timeStarted timeCompleted logTruncatingUntil phase conditions",
-    "Backup.status.cleanStatus": "attempt deleted failed left deferredUntil message nextAttemptAt",
+    "Backup.status.cleanStatus": "attempt deleted failed left deferredUntil deferrals message nextAttemptAt",
     "Restore.spec": f"""{SHARED} {DATABASE} to restoreMode pitrRestoredTs logRestoreStartTs pitrFullBackupStorageProvider
         prune backoffLimit replicationConfig federalVolumeRestorePhase volumeAZ warmup warmupImage warmupStrategy
         tolerateSingleTiKVOutage""",

@@ -369,3 +369,56 @@ def test_whether_a_stop_is_needed_depends_on_what_may_be_in_the_cluster(
 def test_the_watch_goes_before_the_stop() -> None:
     decision = finalize(log("Retain", STARTED), job("backup-basic-log-watch"), related=[tidb_cluster()])
     assert ([drop.name for drop in decision.drop], list(decision.create)) == (["backup-basic-log-watch"], [])
+
+
+def reader_active(name: str = "clean-basic", ended: str | None = None) -> dict[str, Any]:
+    error = {"reason": "ReaderActive", "message": "waiting for Restore db/yesterday, which reads it", "retryable": True}
+    return job(name, state="failed", ended=ended or at(0), said=report("Failed", error=error))
+
+
+def test_a_clean_that_waited_for_a_restore_is_tried_again_and_names_it() -> None:
+    decision = finalize(backup(status=COMPLETE), reader_active(), after=1)
+    failed = condition(decision, "CleanFailed")
+    assert failed["reason"] == "ReaderActive"
+    assert "Restore db/yesterday" in failed["message"]
+    assert f"tried again at {at(600)}" in failed["message"]
+    assert decision.status["cleanStatus"] | {"message": ""} == {
+        "attempt": 1,
+        "deferrals": 1,
+        "deferredUntil": at(600),
+        "nextAttemptAt": at(600),
+        "message": "",
+    }
+    assert (list(decision.create), decision.resync_after, decision.finalized) == ([], 599, False)
+    again = finalize(backup(status=COMPLETE), reader_active(), after=600)
+    assert [intent.name for intent in again.create] == ["clean-basic-r1"]
+
+
+def test_waiting_for_a_restore_uses_up_no_attempt() -> None:
+    cr, after, jobs = backup(status=COMPLETE), 0.0, list[dict[str, Any]]()
+    for number in range(2 * CONFIG.clean_attempts):
+        name = names.retry("clean-basic", number)
+        jobs.append(reader_active(name, ended=at(after)))
+        for seconds in (1, 2, 600):
+            decision = finalize(cr, *jobs, after=after + seconds)
+            cr = then(cr, decision)
+        assert [intent.name for intent in decision.create] == [names.retry("clean-basic", number + 1)], "always another one"
+        after += 700
+    assert cr["status"]["cleanStatus"]["deferrals"] == 2 * CONFIG.clean_attempts
+    refused = [job(names.retry("clean-basic", 6), state="failed", ended=at(after), said=REFUSED)]
+    decision = finalize(cr, *jobs, *refused, after=after + 10_000)
+    assert [intent.name for intent in decision.create] == ["clean-basic-r7"], "the first failure of its own is not the last"
+
+
+def test_a_clean_that_waits_says_for_whom_while_it_does() -> None:
+    error = {"reason": "ReaderActive", "message": "waiting for Restore db/yesterday, which reads it"}
+    waiting = finalize(backup(status=COMPLETE), job("clean-basic", said=report("Waiting", error=error, timeStarted=at(3))))
+    assert condition(waiting, "Waiting") == {
+        "type": "Waiting",
+        "status": "True",
+        "reason": "ReaderActive",
+        "message": "Job clean-basic: waiting for Restore db/yesterday, which reads it",
+        "lastTransitionTime": at(3),
+    }
+    running = finalize(then(backup(), waiting), job("clean-basic", said=report("Running")))
+    assert condition(running, "Waiting") == {}

@@ -1,6 +1,6 @@
 """Clean as an operation: whose data, from where, beside whom, and what is told."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -37,6 +37,9 @@ class Quick(Stop):
         self.check()
         self.waited += seconds
 
+    def monotonic(self) -> float:
+        return self.waited
+
 
 @dataclass
 class Pods:
@@ -44,6 +47,10 @@ class Pods:
 
     answers: Sequence[Sequence[Mapping[str, Any]]]
     asked: list[tuple[str, Mapping[str, str]]] = field(default_factory=list)
+    restores: Sequence[Mapping[str, Any]] = ()
+
+    def resources(self, _kind: str, _namespace: str) -> Iterator[Mapping[str, Any]]:
+        return iter(self.restores)
 
     def pods(self, namespace: str, labels: Mapping[str, str]) -> Sequence[Mapping[str, Any]]:
         self.asked.append((namespace, labels))
@@ -285,6 +292,64 @@ def test_a_writer_that_never_ends_is_named(scene: Scene) -> None:
     assert caught.value.problem().reason == "WriterActive"
     assert scene.data() == before
     assert scene.stop.waited == writers.LIMIT_SECONDS
+
+
+class Reads(Pods):
+    """A namespace with a Restore of the path, which ends after some looks; *seen* is the state of the record meanwhile."""
+
+    def __init__(self, scene: "Scene", looks: int) -> None:
+        super().__init__([[]])
+        self.scene, self.looks = scene, looks
+        self.seen: list[tuple[State | None, set[str]]] = []
+
+    def resources(self, kind: str, _namespace: str) -> Iterator[Mapping[str, Any]]:
+        if kind != "Restore":
+            return
+        self.looks -= 1
+        self.seen.append((self.scene.state(), self.scene.data()))
+        meta = {"namespace": "ns", "name": "yesterday"}
+        spec = {"s3": {"bucket": "bucket", "prefix": "p/cr-0f5e9c1a"}}
+        yield {"metadata": meta, "spec": spec, "status": {"phase": "Running" if self.looks > 0 else "Complete"}}
+
+
+def test_a_clean_waits_while_a_restore_reads_the_path_and_says_which_one(scene: Scene) -> None:
+    """Until then the path is not even claimed: the Restore may need another attempt, which a claim would refuse."""
+    scene.complete()
+    before, pods = scene.data(), Reads(scene, looks=3)
+    result = scene.run(pods=pods)
+    assert result.details["left"] == 0
+    assert scene.state() is State.CLEANED
+    assert pods.seen[:3] == [(State.COMPLETE, before)] * 3
+    assert scene.last is not None
+    told = [report.error for report in scene.last.reporter.offered if report.error]
+    assert {problem.reason for problem in told} == {"ReaderActive"}
+    assert "Restore ns/yesterday" in told[0].message
+
+
+def test_a_restore_that_never_ends_is_named_and_nothing_is_deleted(scene: Scene) -> None:
+    scene.complete()
+    before = scene.data()
+    with pytest.raises(TransientError, match="Restore ns/yesterday") as caught:
+        scene.run(pods=Reads(scene, looks=10**6))
+    assert caught.value.problem().reason == "ReaderActive"
+    assert (scene.state(), scene.data()) == (State.COMPLETE, before)
+
+
+class ReadsLate(Reads):
+    """The Restore is seen first when the path has been claimed already."""
+
+    def resources(self, kind: str, namespace: str) -> Iterator[Mapping[str, Any]]:
+        if kind == "Restore" and not self.seen and self.scene.state() is not State.CLEANING:
+            return iter(())
+        return super().resources(kind, namespace)
+
+
+def test_a_reader_that_came_before_the_claim_is_waited_for_after_it_too(scene: Scene) -> None:
+    scene.complete()
+    before, pods = scene.data(), ReadsLate(scene, looks=3)
+    scene.run(pods=pods)
+    assert pods.seen == [(State.CLEANING, before)] * 3
+    assert scene.state() is State.CLEANED
 
 
 @pytest.mark.parametrize(
