@@ -120,13 +120,17 @@ def _progress(draft: Draft, observed: Observed, job: Job | None) -> Mapping[str,
 
 
 def _show_failure(draft: Draft, observed: Observed, job: Job) -> None:
-    if job.failed:
+    reason = "NotRestored"
+    if job.succeeded and job.report:
+        # A run that lost its owner (--cascade=orphan) is at work: it restores the value itself.
+        reason, why = "RunNeedsIt", str(job.report.result.get("gcLifeTime") or "its report does not say that it was released")
+    elif job.failed:
         failure = failure_of(job)
         why = "; ".join(text for text in (failure.cause, failure.message) if text)
     else:
         why = "ReportMissing; it is complete but left no final report"
-    message = f"Job {job.name} failed: {why}. {_remedy(observed)}".strip()
-    draft.mark(_KIND, at=job.ended, reason="NotRestored", message=message)
+    message = f"Job {job.name}: {why}. {_remedy(observed)}".strip()
+    draft.mark(_KIND, at=job.ended, reason=reason, message=message)
 
 
 def _statement(before: object) -> str:

@@ -181,6 +181,16 @@ def test_a_deletion_is_never_stuck_on_a_database_that_is_gone(kind: str) -> None
 
 
 @BOTH
+def test_a_deletion_does_not_wait_for_a_run_that_lost_its_owner(kind: str) -> None:
+    """--cascade=orphan: the Job is not the CR's child any more, its Pod goes on and restores the value itself."""
+    said = report("Complete", result={"gcLifeTime": "Pod p of this CR still runs, and restores it when it ends"})
+    left_alone = job(GC_JOB[kind], created=at(10), state="complete", said=said)
+    decision = ask(cr(kind, ended(kind)["status"]), left_alone, finalizing=True)
+    assert decision.finalized
+    assert (condition(decision)["reason"], "Pod p" in condition(decision)["message"]) == ("RunNeedsIt", True)
+
+
+@BOTH
 def test_a_deletion_tries_once_more_what_had_failed_before(kind: str) -> None:
     before = job(GC_JOB[kind], created=at(-100), state="failed", ended=at(-50))
     decision = ask(cr(kind, ended(kind)["status"]), before, finalizing=True)

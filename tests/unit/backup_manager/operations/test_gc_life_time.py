@@ -1,7 +1,8 @@
 """The command that restores what a killed run left raised."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -9,10 +10,11 @@ from backup_manager.cli import COMMANDS
 from backup_manager.database import Access
 from backup_manager.errors import UsageError
 from backup_manager.gc_life_time import Mark
+from backup_manager.kubernetes_api import KubernetesApi
 from backup_manager.operations import gc_life_time
 from backup_manager.operations.steps import Context
-from crds import durations
-from tests.support.manager import FakeDatabase, world
+from crds import durations, names
+from tests.support.manager import UID, FakeDatabase, world
 
 
 @pytest.mark.parametrize(("kind", "field"), [("Backup", "from"), ("Restore", "to")])
@@ -34,6 +36,39 @@ def test_it_restores_on_the_database_that_the_run_used(
     assert asked == [("tidb", gc_life_time.WAIT)]
     assert (database.life_time, database.marker, database.holders) == ("10m0s", None, [])
     assert here.report.result["gcLifeTimeState"] == "Released"
+
+
+@dataclass
+class Pods:
+    """The API server's Pods of the CR."""
+
+    pods_of_cr: list[dict[str, Any]]
+
+    def pods(self, _namespace: str, labels: dict[str, str]) -> list[dict[str, Any]]:
+        assert labels == {names.OWNER_UID_LABEL: UID}
+        return self.pods_of_cr
+
+
+@pytest.mark.parametrize(
+    ("pod", "left_alone"),
+    [
+        ({"metadata": {"name": "p", "uid": "run"}, "status": {"phase": "Running"}}, True),
+        ({"metadata": {"name": "p", "uid": "run"}, "status": {"phase": "Failed"}}, False),
+        ({"metadata": {"name": "p", "uid": "me"}, "status": {"phase": "Running"}}, False),
+    ],
+)
+def test_a_run_that_lost_its_owner_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pod: dict[str, Any], left_alone: bool
+) -> None:
+    database = FakeDatabase()
+    monkeypatch.setattr(gc_life_time, "connect", lambda _context, _access, *, limit: database)
+    here = world(tmp_path, {"from": {"host": "tidb"}}, env={names.ENV_POD_UID: "me"})
+    context = replace(here.context, kubernetes=cast(KubernetesApi, Pods([pod])))
+    Mark.of(here.context, database).enter("72h", durations.parse("72h"))  # type: ignore[arg-type]
+    result = gc_life_time.run(context)
+    assert (database.life_time == "72h") is left_alone
+    assert ("still runs" in result.details["gcLifeTime"]) is left_alone
+    assert ("gcLifeTimeState" in here.report.result) is not left_alone
 
 
 def test_without_a_database_it_says_which_field_is_missing(tmp_path: Path) -> None:
