@@ -4,19 +4,21 @@ import io
 import json
 import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from backup_manager import kubernetes_api, reporters, runner
+from backup_manager import backoff, kubernetes_api, reporters, runner
 from backup_manager.cli import COMMANDS
 from backup_manager.custom_resource import choose
 from backup_manager.errors import PartialError, TransientError, UnreachableError, UsageError
 from backup_manager.operations.steps import Context, Result, Step, run_steps
 from backup_manager.signals import Stop
 from crds import names
-from crds.report import Report
+from crds.report import ANNOTATION, Report
 from tests.support.manager import world
 
 CR = """apiVersion: pingcap.com/v1alpha1
@@ -227,6 +229,61 @@ def test_an_end_in_time_is_told_once(bench: Bench) -> None:
     assert bench.run(operation, stop=stop) == 1
     finals = [line for line in bench.out.read_text().splitlines() if '"Failed"' in line]
     assert len(finals) == 1
+
+
+class ShakyApiServer(ThreadingHTTPServer):
+    """An API server that answers 503 to the first *away* requests of each kind, as one does that restarts."""
+
+    def __init__(self, away: int) -> None:
+        super().__init__(("127.0.0.1", 0), _ShakyHandler)
+        self.away = {"GET": away, "PATCH": away}
+        self.reports: list[str] = []
+
+
+class _ShakyHandler(BaseHTTPRequestHandler):
+    server: ShakyApiServer
+
+    def _answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        status, answer = 200, yaml.safe_load(CR.split("---", maxsplit=1)[0]) if self.command == "GET" else {}
+        if self.server.away[self.command]:
+            self.server.away[self.command] -= 1
+            status, answer = 503, {"message": "the server is currently unable to handle the request"}
+        elif body:
+            self.server.reports.append(json.loads(body)["metadata"]["annotations"][ANNOTATION])
+        data = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_PATCH = _answer
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def test_an_api_server_that_answers_503_for_a_while_fails_no_job(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first read of the CR, and the report that must not be lost."""
+    monkeypatch.setattr(backoff, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(backoff, "_JITTER", 0.01)
+    with ShakyApiServer(away=4) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        config = tmp_path / "kubeconfig"
+        user = {"name": "u", "user": {"token": "t"}}
+        cluster = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_address[1]}"}}
+        context = {"name": "x", "context": {"cluster": "c", "user": "u"}}
+        config.write_text(json.dumps({"current-context": "x", "contexts": [context], "clusters": [cluster], "users": [user]}))
+        bench.env |= {"JOB_NAME": "backup-one", "JOB_UID": "u-1", "POD_NAMESPACE": "ns"}
+        flags: Any = {"from-file": "", "report": "", "kubeconfig": str(config), "namespace": "ns", "backupName": "one"}
+        assert bench.run(lambda _context: Result(commit_ts="5"), **flags) == 0
+        server.shutdown()
+    last = Report.parse(server.reports[-1])
+    assert last is not None
+    assert (last.phase, last.commit_ts) == ("Complete", "5")
+    assert server.away == {"GET": 0, "PATCH": 0}
 
 
 def test_work_that_ended_is_not_thrown_away_by_a_late_stop(tmp_path: Path) -> None:
