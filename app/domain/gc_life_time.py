@@ -84,7 +84,11 @@ def finalize(observed: Observed, draft: Draft, config: Config) -> Decision[JobIn
     if not holds(draft.done(), _KIND):
         return None
     job, deleted = jobs.get(_name(observed)), moment(metadata(observed.parent).get("deletionTimestamp"))
-    if busy := ending.busy_jobs(observed, but=lambda name: name == _name(observed)):
+    if job and job.finished and not (deleted and job.created and job.created < deleted):
+        _show_failure(draft, observed, job)
+        return None  # it was tried: a clean that runs by now is not to be disturbed
+    others = (_name(observed), names.clean_job(observed.name), names.stop_job(observed.name))
+    if busy := ending.busy_jobs(observed, but=lambda name: name.startswith(others)):
         drops = ending.stopping(busy, "deleting: a run ends before its GC life time is restored")
         return Decision(status=draft.done(), drop=drops, resync_after=_PODS_LEFT)
     if job is None:
@@ -92,10 +96,8 @@ def finalize(observed: Observed, draft: Draft, config: Config) -> Decision[JobIn
     if not job.finished:
         return Decision(status=_progress(draft, observed, job))
     _show_failure(draft, observed, job)
-    if deleted and job.created and job.created < deleted:
-        rule = "deleting: restoring the GC life time failed before, it is tried once more"
-        return Decision(status=draft.done(), drop=[Drop(kind=JOB, name=job.name, rule=rule)])
-    return None
+    rule = "deleting: restoring the GC life time failed before, it is tried once more"
+    return Decision(status=draft.done(), drop=[Drop(kind=JOB, name=job.name, rule=rule)])
 
 
 def left_raised(status: Mapping[str, Any]) -> str:

@@ -190,6 +190,16 @@ def test_a_deletion_does_not_wait_for_a_run_that_lost_its_owner(kind: str) -> No
     assert (condition(decision)["reason"], "Pod p" in condition(decision)["message"]) == ("RunNeedsIt", True)
 
 
+@pytest.mark.parametrize("state", ["failed", "complete"])
+def test_a_clean_that_runs_is_not_ended_for_a_life_time_that_could_not_be_restored(state: str) -> None:
+    spec = {**EXPORT_SPEC, **NO_RETRY, "cleanPolicy": "Delete"}
+    backup_ = parent("Backup", spec, status={**ended("Backup")["status"], "backupPath": "s3://bucket/daily/basic-0f5e9c1a"})
+    tried = job("gc-life-time-backup-basic", created=at(10), state=state, said=report("Complete"))
+    assert [intent.name for intent in ask(backup_, tried, finalizing=True).create] == ["clean-basic"]
+    running = ask(backup_, tried, job("clean-basic", created=at(20)), finalizing=True)
+    assert (list(running.drop), running.finalized) == ([], False)
+
+
 @BOTH
 def test_a_deletion_tries_once_more_what_had_failed_before(kind: str) -> None:
     before = job(GC_JOB[kind], created=at(-100), state="failed", ended=at(-50))
