@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
+import msgspec
+
 from crds import names
 from crds.paths import Location, PathError, Provider, location_of, provider_of
 
@@ -60,6 +62,10 @@ FIELDS: Final = (
 )
 """Every field that is recorded, whatever the kind: no two kinds use one name for two things."""
 _PARTS: Final = {field: tuple(field.split(".")) for field in FIELDS}
+_BY_ROOT: Final[Mapping[str, list[str]]] = {
+    root: [field for field in FIELDS if field.partition(".")[0] == root]
+    for root in dict.fromkeys(field.partition(".")[0] for field in FIELDS)
+}
 _SECTIONS: Final = (
     ("br",),
     ("from",),
@@ -108,9 +114,11 @@ def pd_address(spec: Mapping[str, Any], annotations: Mapping[str, Any]) -> str:
 def record(spec: Mapping[str, Any], *, namespace: str, annotations: Mapping[str, Any]) -> dict[str, str]:
     """What is to be recorded of *spec* at the start. *namespace* is the CR's own."""
     found: dict[str, str] = {}
-    for field, parts in _PARTS.items():
-        if (value := _get(spec, parts)) not in (None, ""):
-            found[field] = _text(field, value)
+    for root, fields in _BY_ROOT.items():  # every sync comes here: what is absent costs one look
+        if spec.get(root):
+            for field in fields:
+                if (value := _get(spec, _PARTS[field])) not in (None, ""):
+                    found[field] = value if type(value) is str else _text(field, value)
     found.update({field: value for field, (section, value) in _DEFAULTS.items() if spec.get(section) and field not in found})
     if (spec.get("br") or {}).get("cluster"):
         found.setdefault("br.clusterNamespace", namespace)
@@ -218,10 +226,14 @@ def apply_annotations(annotations: Mapping[str, Any], recorded: Recorded) -> dic
     return kept | ({names.PD_ADDR_ANNOTATION: recorded[PD_ADDRESS]} if recorded.get(PD_ADDRESS) else {})
 
 
+_TYPED: Final = frozenset({"from.port", "to.port", "shardCount"})
+"""Whole numbers."""
+
+
 def _value(field: str, text: str, now: Any) -> Any:
     if field.endswith("local.volume"):
         return {**json.loads(text), **({"name": now["name"]} if isinstance(now, Mapping) and now.get("name") else {})}
-    if field in {"from.port", "to.port", "shardCount"}:
+    if field in _TYPED:
         return int(text)
     return text
 
@@ -289,6 +301,17 @@ def with_place(recorded: Recorded, spec: Mapping[str, Any], url: str, *, folder:
     return kept | told | ({f"{provider}.prefix": prefix} if prefix else {})
 
 
+def readable(values: object) -> dict[str, str]:
+    """What of *values*, a status that anybody may have edited, is a record. The rest counts as not recorded."""
+    found = {field: value for field, value in values.items() if isinstance(value, str)} if isinstance(values, Mapping) else {}
+    for field in [field for field in found if field in _TYPED or field.endswith("local.volume")]:
+        try:
+            _value(field, found[field], None)
+        except (ValueError, TypeError):
+            del found[field]
+    return found
+
+
 def to_text(recorded: Recorded) -> str:
     """For the environment of a Job."""
     return json.dumps(dict(recorded), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -296,7 +319,4 @@ def to_text(recorded: Recorded) -> str:
 
 def from_text(text: str) -> dict[str, str]:
     """Read :func:`to_text` back. Raises ValueError."""
-    found = json.loads(text)
-    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-        raise ValueError("it is not an object of texts")
-    return found
+    return msgspec.json.decode(text, type=dict[str, str])

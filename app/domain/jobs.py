@@ -159,8 +159,8 @@ class Job:
 def observed_jobs(observed: Observed) -> dict[str, Job]:
     """The observed Jobs of the CR itself, by name. Whose is not, though it has one of our names, is left alone."""
     uid = observed.uid
-    found = {name: Job(obj=child) for name, child in observed.of_kind(JOB).items()}
-    return {name: job for name, job in found.items() if job.belongs_to(uid)}
+    found = (Job(obj=child) for child in (observed.children.get(JOB) or {}).values())
+    return {job.name: job for job in found if job.belongs_to(uid)}
 
 
 class Purpose(StrEnum):

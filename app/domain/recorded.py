@@ -50,9 +50,11 @@ class Start:
     @classmethod
     def of(cls, observed: Observed) -> "Start":
         """Find the record of the observed CR."""
-        now = _now_of(observed.parent, observed.namespace)
         jobs = observed_jobs(observed)
         found = next((fields for _, job in sorted(jobs.items()) if (fields := job.recorded)), None)
+        if (fields := _unchanged(observed.parent)) and (found is None or found == fields):
+            return cls(asked=observed, observed=observed, fields=fields, changes=[], begun=True)
+        now = _now_of(observed.parent, observed.namespace)
         begun = found is not None or bool(jobs) or has_begun(observed.status)
         if not begun:
             return cls(asked=observed, observed=observed, fields=now, changes=[], begun=False)
@@ -67,7 +69,8 @@ class Start:
         if self.changes:
             create = [intent for intent in create if not _starts_work(intent)]
         known = decision.status.get("recorded")
-        if not create and (not self.begun or (known is None and outcome_of(decision.status))):
+        started = create or self.begun or outcome_of(decision.status)
+        if not started or (not create and known is None and outcome_of(self.asked.status)):
             return decision  # nothing has started, or it had ended before records were kept
         if not create and not self.changes and known == self.fields:
             return decision
@@ -79,6 +82,20 @@ class Start:
         wait = _show_missing(draft, self.observed, create, now) if create else None
         waits = [time for time in (decision.resync_after, wait) if time is not None]
         return replace(decision, status=draft.done(), create=create, resync_after=min(waits, default=None))
+
+
+def _unchanged(parent: Object) -> Recorded | None:
+    """The record in the status of *parent*, when that status is about the spec as it is and found no edit in it: most syncs
+    are about a Job, and none of these need compare the spec."""
+    status, meta = parent.get("status") or {}, metadata(parent)
+    fields = status.get("recorded")
+    if not fields or status.get("observedGeneration") != meta.get("generation") or condition(parent, Phase.INVALID):
+        return None
+    # An annotation makes no new generation.
+    given = (meta.get("annotations") or {}).get(names.PD_ADDR_ANNOTATION)
+    if given is not None or identity.PD_ADDRESS in fields:
+        return None
+    return fields  # type: ignore[no-any-return]
 
 
 def _starts_work(intent: JobIntent) -> bool:
@@ -123,8 +140,8 @@ def _changes(parent: Object, namespace: str, fields: Recorded, now: Recorded) ->
 
 def _of_status(parent: Object, namespace: str, now: Recorded) -> Recorded:
     status: Mapping[str, Any] = parent.get("status") or {}
-    if fields := status.get("recorded"):
-        return {str(field): str(value) for field, value in fields.items()}
+    if fields := identity.readable(status.get("recorded")):
+        return fields
     spec = parent.get("spec") or {}
     # A log backup is known by what only it has.
     mode = {"backupMode": "log"} if status.get("logSubCommandStatuses") else {}

@@ -273,6 +273,29 @@ def test_a_backup_that_has_begun_cannot_be_turned_into_an_imported_one() -> None
     assert decision.status["phase"] != "Complete"
 
 
+def test_an_imported_backup_is_recorded_as_it_is_imported() -> None:
+    """Its clean must not go to another server because the endpoint was edited since."""
+    imported = {names.IMPORTED_ANNOTATION: json.dumps({"path": "s3://bucket/daily"})}
+    cr = parent("Backup", {**BR_SPEC, "cleanPolicy": "Delete"}, annotations=imported)
+    first = backup.decide(observed(cr), NOW, CONFIG)
+    edited = {**BR_SPEC, "cleanPolicy": "Delete", "s3": {**S3, "endpoint": "http://other:9000"}}
+    later = parent("Backup", edited, annotations=imported, status=first.status)
+    (clean,) = backup.decide(observed(later, finalizing=True), NOW, CONFIG).create
+    assert (clean.path, clean.recorded.get("s3.endpoint")) == ("s3://bucket/daily", None)
+
+
+@pytest.mark.parametrize(
+    "broken", ["x", ["x"], {"s3.prefix": 7}, {"shardCount": "x"}, {"local.volume": "{"}, {"from.port": ""}]
+)
+def test_a_record_that_somebody_broke_is_no_error(broken: Any) -> None:
+    status = {"phase": "Running", "recorded": broken, "conditions": [{"type": "Scheduled", "status": "True"}]}
+    for spec in (EXPORT_SPEC, BR_SPEC, LOG_SPEC):
+        for finalizing in (False, True):
+            seen = observed(parent("Backup", spec, status=status), related=(tidb_cluster(),), finalizing=finalizing)
+            render(backup_hook.KIND, seen, backup.decide(seen, NOW, CONFIG), CONFIG)
+            backup.related(seen.parent, CONFIG)
+
+
 # Names of Jobs
 
 
