@@ -48,7 +48,8 @@ def test_the_real_hook_finds_them_complete_and_latches_them() -> None:
     # As created, before anybody wrote a status; then as somebody wrote it; then without the annotation.
     first = ask(observe(request(made.backup, [], Config())), NOW, Config()).body
     assert first["children"] == []
-    assert first["status"] == {**(made.status or {}), "observedGeneration": 1}
+    recorded = first["status"]["recorded"]
+    assert first["status"] == {**(made.status or {}), "observedGeneration": 1, "recorded": recorded}
     written = {**made.backup, "status": first["status"]}
     again = ask(observe(request(written, [], Config())), NOW + timedelta(days=999), Config()).body
     assert again == first
