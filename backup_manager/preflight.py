@@ -45,9 +45,10 @@ class Check:
         return {"name": self.name, "status": self.status.value, **{name: text for name, text in texts.items() if text}}
 
 
-def preflight(storage: Storage, *, write: bool = True) -> list[Check]:
-    """Every check, in order; with *write* false only what a reader needs. Raises nothing for a storage that fails."""
-    run = _Preflight(storage)
+def preflight(storage: Storage, *, write: bool = True, conditions: bool = False) -> list[Check]:
+    """Every check, in order; with *write* false only what a reader needs, with *conditions* also whether the store enforces
+    conditional writes. Raises nothing for a storage that fails."""
+    run = _Preflight(storage, conditions=conditions)
     run.do("reach", run.reach)
     if run.failed:
         return [*run.checks, *(_skipped(name) for name in ("list", *(_WRITING if write else ())))]
@@ -91,11 +92,12 @@ def _skipped(name: str, why: str = "after the failure above") -> Check:
 
 
 class _Preflight:
-    def __init__(self, storage: Storage, start: str = "") -> None:
+    def __init__(self, storage: Storage, start: str = "", *, conditions: bool = False) -> None:
         self.checks: list[Check] = []
         self.probe = ""
         self._storage = storage
         self._start = start
+        self._conditions = conditions
         self._state = StoreState()
         self._data = b""
 
@@ -124,7 +126,9 @@ class _Preflight:
     def writes(self) -> None:
         """Write an object, and with that done read and delete it."""
         self.do("write", self.write)
-        for name, check in (("read", self.read), ("delete", self.delete)):
+        checks: list[tuple[str, Callable[[], Check | str]]] = [("read", self.read)]
+        checks += [("conditions", self.conditions)] if self._conditions else []
+        for name, check in (*checks, ("delete", self.delete)):
             if self.probe:
                 self.do(name, check)
             else:
@@ -147,6 +151,17 @@ class _Preflight:
                 hint="Does the store cache or rewrite objects, or do two stores answer at this address?",
             )
         return "and read back"
+
+    def conditions(self) -> Check | str:
+        if self._storage.enforces_conditions(self.probe):
+            return "conditional writes are enforced"
+        return Check(
+            name="conditions",
+            status=Status.WARNING,
+            message="the store does not enforce conditional writes (If-None-Match)",
+            hint="Two Backups that claim one path at the same moment may both believe that they have it: give each a prefix of "
+            "its own, or use a store that enforces them.",
+        )
 
     def delete(self) -> Check | str:
         try:

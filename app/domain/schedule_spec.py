@@ -15,7 +15,7 @@ from app.domain.config import Config
 from app.domain.cron import Timetable
 from app.domain.retention import Policy, Rule
 from crds import durations, tso
-from crds.paths import PathError, location_of
+from crds.paths import PathError, location_of, provider_of, reserved_part
 from crds.v1alpha1 import spec_problems
 
 _TEMPLATES: Final = ("backupTemplate", "logBackupTemplate", "compactBackupTemplate")
@@ -117,9 +117,13 @@ def _problems(spec: Mapping[str, Any]) -> Iterator[str]:
         template = spec.get(field)
         if template is not None:
             try:
-                location_of(template)
+                part = reserved_part(location_of(template).prefix)
             except PathError as error:
                 yield f"spec.{field}: {error}"
+                continue
+            if part:
+                rule = "is reserved for the records beside backups; choose another prefix"
+                yield f"spec.{field}.{provider_of(template)}.prefix: the part {part!r} {rule}"
     if spec.get("logBackupTemplate") and not (spec["logBackupTemplate"].get("br") or {}).get("cluster"):
         yield "spec.logBackupTemplate.br.cluster: is missing; a log backup works through br"
     if spec.get("compactBackupTemplate"):

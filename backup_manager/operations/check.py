@@ -62,7 +62,7 @@ def _storage(context: Context, spec: Any) -> list[Check]:
         problem = error.problem()
         return [Check(name="storage", status=Status.FAILED, message=problem.message, hint=problem.hint, error=error)]
     try:
-        checks = preflight(storage, write=context.resource.kind != "Restore")
+        checks = preflight(storage, write=context.resource.kind != "Restore", conditions=True)
         if context.resource.kind == "Backup" and not any(check.status is Status.FAILED for check in checks):
             checks.append(_record(context, storage))
         return checks

@@ -122,6 +122,10 @@ class AzblobStorage:
 
         return write_patiently(put, lambda: self.fetch(key), data)
 
+    def enforces_conditions(self, key: str) -> bool:
+        """Always."""
+        return True
+
     def delete(self, keys: Sequence[str]) -> Sequence[DeleteFailure]:
         """Delete current blobs, in batches."""
         return delete_all(self.delete_batch, keys, BATCH)

@@ -107,6 +107,9 @@ class Storage(Protocol):
     def write(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
         """Store a small object and return its etag; with a condition that does not hold: PreconditionError."""
 
+    def enforces_conditions(self, key: str) -> bool:
+        """Whether the store itself refuses a conditional write of the object *key*, which exists and may be overwritten."""
+
     def delete(self, keys: Sequence[str]) -> Iterable[DeleteFailure]:
         """Delete what is there; a missing key counts as deleted. Returns what could not be deleted."""
 

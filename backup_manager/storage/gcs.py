@@ -136,6 +136,10 @@ class GcsStorage:
 
         return write_patiently(put, lambda: self.fetch(key), data)
 
+    def enforces_conditions(self, key: str) -> bool:
+        """Always."""
+        return True
+
     def delete(self, keys: Sequence[str]) -> Sequence[DeleteFailure]:
         """Delete live objects, in batches."""
         return delete_all(self.delete_batch, keys, BATCH)

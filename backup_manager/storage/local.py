@@ -89,6 +89,10 @@ class LocalStorage:
                     Path(name).replace(path)
         return _content_etag(data)
 
+    def enforces_conditions(self, key: str) -> bool:
+        """Always."""
+        return True
+
     def delete(self, keys: Sequence[str]) -> Sequence[DeleteFailure]:
         """Delete files."""
         return self.delete_batch([Target(key) for key in keys])

@@ -97,6 +97,10 @@ class MemoryStorage:
             self.bucket.put(self._base + key, data)
         return etag_of(data)
 
+    def enforces_conditions(self, key: str) -> bool:
+        """Always."""
+        return True
+
     def delete(self, keys: Sequence[str]) -> Sequence[DeleteFailure]:
         """Delete the current objects."""
         return self.delete_batch([Target(key) for key in keys])

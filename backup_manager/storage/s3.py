@@ -165,6 +165,18 @@ class S3Storage:
         if there != if_match:
             raise PreconditionError(f"{self.location.url}: {key} " + ("exists already" if if_match is None else "was changed"))
 
+    def enforces_conditions(self, key: str) -> bool:
+        """Whether a PUT of *key* with ``If-None-Match`` is refused. Stores that do not know the header answer 501, or write."""
+        headers = {**self._write_headers(), "if-none-match": "*"}
+        try:
+            self._client.call("PUT", self._base + key, headers=headers, body=b"", attempts=1)
+        except PreconditionError:
+            return True
+        except StorageError as error:
+            if "NotImplemented" not in error.message:
+                raise
+        return False
+
     def _write_headers(self) -> dict[str, str]:
         """ACL and encryption as the CR wants them. No storage class: a record in an archive could not be read again."""
         settings = self._client.settings

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from backup_manager.errors import CheckError, ClaimedError, PartialError, StorageError
+from backup_manager.errors import CheckError, ClaimedError, PartialError, StorageError, SupersededError
 from backup_manager.operations import check, clean, verify
-from backup_manager.records import Owner, Records, State, record_location
+from backup_manager.records import Cleaned, Owner, Records, State, record_location
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
 from crds import names
@@ -105,6 +105,37 @@ def test_another_backups_data_is_safe(tmp_path: Path, store: Store) -> None:
     with pytest.raises(ClaimedError):
         Records(storage).claim(OWNER, operation="export", spec={})
     assert storage.read("precious") == b"1"
+
+
+def test_a_stale_writer_and_a_stale_cleaner_lose_the_path(store: Store) -> None:
+    """Each transition is a conditional write on the real store, so whoever stood still finds its path taken."""
+    storage = store.open(fresh())
+    frozen, writer = Records(storage, attempt_id="1"), Records(storage, attempt_id="2")
+    stale = frozen.claim(OWNER, operation="export", spec={})
+    storage.write("metadata", b"old snapshot")
+    claim = writer.claim(OWNER, operation="export", spec={})
+    writer.data_storage(claim).write("metadata", b"new")
+    done = writer.complete(claim)
+    assert (done.data, done.object_count, done.size) == ("attempt-2", 1, 3)
+    for late in (lambda: frozen.confirm(stale), lambda: frozen.complete(stale)):
+        with pytest.raises(SupersededError):
+            late()
+    frozen.close()
+    first, second = Records(storage, attempt_id="3"), Records(storage, attempt_id="4")
+    lost, held = first.begin_clean(OWNER), second.begin_clean(OWNER)
+    with pytest.raises(SupersededError):
+        first.finish_clean(lost, Cleaned(at=datetime.now(UTC)))
+    with pytest.raises(ClaimedError):
+        Records(storage).claim(OTHER, operation="export", spec={})
+    first.close()
+    second.finish_clean(held, Cleaned(at=datetime.now(UTC)))
+    assert Records(storage).claim(OTHER, operation="export", spec={}).attempts == 5
+
+
+def test_real_stores_enforce_conditional_writes(store: Store) -> None:
+    storage = store.open(fresh())
+    storage.write("probe", b"1")
+    assert storage.enforces_conditions("probe")
 
 
 def test_of_many_claims_one_wins(store: Store) -> None:

@@ -1,7 +1,7 @@
 """The chain of events beside the records: nothing can be cut or edited unseen, and no race loses an entry."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -152,13 +152,18 @@ def test_many_writers_lose_no_entry() -> None:
 
 
 class _Counting(MemoryStorage):
-    """Counts the looks."""
+    """Counts the looks: requests, each of them a page of a listing at most."""
 
     looks = 0
 
     def stat(self, key: str) -> ObjectInfo:
         type(self).looks += 1
         return super().stat(key)
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        for number, info in enumerate(super().list(prefix)):
+            type(self).looks += number % 1000 == 0
+            yield info
 
     def at(self, location: Location) -> "_Counting":
         return _Counting(location, self.bucket)
@@ -247,3 +252,38 @@ def test_times_are_the_clocks() -> None:
     bucket = Bucket()
     records(bucket, clock=lambda: NOW + timedelta(hours=1)).claim(OWNER, operation="export", spec={})
     assert account(bucket).entries[0].at == NOW + timedelta(hours=1)
+
+
+def entries(bucket: Bucket, numbers: Iterable[int]) -> None:
+    """Entries as a chain of ours has them, of which only *numbers* are left."""
+    left = set(numbers)
+    chain = Chain(storage(bucket), FOLDER)
+    for _ in range(max(left)):
+        chain.append(now=lambda: NOW, event="Claimed", path="p", kind="Backup", name="n")
+    for key in [key for key in bucket.objects if int(key[-13:-5]) not in left]:
+        del bucket.objects[key]
+
+
+@pytest.mark.parametrize("left", [[2, 3, 4], [4], [1, 3, 4], [1, 4], [2, 4]])
+def test_numbers_go_on_after_entries_that_a_lifecycle_rule_removed(left: list[int]) -> None:
+    bucket = Bucket()
+    entries(bucket, left)
+    before = account(bucket)
+    for number in (5, 6):
+        entry = Chain(storage(bucket), FOLDER).append(now=lambda: NOW, event="Claimed", path="p", kind="Backup", name="n")
+        assert entry.seq == number
+    after = account(bucket)
+    assert after.entries[-2].previous == before.head
+    # The gaps stay what they were, each said once, and nothing after them counts as edited.
+    assert after.findings == before.findings
+    assert {finding.kind for finding in after.findings} == {Kind.CUT}
+
+
+@pytest.mark.parametrize(("first", "last"), [(1, 999), (1, 1000), (1, 1001), (700, 2500), (1999, 2000), (1500, 12345)])
+def test_the_end_is_found_whatever_is_left_of_a_long_history(first: int, last: int) -> None:
+    bucket = Bucket()
+    for number in range(first, last + 1):
+        bucket.put(f"shop/.history/{number:08d}.json", b"{}")
+    bucket.put("shop/.history/notes.txt", b"x")
+    entry = Chain(storage(bucket), FOLDER).append(now=lambda: NOW, event="Claimed", path="p", kind="Backup", name="n")
+    assert entry.seq == last + 1

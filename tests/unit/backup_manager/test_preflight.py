@@ -155,3 +155,28 @@ def test_forms_of_the_table() -> None:
     assert lines[-1].startswith("WARNING clock       12")
     assert lines[-1].endswith("-> Fix NTP on the node.")
     assert details(checks)["checks"][0] == {"name": "reach", "status": "OK", "message": "s3://bucket/p/q answers"}
+
+
+def test_a_store_that_enforces_conditional_writes() -> None:
+    server = FakeS3()
+    checks = preflight(server.storage(), conditions=True)
+    assert outcome(checks) == {**ALL_WELL, "conditions": Status.OK}
+    assert not server.names()
+
+
+@pytest.mark.parametrize("how", ["ignores the header", "refuses the header"])
+def test_a_store_without_conditional_writes_is_a_warning(how: str) -> None:
+    def answer(request: Request) -> Answer | None:
+        if request.method != "PUT" or "if-none-match" not in request.headers:
+            return None
+        if how == "refuses the header":
+            return error(501, "NotImplemented")
+        server.put(request.key, request.body)
+        return Answer(200, {"etag": '"x"'}, b"")
+
+    server = FakeS3(faults=[answer])
+    (check,) = [check for check in preflight(server.storage(), conditions=True) if check.name == "conditions"]
+    assert check.status is Status.WARNING
+    assert "a prefix of its own" in check.hint
+    require(preflight(server.storage(), conditions=True))
+    assert not server.names()

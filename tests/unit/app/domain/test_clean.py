@@ -131,6 +131,16 @@ def test_a_clean_that_ended_well_lets_go() -> None:
     assert decision.status["cleanStatus"] == {"attempt": 1, "deleted": 12, "failed": 0, "left": 0}
 
 
+def test_data_that_the_record_calls_complete_is_kept_and_the_finalizer_goes() -> None:
+    """The hook missed how the run ended; the clean did not."""
+    status = {**RUNNING, "phase": "Failed", "conditions": [RAN, {"type": "Failed", "status": "True"}]}
+    kept = report("Complete", result={"kept": True, "deleted": 0, "left": 0, "notes": ["the record says Complete"]})
+    decision = finalize(backup("OnFailure", status=status), job("clean-basic", state="complete", said=kept))
+    assert decision.finalized
+    assert any(PATH in warning and "the record says Complete" in warning for warning in decision.warnings)
+    assert condition(decision, "Clean").get("status") != "True"
+
+
 @pytest.mark.parametrize("said", [None, report("Running"), report("Complete", result={"left": 1})])
 def test_a_clean_without_proof_is_no_clean(said: str | None) -> None:
     assert not finalize(backup(status=COMPLETE), job("clean-basic", state="complete", said=said)).finalized

@@ -333,6 +333,7 @@ def keep(**rules: Any) -> dict[str, Any]:
         ({"backupTemplate": None}, "spec.backupTemplate"),
         ({"backupTemplate": {**BR, "s3": {"provider": "aws", "bucket": ""}}}, "spec.backupTemplate"),
         ({"backupTemplate": {**BR, "s3": {**BR["s3"], "prefix": "a/../b"}}}, "spec.backupTemplate: s3.prefix"),
+        ({"backupTemplate": {**BR, "s3": {**BR["s3"], "prefix": "a/.history"}}}, "spec.backupTemplate.s3.prefix: the part"),
         ({"logBackupTemplate": {"backupMode": "log", "br": {"cluster": "basic"}}}, "spec.logBackupTemplate: no storage"),
         (
             {"logBackupTemplate": LOG, "compactBackupTemplate": {"br": {"cluster": "basic"}}, "compactInterval": "1h"},

@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 
-from backup_manager.errors import ClaimedError, InterruptedError_, ManagerError
+from backup_manager.errors import ClaimedError, InterruptedError_, ManagerError, SupersededError
 from backup_manager.operations import export
 from backup_manager.operations.steps import Result
+from backup_manager.records import Owner, Records
 from backup_manager.signals import Stop
+from backup_manager.storage.local import LocalStorage
+from backup_manager.tools import process
 from backup_manager.tools.dumpling import SUCCESS
+from crds.paths import Location, Provider
 from crds.report import Phase
 from tests.support.fake_tool import FakeTool
 from tests.support.manager import FakeDatabase, World, local_storage, world
@@ -151,6 +155,32 @@ def test_a_repeated_run_removes_its_own_leftovers_and_starts_anew(case: Case) ->
     assert result.details["objectCount"] == 4
     assert here.report.result["leftoversRemoved"] == 5
     assert not (case.folder / "shop.o.000000002.sql").exists()
+    assert case.tool.called("dumpling")[-1]["argv"][1] == f"--output={case.folder}/attempt-2"
+    record = json.loads(case.record.read_text())
+    assert (record["data"], record["objectCount"], record["open"]) == ("attempt-2", 4, [])
+    assert here.report.backup_path == f"local://{case.folder}"
+
+
+def test_an_export_that_was_overtaken_while_it_dumped_does_not_complete(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process stood still; a later attempt of the same Backup claimed, and has not ended yet."""
+    case.tool.install("dumpling", out=[SUCCESS], files=FILES)
+    here = case.world()
+    place = Location(provider=Provider.LOCAL, bucket=str(case.tmp_path / "volume"), prefix="backups/cr-0f5e9c1a")
+    later = Records(LocalStorage(place), attempt_id="later")
+    process_run = process.run
+
+    def overtaken(*arguments: Any, **options: Any) -> Any:
+        ended = process_run(*arguments, **options)
+        later.claim(Owner.of(here.context.resource), operation="export", spec={})
+        return ended
+
+    monkeypatch.setattr(process, "run", overtaken)
+    with pytest.raises(SupersededError) as caught:
+        export.run(here.context)
+    assert (caught.value.problem().reason, caught.value.problem().retryable) == ("AttemptSuperseded", False)
+    record = json.loads(case.record.read_text())
+    assert (record["state"], record["attempt"]["id"], "problem" in record) == ("Claimed", "later", False)
+    assert [attempt["id"] for attempt in record["open"]] == ["later"]
 
 
 def test_a_repeated_run_of_a_finished_export_dumps_nothing_again(case: Case) -> None:

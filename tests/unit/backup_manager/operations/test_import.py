@@ -18,9 +18,12 @@ from backup_manager.errors import InterruptedError_, ManagerError
 from backup_manager.locks import Note
 from backup_manager.operations import import_data
 from backup_manager.operations.steps import Result
+from backup_manager.records import Owner, Records
 from backup_manager.signals import Stop
+from backup_manager.storage.local import LocalStorage
 from backup_manager.tools.lightning import CANCELED, SUCCESS
 from crds import names
+from crds.paths import Location, Provider
 from crds.report import Phase
 from sandbox.patience import PATIENCE, until
 from tests.support.fake_tool import FakeTool
@@ -282,3 +285,51 @@ def test_a_backend_that_cannot_be(case: Case, annotations: dict[str, str]) -> No
     case.tool.install("tidb-lightning")
     case.annotations = annotations
     assert case.fails().exit_code == 2
+
+
+def attempts(case: Case, *, complete: bool = True) -> None:
+    """An export whose second attempt completed; the first one thawed and ended later."""
+    place = Location(provider=Provider.LOCAL, bucket=str(case.tmp_path / "volume"), prefix=f"backups/{FOLDER}")
+    owner = Owner(namespace="ns", name="cr", uid="u")
+    for number in (1, 2):
+        records = Records(LocalStorage(place), attempt_id=str(number))
+        claim = records.claim(owner, operation="export", spec={})
+        for name, text in FILES.items():
+            records.data_storage(claim).write(name, text.encode())
+    if complete:
+        records.complete(claim)
+    case.dump(FILES | {"shop.stale.000000001.sql": "INSERT", "shop.stale-schema.sql": "CREATE"})
+
+
+@pytest.mark.parametrize("by", ["prefix", "backupPath"])
+def test_the_record_says_which_attempt_is_imported(case: Case, by: str) -> None:
+    attempts(case)
+    case.tool.install("tidb-lightning", out=[SUCCESS])
+    result, here = case.run(path=f"local://{case.volume}/{FOLDER}" if by == "backupPath" else "")
+    assert result.details["tables"] == 1
+    config = tomllib.loads((here.context.scratch / "lightning.toml").read_text())
+    assert config["mydumper"]["data-source-dir"].endswith(f"{FOLDER}/attempt-2")
+    assert here.report.result["source"].endswith(f"{FOLDER}/attempt-2")
+
+
+@pytest.mark.parametrize("record", ["", "{}", '{"v": 2}'])
+def test_several_attempts_without_a_readable_record_are_refused_and_named(case: Case, record: str) -> None:
+    attempts(case)
+    file = case.volume / f"{FOLDER}.record.json"
+    file.unlink()
+    if record:
+        file.write_text(record)
+    case.tool.install("tidb-lightning", out=[SUCCESS])
+    error = case.fails()
+    assert error.problem().reason == "SourceAmbiguous"
+    assert "attempt-2" in error.message
+    assert f"{FOLDER}.record.json" in error.hint
+    assert case.tool.called("tidb-lightning") == []
+
+
+def test_one_attempt_without_a_readable_record_is_imported_as_ever(case: Case) -> None:
+    case.dump()
+    (case.volume / f"{FOLDER}.record.json").write_text("{}")
+    case.tool.install("tidb-lightning", out=[SUCCESS])
+    _, here = case.run()
+    assert any("record" in line and "cannot be read" in line for line in here.lines)

@@ -118,7 +118,7 @@ def checked(tmp_path: Path, spec: dict[str, Any], kind: str = "Backup") -> World
 
 def test_check_tells_a_line_each(tmp_path: Path) -> None:
     scene = checked(tmp_path, {"local": local_storage(tmp_path)})
-    assert [c["status"] for c in scene.report.result["checks"]] == ["OK"] * 9
+    assert [c["status"] for c in scene.report.result["checks"]] == ["OK"] * 10
     assert any(line.startswith("OK      write") for line in scene.lines)
 
 
@@ -234,3 +234,19 @@ def test_check_with_a_spec_that_cannot_work(tmp_path: Path) -> None:
     scene = world(tmp_path, {"s3": {"provider": "x", "bucket": "b", "endpoint": "minio:9000"}})
     with pytest.raises(CheckError, match="no http:// or https:// address"):
         check.run(scene.context)
+
+
+def test_the_folder_of_the_attempt_that_completed_is_verified(scene: World, folder: LocalStorage) -> None:
+    first, second = Records(folder, attempt_id="1"), Records(folder, attempt_id="2")
+    first.claim(OWNER, operation="export", spec={})
+    folder.write("metadata", b"of the first attempt, which was frozen")
+    claim = second.claim(OWNER, operation="export", spec={})
+    second.data_storage(claim).write("metadata", b"of the second")
+    second.complete(claim)
+    folder.write("late", b"of the first, which thawed")
+    result = verified(scene)
+    assert result.backup_size == len(b"of the second")
+    assert scene.report.result["dataPath"] == f"{folder.location.url}/attempt-2"
+    folder.delete(["attempt-2/metadata"])
+    with pytest.raises(CheckError, match="1 missing"):
+        verified(scene)
