@@ -1,6 +1,6 @@
 """Kubernetes as the manager sees it: Pods, Leases and reports. Every call is a point of the scheduler."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -86,6 +86,12 @@ class Api:
 
     def resource(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
         return self._patiently(f"asks for {kind} {name}", lambda: self._found((kind, name)))
+
+    def resources(self, kind: str, _namespace: str) -> Iterator[dict[str, Any]]:
+        def do() -> list[dict[str, Any]]:
+            return [dict(document) for (of, _), document in self._cluster.documents.items() if of == kind]
+
+        yield from self._patiently(f"asks for {kind}s", do)
 
     def lease(self, namespace: str, name: str) -> dict[str, Any]:
         def do() -> dict[str, Any]:

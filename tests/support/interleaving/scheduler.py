@@ -93,6 +93,10 @@ class VirtualStop(Stop):
         super().__init__()
         self._scheduler = scheduler
 
+    def monotonic(self) -> float:
+        """Virtual time."""
+        return self._scheduler.clock
+
     def wait(self, seconds: float) -> None:
         """Let virtual time pass."""
         if not self.requested:
