@@ -223,7 +223,7 @@ class Demo:
         columns = (TextColumn("  {task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"), TimeElapsedColumn())
         with Progress(*columns, console=self.console, transient=not self.console.is_terminal) as bars:
             bar = bars.add_task(f"{kind} {name}", total=100, detail="")
-            phase = ""
+            phase, deadline = "", Deadline()
             while phase not in _ENDED:
                 obj = self._get(kind, name) or {}
                 status = obj.get("status") or {}
@@ -233,6 +233,9 @@ class Demo:
                 done = max((float(step["progress"]) for step in (status.get("progresses") or ())[-1:]), default=0.0)
                 detail = ", ".join(step["step"] for step in (status.get("progresses") or ())[-1:])
                 bars.update(bar, completed=100 if phase in _ENDED else done, detail=detail)
+                deadline.progress(status)
+                if over := deadline.over:
+                    raise DemoError(f"{kind} {name} does not end, {over}: {status}")
                 time.sleep(0.2)
         if phase != expect:
             raise DemoError(f"{kind} {name} ended {phase}: {status.get('conditions')}")
