@@ -22,7 +22,7 @@ from app import logs, openapi
 from app.domain.config import Config
 from app.domain.decision import Decision
 from app.domain.observed import Observed
-from app.hooks import answer, backup, backupschedule, compactbackup, namespace, restore, wire
+from app.hooks import answer, backup, backupschedule, compactbackup, namespace, restore, sound, wire
 from app.hooks.kind import Kind
 from app.hooks.pieces import Body, Lean, whole
 from app.hooks.wire import RequestError
@@ -31,6 +31,7 @@ from app.settings import Settings
 
 KINDS: Final[Sequence[Kind[Any]]] = (backup.KIND, restore.KIND, backupschedule.KIND, compactbackup.KIND)
 _JSON: Final = "application/json"
+_SHOWN_PLACES: Final = 20
 _IN_THREAD: Final = 512 * 1024
 """Bodies from this size on are handled in a thread, so that a big schedule does not hold up health checks and small CRs."""
 
@@ -86,16 +87,21 @@ class Service:
     def customize(self, kind: Kind[Any], document: dict[str, Any]) -> bytes:
         """Which related objects a CR needs."""
         cr = wire.parent(document, kind.path)
-        rules = answer.plain(kind.related(cr, self.config))
+        try:
+            rules = answer.plain(kind.related(cr, self.config))
+        except Exception:  # noqa: BLE001 - a spec that cannot be read: sync calls it Invalid, a deletion goes on
+            rules = answer.plain(kind.related(sound.parent_of(cr, kind.path), self.config))
         return orjson.dumps({"relatedResources": rules}, option=orjson.OPT_SORT_KEYS)
 
     def decide(self, kind: Kind[Any], document: dict[str, Any], *, finalize: bool) -> bytes:
         """Children and status of a CR."""
         observed = wire.observed(document, kind.path, finalize=finalize)
-        decision = kind.decide(observed, self.clock(), self.config)
-        composed = answer.compose(kind, observed, decision, self.config)
-        self._note(kind, observed, decision, composed)
-        return answer.encode(composed)
+        decided = sound.decide(kind, observed, self.clock(), self.config)
+        if decided.places and self.log is not None:
+            cr = f"{kind.path}/{observed.namespace}/{observed.name}"
+            self.log.warning("values of a wrong type were left out", cr=cr, places=decided.places[:_SHOWN_PLACES])
+        self._note(kind, decided.observed, decided.decision, decided.answer)
+        return answer.encode(decided.answer)
 
     def namespace(self, document: dict[str, Any]) -> bytes:
         """The account that Jobs run as, in a Namespace that asked for it."""

@@ -109,8 +109,10 @@ class _Fleet(Collector):
             name: GaugeMetricFamily(f"tidb_backup_{name}", text, labels=labels) for name, (text, labels) in _GAUGES.items()
         }
         for seen in current:
-            for name, labels, value in _samples(seen, self._now()):
-                families[name].add_metric(labels, value)
+            # A status that cannot be read costs the series of its CR, not everybody's.
+            with suppress(AttributeError, TypeError, ValueError, OverflowError):
+                for name, labels, value in list(_samples(seen, self._now())):
+                    families[name].add_metric(labels, value)
         yield from families.values()
 
 

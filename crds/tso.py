@@ -67,6 +67,8 @@ def from_datetime(moment: datetime) -> int:
     milliseconds = (moment - _EPOCH) // timedelta(milliseconds=1)
     if milliseconds < 0:
         raise ValueError("it is before 1970")
+    if milliseconds << _SHIFT >= _LIMIT:
+        raise ValueError("it is later than any TSO")
     return milliseconds << _SHIFT
 
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Final
 
 _VERSION: Final = re.compile(
-    r"v?(?P<major>[0-9]+)(?:\.(?P<minor>[0-9]+))?(?:\.(?P<patch>[0-9]+))?"
+    r"v?(?P<major>[0-9]{1,9})(?:\.(?P<minor>[0-9]{1,9}))?(?:\.(?P<patch>[0-9]{1,9}))?"
     r"(?:-(?P<pre>[0-9A-Za-z.-]+))?(?:\+[0-9A-Za-z.-]+)?",
     re.ASCII,
 )
+_DIGITS: Final = 100
+"""Python refuses to read a number of thousands of digits."""
 _Key = tuple[int, int, int, bool, tuple[tuple[bool, int, str], ...]]
 
 
@@ -83,5 +85,5 @@ def _key(version: str) -> _Key | None:
     major, minor, patch = (int(match[part] or 0) for part in ("major", "minor", "patch"))
     before = (match["pre"] or "").split(".") if match["pre"] else []
     # Numbers sort before words, and a release after everything that precedes it.
-    parts = tuple((not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in before)
+    parts = tuple((not part.isdigit(), int(part[:_DIGITS]) if part.isdigit() else 0, part) for part in before)
     return major, minor, patch, not before, parts

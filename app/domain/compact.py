@@ -34,6 +34,7 @@ from crds.report import Report
 
 _INTERRUPTED: Final = "Interrupted"
 """The manager's reason when its Pod was stopped."""
+_LONGEST_RANGE: Final = 100
 _TERMINAL: Final = frozenset({Phase.COMPLETE, Phase.FAILED})
 _REPORTED: Final = {ReportPhase.PREPARE: Phase.PREPARE, ReportPhase.WAITING: Phase.WAITING}
 
@@ -154,7 +155,7 @@ def count_indexes(text: str) -> int:
     count = 0
     for part in filter(None, text.split(",")):
         first, _, last = part.partition("-")
-        if first.isdigit() and (last or first).isdigit():
+        if first.isdigit() and (last or first).isdigit() and len(part) < _LONGEST_RANGE:
             count += int(last or first) - int(first) + 1
     return count
 

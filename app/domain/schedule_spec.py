@@ -15,7 +15,7 @@ from app.domain.config import Config
 from app.domain.cron import Timetable
 from app.domain.retention import Policy, Rule
 from crds import durations, tso
-from crds.paths import PathError, location_of, provider_of, reserved_part
+from crds.paths import PathError, location_of, normalise, provider_of, reserved_part
 from crds.v1alpha1 import spec_problems
 
 _TEMPLATES: Final = ("backupTemplate", "logBackupTemplate", "compactBackupTemplate")
@@ -124,6 +124,11 @@ def _problems(spec: Mapping[str, Any]) -> Iterator[str]:
             if part:
                 rule = "is reserved for the records beside backups; choose another prefix"
                 yield f"spec.{field}.{provider_of(template)}.prefix: the part {part!r} {rule}"
+    try:
+        # The folder of each run carries the cluster's name.
+        normalise(str((spec["backupTemplate"].get("br") or {}).get("cluster") or ""), field="br.cluster")
+    except PathError as error:
+        yield f"spec.backupTemplate: {error}"
     if spec.get("logBackupTemplate") and not (spec["logBackupTemplate"].get("br") or {}).get("cluster"):
         yield "spec.logBackupTemplate.br.cluster: is missing; a log backup works through br"
     if spec.get("compactBackupTemplate"):

@@ -124,7 +124,10 @@ def _core(name: str, *required: str) -> tuple[AfterValidator, WithJsonSchema]:
 
 def _resources(value: dict[str, Any]) -> dict[str, Any]:
     for part in ("limits", "requests"):
-        for name, amount in (value.get(part) or {}).items():
+        amounts = value.get(part) or {}
+        if not isinstance(amounts, dict):
+            raise PydanticCustomError("core", "{reason}", {"reason": f"{part} must be an object; set its fields"})
+        for name, amount in amounts.items():
             try:
                 sizes.parse(str(amount))
             except ValueError as error:

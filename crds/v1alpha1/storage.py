@@ -81,7 +81,7 @@ class LocalStorage(Model):
             field="volumeMount",
             cel="!self.volumeMount.mountPath.contains(':')",
             message="volumeMount.mountPath must not contain ':'; set another path",
-            holds=lambda local: ":" not in local.volume_mount["mountPath"],
+            holds=lambda local: ":" not in str(local.volume_mount["mountPath"]),
         ),
     )
 
