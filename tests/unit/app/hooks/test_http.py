@@ -296,3 +296,38 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_every_kind_has_its_routes() -> None:
     assert [kind.path for kind in main.KINDS] == list(wire.KINDS)
+
+
+def test_a_time_out_of_the_calendar_is_no_error_but_that_child_s_trouble(fresh: Client) -> None:
+    body = request("backupschedule", "sync")
+    name = "nightly-2026-01-31t02-00-00"
+    annotations = {"tidb.pingcap.com/scheduled-time": "0001-01-01T00:00:00+14:00"}
+    child = {"kind": "Backup", "metadata": {"name": name, "namespace": "shop", "annotations": annotations}}
+    body["children"]["Backup.pingcap.com/v1alpha1"] = {f"shop/{name}": child}
+    response = fresh.post("/backupschedule/sync", json=body)
+    assert response.status_code == 200
+    assert [item["metadata"]["name"] for item in response.json()["children"]] == [name]
+
+
+def test_a_wrong_type_is_left_out_and_its_place_logged(fresh: Client, capsys: pytest.CaptureFixture[str]) -> None:
+    body = request("backup", "sync")
+    name = "backup-nightly"
+    uid = body["parent"]["metadata"]["uid"]
+    owned = {"labels": {"tidb.pingcap.com/cr-uid": uid}, "ownerReferences": [{"controller": True, "uid": uid}]}
+    job = {"kind": "Job", "metadata": {"name": name, "namespace": "shop", **owned}, "status": ["x"]}
+    body["children"]["Job.batch/v1"] = {f"shop/{name}": job}
+    response = fresh.post("/backup/sync", json=body)
+    assert response.status_code == 200
+    assert [item["metadata"]["name"] for item in response.json()["children"]] == [name]
+    assert "child Job shop/backup-nightly.status" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("operation", ["customize", "sync"])
+def test_a_spec_that_cannot_be_read_is_invalid(fresh: Client, operation: str) -> None:
+    body = request("backup", operation)
+    body["parent"]["spec"] = {**body["parent"]["spec"], "br": ["x"], "backoffRetryPolicy": "x"}
+    response = fresh.post(f"/backup/{operation}", json=body)
+    assert response.status_code == 200
+    if operation == "sync":
+        assert response.json()["status"]["phase"] == "Invalid"
+        assert response.json()["children"] == []
