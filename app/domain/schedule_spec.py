@@ -118,17 +118,14 @@ def _problems(spec: Mapping[str, Any]) -> Iterator[str]:
         if template is not None:
             try:
                 part = reserved_part(location_of(template).prefix)
+                # The folder of each run carries the cluster's name.
+                normalise(str((template.get("br") or {}).get("cluster") or ""), field="br.cluster")
             except PathError as error:
                 yield f"spec.{field}: {error}"
                 continue
             if part:
                 rule = "is reserved for the records beside backups; choose another prefix"
                 yield f"spec.{field}.{provider_of(template)}.prefix: the part {part!r} {rule}"
-    try:
-        # The folder of each run carries the cluster's name.
-        normalise(str((spec["backupTemplate"].get("br") or {}).get("cluster") or ""), field="br.cluster")
-    except PathError as error:
-        yield f"spec.backupTemplate: {error}"
     if spec.get("logBackupTemplate") and not (spec["logBackupTemplate"].get("br") or {}).get("cluster"):
         yield "spec.logBackupTemplate.br.cluster: is missing; a log backup works through br"
     if spec.get("compactBackupTemplate"):
