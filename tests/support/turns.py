@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from sandbox.machine import cores, room
+from sandbox.processes import start_time
 
 _POLL: Final = 0.05
 _SANDBOX_GIB: Final = 3.0
@@ -100,5 +101,8 @@ def of_this_run() -> Bounds | None:
 
 
 def end_of_run() -> None:
-    """Remove what the workers of this process shared."""
-    shutil.rmtree(_folder(os.getpid()), ignore_errors=True)
+    """Remove what the workers of this process shared, and what runs left behind that were killed."""
+    for folder in _folder(0).parent.glob(_folder(0).name.removesuffix("0") + "*"):
+        run = int(folder.name.rpartition("-")[2])
+        if run == os.getpid() or not start_time(run):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,9 @@
 """Never more tests with servers than processors, and a failed setup has the machine for itself."""
 
+import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.patience import PATIENCE, until
-from tests.support.turns import Turns
+from tests.support.turns import Turns, end_of_run
 
 pytest_plugins = ["pytester"]
 ROOT = Path(__file__).resolve().parents[3]
@@ -98,6 +100,15 @@ def test_a_holder_that_dies_gives_its_token_back(tmp_path: Path) -> None:
     process.communicate()
     until(lambda: crowd.inside == ["next"], "the next one has it")
     crowd.end()
+
+
+def test_what_a_killed_run_left_goes_with_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ours, dead, alive = (tmp_path / f"tidb-backup-turns-{os.getuid()}-{run}" for run in (os.getpid(), 2**30, os.getppid()))
+    for folder in (ours, dead, alive):
+        Turns(folder / "running", 1)
+    end_of_run()
+    assert [folder.exists() for folder in (ours, dead, alive)] == [False, False, True]
 
 
 FLAKY = """
