@@ -19,6 +19,8 @@ KINDS: Final = (
     Kind.FORGET,
     Kind.FAIL,
     *(Kind.LOSE_ANSWER,) * 2,
+    Kind.DELAY,
+    Kind.TERMINATE,
 )
 GAPS: Final = (0, 1, 1, 2, 3, 4, 6, 8, 10, 15, 20, 30, 40, 60, 90)
 WHENS: Final = ("", "", "", "record.json if", "deletes", "clean-", "puts", "loads", "lists", "asks")
@@ -64,9 +66,14 @@ def random_plan(chance: random.Random) -> Plan:
         source, target = chance.randrange(len(crs)), chance.choice(("one", "two"))
         crs += tuple(_restore(crs, source, target) for _ in range(chance.choice((1, 2, 2))))
     acts = [Act("apply", number, at_once=number > 0 and chance.random() < 0.4) for number in range(len(crs))]
-    for number in range(len(crs)):
+    for number, cr in enumerate(crs):
+        if cr.kind.startswith("br") and number == 0 and chance.random() < 0.15:
+            acts[0] = Act("adopt", 0)
         if chance.random() < 0.5:
-            acts.insert(chance.randint(number + 1, len(acts)), Act("delete", number))
+            at = chance.randint(number + 1, len(acts))
+            acts.insert(at, Act("delete", number, chance.random() < 0.2))
+            if chance.random() < 0.1:
+                acts.insert(chance.randint(at + 1, len(acts)), Act("confirm", number))
     number = chance.randint(1, 8)
     interferences = tuple(_interference(chance) for _ in range(number))
     return Plan(crs=crs, acts=tuple(acts), interferences=interferences, turn=chance.choice(TURNS))
@@ -74,7 +81,7 @@ def random_plan(chance: random.Random) -> Plan:
 
 def _wanted(chance: random.Random, paths: tuple[str, ...]) -> Wanted:
     kind = chance.choice(("export", "export", "br", "br", "br-old"))
-    return Wanted(kind, chance.choice(paths), chance.choice(POLICIES), chance.choice(("one", "two")))
+    return Wanted(kind, chance.choice(paths), chance.choice(POLICIES), chance.choice(("one", "two")), chance.random() < 0.15)
 
 
 def _restore(crs: tuple[Wanted, ...], source: int, target: str) -> Wanted:

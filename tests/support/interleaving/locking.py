@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from backup_manager.errors import ManagerError
-from backup_manager.locks import Lock, Pace
+from backup_manager.locks import Lock
 from tests.support.interleaving.scheduler import Scheduler
 
 
@@ -38,7 +38,7 @@ class FakeRenewal:
 
     def thawed(self, seconds: float) -> None:
         """The process stood still for so long, and could not renew."""
-        if seconds >= Pace().fence:
+        if seconds >= self._lock.pace.fence:
             self.why = self.why or f"it could not be renewed for {seconds:g} s"
 
     def taken_over(self) -> None:

@@ -29,6 +29,8 @@ class Kind(StrEnum):
     FORGET = "forget"
     FAIL = "fail"
     LOSE_ANSWER = "lose answer"
+    DELAY = "delay"
+    TERMINATE = "terminate"
 
 
 class Surroundings(Protocol):
@@ -58,8 +60,12 @@ class Interference(NamedTuple):
 
 
 class Act(NamedTuple):
-    """Something that a user does: *verb* is ``apply`` or ``delete``, *cr* the index of a CR in the plan; *at_once*: right
-    after the act before it, without looking what comes of that."""
+    """Something that a user does.
+
+    *verb* is ``apply``, ``delete``, ``adopt`` (a CR of an earlier release with its data, which has no record) or ``confirm``
+    (the clean of what another CR left at the same path). *cr* is the index of a CR in the plan. *at_once*: right after the act
+    before it, without looking what comes of that.
+    """
 
     verb: str
     cr: int
@@ -77,6 +83,7 @@ class Wanted(NamedTuple):
     path: str
     policy: str = "Delete"
     cluster: str = "one"
+    preflight: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +97,7 @@ class Plan:
 
     def __str__(self) -> str:
         used = sorted({act.cr for act in self.acts})
-        lines = [f"{chr(ord('A') + number)}: {' '.join(self.crs[number])}" for number in used]
+        lines = [f"{chr(ord('A') + number)}: {' '.join(map(str, self.crs[number]))}" for number in used]
         lines.append("acts: " + ", ".join(map(str, self.acts)))
         lines.append("interferences: " + ", ".join(map(str, self.interferences)))
         if self.turn:
@@ -151,7 +158,17 @@ class Planned(Decider):
         if what.kind in {Kind.FAIL, Kind.LOSE_ANSWER}:
             process.outage = OUTAGES[what.arg % len(OUTAGES)] - 1
             return what.kind is Kind.LOSE_ANSWER
+        if what.kind is Kind.DELAY:
+            process.late = True
+            return False
+        self._act_on(scheduler, process, what)
+        return None
+
+    def _act_on(self, scheduler: Scheduler, process: Process, what: Interference) -> None:
         match what.kind:
+            case Kind.TERMINATE:
+                scheduler.say(f"{process.name} is told to stop")
+                process.stop.request()
             case Kind.SWITCH:
                 self._switch(scheduler, process, what.arg)
             case Kind.USER:
@@ -170,7 +187,6 @@ class Planned(Decider):
                 self._force(scheduler, what.arg)
             case Kind.FORGET:
                 self._surroundings.forget_pods()
-        return None
 
     @staticmethod
     def _freeze(scheduler: Scheduler, process: Process, arg: int) -> None:

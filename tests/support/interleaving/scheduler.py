@@ -9,11 +9,12 @@ effect any more, as after SIGKILL.
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, TypeVar
 
-from backup_manager.errors import TransientError, UnreachableError
+from backup_manager.errors import ManagerError, TransientError, UnreachableError
 from backup_manager.signals import Stop
 
 T = TypeVar("T")
@@ -64,7 +65,8 @@ _IDLE: Final[list[_Worker]] = []
 @dataclass(slots=True, eq=False)
 class Process:
     """One process. *asks* is the call it is about to make; *outage* counts further calls of it that the other side refuses;
-    *stop_after* calls it is told to stop; *renewals* are of the locks that it holds."""
+    *late*: its call fails, and takes effect some time later; *stop_after* so many calls it is told to stop; *renewals* are of
+    the locks that it holds."""
 
     name: str
     work: Callable[[], None]
@@ -74,6 +76,7 @@ class Process:
     doomed: bool = False
     outage: int = 0
     stop_after: int = -1
+    late: bool = False
     renewals: list[Any] = field(default_factory=list)
     frozen_at: float = 0.0
     asks: str = ""
@@ -90,7 +93,7 @@ class VirtualStop(Stop):
     """Waits take no real time."""
 
     def __init__(self, scheduler: "Scheduler") -> None:
-        super().__init__()
+        super().__init__(clock=lambda: scheduler.clock)
         self._scheduler = scheduler
 
     def monotonic(self) -> float:
@@ -132,6 +135,7 @@ class Scheduler:
     broken: str = ""
     aborting: bool = False
     manual: bool = False
+    _delayed: list[tuple[int, str, Callable[[], object]]] = field(default_factory=list)
     _main: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -169,9 +173,13 @@ class Scheduler:
         if fails is None and me.outage:
             me.outage -= 1
             fails = False
+        if me.late:
+            self._delay(me, text, do)
         if fails is False:
             self.say(f"{me.name} {text}: 503, without effect")
             raise error("503 Service Unavailable", reason="StorageUnreachable")
+        if self._delayed:
+            self._deliver()
         if self.trace is not None:
             self.trace.append(f"{me.name} {text}{': takes effect, the answer is lost' if fails else ''}")
         result = do()
@@ -180,6 +188,20 @@ class Scheduler:
         if fails:
             raise error("no answer in time", reason="StorageUnreachable")
         return result
+
+    def _delay(self, me: Process, text: str, do: Callable[[], object]) -> None:
+        """The request is under way for longer than its sender waits. Only conditional writes are delayed: nobody can call back
+        another one, and docs/adr/0001-path-ownership.md does not promise it."""
+        me.late = False
+        if " if " in text:
+            self._delayed.append((self.steps + 1 + len(text) % 40, f"late: {me.name} {text}", do))
+
+    def _deliver(self) -> None:
+        for due in [item for item in self._delayed if item[0] <= self.steps]:
+            self._delayed.remove(due)
+            self.say(due[1])
+            with suppress(ManagerError):
+                due[2]()
 
     def wait(self, seconds: float) -> None:
         """Let virtual time pass for the running process."""

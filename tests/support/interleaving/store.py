@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
+import orjson
+
 from backup_manager import history
 from backup_manager.storage.base import DeleteFailure, ObjectInfo, StoreState, Target, Upload
 from backup_manager.storage.memory import Bucket, MemoryStorage, etag_of
 from backup_manager.storage.patience import delete_all, patiently, write_patiently
-from crds.paths import Location
+from crds.paths import READERS_SUFFIX, Location
 from tests.support.interleaving.scheduler import Scheduler
 
 T = TypeVar("T")
@@ -27,14 +29,17 @@ Effect = Callable[[str, bytes | None, bytes | None], None]
 class ScheduledStorage(MemoryStorage):
     """One folder of the bucket, seen by whoever runs."""
 
-    def __init__(self, location: Location, bucket: Bucket, scheduler: Scheduler, effect: Effect) -> None:
+    def __init__(
+        self, location: Location, bucket: Bucket, scheduler: Scheduler, effect: Effect, renews: Callable[[str], bool]
+    ) -> None:
         super().__init__(location, bucket)
+        self._renews = renews
         self.batch_size = PAGE
         self._scheduler = scheduler
         self._effect = effect
 
     def at(self, location: Location) -> "ScheduledStorage":
-        return ScheduledStorage(location, self.bucket, self._scheduler, self._effect)
+        return ScheduledStorage(location, self.bucket, self._scheduler, self._effect, self._renews)
 
     def put(self, key: str, data: bytes) -> None:
         """One PUT of a tool, without condition."""
@@ -104,7 +109,16 @@ class ScheduledStorage(MemoryStorage):
                 return
             text = f"lists {start} after {page[-1]!r}"
 
+    def _renew_marks(self) -> None:
+        """Readers that run renew their marks all the time: whoever looks finds them changed."""
+        for key in [key for key in self.bucket.objects if f"{READERS_SUFFIX}/" in key]:
+            mark = orjson.loads(self.bucket.objects[key])
+            if self._renews(mark["attempt"]):
+                self.bucket.objects[key] = orjson.dumps({**mark, "token": f"{self._scheduler.steps}"})
+
     def _page(self, start: str, last: str) -> Sequence[str]:
+        if self._base.endswith(f"{READERS_SUFFIX}/"):
+            self._renew_marks()
         return sorted(key for key in self.bucket.objects if key.startswith(start) and key > last)[:PAGE]
 
     def _put(self, key: str, data: bytes, *, if_absent: bool, if_match: str | None) -> str:

@@ -43,21 +43,24 @@ class _Failed(Exception):
 
 class Tools:
     """In place of :func:`backup_manager.tools.process.run`. *owner* names the CR that runs now, *load* takes what is loaded,
-    *loaded* is told when a tool has ended."""
+    *loaded* is told when a tool has ended, *is_readable* says whether a complete backup lies in a folder."""
 
     def __init__(
         self,
         scheduler: Scheduler,
+        *,
         storage: Callable[[Location], ScheduledStorage],
         owner: Callable[[], str],
         load: Callable[[str], None],
         loaded: Callable[[Process], None],
+        is_readable: Callable[[Location], bool],
     ) -> None:
         self._scheduler = scheduler
         self._storage = storage
         self._owner = owner
         self._load = load
         self._loaded = loaded
+        self._is_readable = is_readable
         self._time = 400_000
 
     def run(
@@ -144,11 +147,12 @@ class Tools:
         return [f'["Full Backup success summary"] [BackupTS={time}]']
 
     def _br_restore(self, storage: ScheduledStorage, stop: Stop) -> list[str]:
+        judged = self._is_readable(storage.location)
         for item in list(storage.list()):
             if stop.requested:
                 raise _Failed("was ended by SIGTERM")
             if item.key.endswith(".sst"):
-                storage.read(item.key)
+                self._read(storage, item.key, judged)
                 self._scheduler.call(f"loads {item.key}", partial(self._load, item.key))
         return ['["Full Restore success summary"]']
 
@@ -157,16 +161,28 @@ class Tools:
         found = re.search(r'data-source-dir = "([^"?]+)', config)
         assert found is not None
         storage, snapshots = self._storage(Location.parse(found[1])), set()
+        judged = self._is_readable(storage.location)
         for item in list(storage.list()):
             if stop.requested:
                 raise _Failed("was ended by SIGTERM")
-            data = storage.read(item.key)
+            data = self._read(storage, item.key, judged)
             snapshots |= set(SNAPSHOT.findall(data))
             if re.search(r"\d+\.sql$", item.key):
                 self._scheduler.call(f"loads {item.key}", partial(self._load, item.key))
         if len(snapshots) != 1:
             raise _Failed(f"the dump holds {len(snapshots)} snapshots")
         return [LIGHTNING_SUCCESS]
+
+    def _read(self, storage: ScheduledStorage, key: str, judged: bool) -> bytes:
+        """Read what was listed. Of a complete backup (*judged*) nobody may delete anything while the reader keeps its mark."""
+        try:
+            return storage.read(key)
+        except NotFoundError:
+            current = self._scheduler.current
+            assert current is not None
+            if judged and not current.stop.requested and not any(renewal.why for renewal in current.renewals):
+                self._scheduler.fail(f"{key} vanished from {storage.location.prefix} while {current.name} read it")
+            raise
 
     @property
     def clock(self) -> float:

@@ -1,6 +1,6 @@
 """What must hold: looked at with each change of the bucket, and once more when everybody has ended."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -26,6 +26,16 @@ class Watch:
     """Key of each object of a complete backup: uid of its owner, etag."""
     complete: dict[str, str] = field(default_factory=dict)
     """Path of each complete backup: uid of its owner."""
+    readable: set[str] = field(default_factory=set)
+    """Paths that are complete, or are being cleaned after they were."""
+
+    def keep(self, uid: str, objects: Mapping[str, bytes]) -> None:
+        """*objects* are the complete backup of the CR with *uid*, which has no record."""
+        self.kept |= {key: (uid, etag_of(data)) for key, data in objects.items()}
+
+    def is_readable(self, location: Location) -> bool:
+        """Whether a complete backup lies there, in the path or in the folder of an attempt."""
+        return any(f"{location.prefix}/".startswith(f"{path}/") for path in self.readable)
 
     def changed(self, key: str, before: bytes | None, after: bytes | None) -> None:
         """An object was written or deleted."""
@@ -56,6 +66,8 @@ class Watch:
                 self.fail(f"the record of the complete backup of {owner} became {now.get('state')} of {_owner(now)}")
             if not stays:
                 self._forget(owner)
+        if now.get("state") == "Cleaned":
+            self.readable.discard(key.removesuffix(SUFFIX))
         if now.get("state") == "Complete":
             self._complete(now)
         elif now.get("state") in {"Cleaned", "Cleaning"} and not now.get("withdrawn") and not self.may_clean(_owner(now)):
@@ -76,6 +88,7 @@ class Watch:
         if len(snapshots) != 1:
             self.fail(f"the complete backup of {owner} at {path} holds {len(snapshots)} snapshots")
         self.complete[path] = owner
+        self.readable.add(path)
         self.kept |= {key: (owner, etag) for key, etag in listed.items()}
 
     def _listed(self, record: dict[str, Any], location: Location) -> dict[str, str]:

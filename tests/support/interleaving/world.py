@@ -111,14 +111,21 @@ class World:
         self.watch = Watch(objects=self.bucket.objects, may_clean=self._may_clean, fail=scheduler.fail)
         cluster = self.cluster
         self.targets = Targets(scheduler=scheduler, renews=cluster.renews, lost=cluster.lost, fail=scheduler.fail)
-        self.tools = Tools(scheduler, self.storage, self._owner, self._load, self.targets.end)
+        self.tools = Tools(
+            scheduler,
+            storage=self.storage,
+            owner=self._owner,
+            load=self._load,
+            loaded=self.targets.end,
+            is_readable=self.watch.is_readable,
+        )
         self._jobs: dict[Process, Job] = {}
         scheduler.ended = self._ended
         scheduler.thawed = self.cluster.thawed
 
     def storage(self, location: Location) -> ScheduledStorage:
         """A folder of the bucket, for whoever runs."""
-        return ScheduledStorage(location, self.bucket, self.scheduler, self.watch.changed)
+        return ScheduledStorage(location, self.bucket, self.scheduler, self.watch.changed, self.cluster.renews)
 
     def now(self) -> datetime:
         """Virtual time."""
@@ -133,6 +140,17 @@ class World:
             self.scheduler.say(f"user applies {cr.name}: {cr.wanted.kind} at {cr.wanted.path}")
             cr.applied = True
             self.reconcile(cr)
+        elif act.verb == "adopt" and not cr.applied:
+            path = cr.wanted.path
+            if not any(key.startswith(f"{path}/") or key == f"{path}.record.json" for key in self.bucket.objects):
+                self.adopt(cr, {f"{path}/{key}": f"@@snapshot {cr.name}@1@@".encode() for key in ("1.sst", "backupmeta")})
+                self.scheduler.say(f"{cr.name} is there with data at {path}")
+        elif act.verb == "confirm":
+            others = [other.uid for other in self.crs if other is not cr and other.wanted.path == cr.wanted.path]
+            if others and cr.deleted:
+                self.scheduler.say(f"user confirms that {cr.name} cleans what is of {others[0]}")
+                cr.annotations[names.CONFIRM_CLEAN_ANNOTATION] = others[0]
+                self.reconcile(cr)
         elif act.verb == "delete" and cr.applied and not cr.deleted:
             self.scheduler.say(f"user deletes {cr.name}")
             cr.deleted = True
@@ -161,8 +179,9 @@ class World:
         for key, data in objects.items():
             self.bucket.put(key, data)
         cr.applied = True
-        cr.status = {"backupPath": f"s3://{BUCKET}/{path or cr.wanted.path}", "phase": "Failed"}
-        cr.enter("Failed", "PodFailed")
+        cr.status = {"backupPath": f"s3://{BUCKET}/{path or cr.wanted.path}"}
+        cr.enter("Complete" if objects else "Failed", "" if objects else "PodFailed")
+        self.watch.keep(cr.uid, objects)
 
     # What the hook does.
 
@@ -320,7 +339,7 @@ class World:
             spec["to" if wanted.kind == "restore" else "from"] = {"host": wanted.cluster, "secretName": "db"}
         if wanted.kind == "br-old":
             spec["br"]["options"] = ["--use-checkpoint=false"]
-        annotations = {names.SKIP_PREFLIGHT_ANNOTATION: "true"}
+        annotations = {} if wanted.preflight else {names.SKIP_PREFLIGHT_ANNOTATION: "true"}
         return Cr(name=letter, uid=uid, wanted=wanted, spec=spec, annotations=annotations)
 
     # At the end.
@@ -351,6 +370,7 @@ class World:
     def wrong(self) -> list[str]:
         """What does not hold when everybody has ended."""
         complete = [cr.uid for cr in self.crs if cr.kind == "Backup" and cr.has("Complete") and not self._may_clean(cr.uid)]
+        complete = [uid for uid in complete if self.by_uid[uid].jobs]
         return [*self._unfinished(), *self._leftovers(), *self._doubled(), *self.watch.unrecorded(complete)]
 
     def _leftovers(self) -> list[str]:
