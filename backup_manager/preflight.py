@@ -13,8 +13,9 @@ from typing import Any, Final
 from backup_manager.errors import AccessDeniedError, ManagerError, NotFoundError, StorageError
 from backup_manager.storage.base import Storage, StoreState, Target
 from backup_manager.storage.patience import patiently
+from crds import paths
 
-PROBE: Final = ".tidb-backup-probe-"
+PROBE: Final = paths.PROBE
 _SKEW_WARNING: Final = 60.0
 _SKEW_FAILED: Final = 900.0
 """S3 refuses requests that are 15 minutes off."""

@@ -20,13 +20,13 @@ from backup_manager.custom_resource import Resource
 from backup_manager.errors import StorageError
 from backup_manager.masking import MASK, Masker
 from backup_manager.storage.base import ObjectInfo, Storage
-from crds.paths import ATTEMPT_FOLDER, RECORD_SUFFIX, RESERVED_NAMES, RESERVED_SUFFIXES, Location, reserved_part
+from crds.paths import ATTEMPT_FOLDER, PROBE, RECORD_SUFFIX, RESERVED_NAMES, RESERVED_SUFFIXES, Location, reserved_part
 from crds.report import Problem
 from crds.wire import Document, WireError
 
 SUFFIX: Final = RECORD_SUFFIX
 VERSION: Final = 1
-_RESERVED: Final = (*RESERVED_SUFFIXES, *RESERVED_NAMES)
+_RESERVED: Final = (*RESERVED_SUFFIXES, *RESERVED_NAMES, PROBE)
 
 
 class State(StrEnum):
@@ -230,10 +230,12 @@ def find(storage: Storage) -> Iterator[Record]:
 def is_data(key: str) -> bool:
     """Whether an object is part of a backup: records, lists and histories of other paths may lie among its data.
 
-    >>> is_data("shop.t.000000000.sql"), is_data("x/y.record.json"), is_data("x/.history/00000001.json")
-    (True, False, False)
+    >>> is_data("shop.t.000000000.sql"), is_data("x/y.record.json"), is_data("x/.history/00000001.json"), is_data(f"{PROBE}1")
+    (True, False, False, False)
     """
-    return not any(mark in key for mark in _RESERVED) or not reserved_part(key)
+    if not any(mark in key for mark in _RESERVED):
+        return True
+    return not reserved_part(key) and not any(part.startswith(PROBE) for part in key.split("/"))
 
 
 def pack_objects(objects: Iterable[ObjectInfo]) -> tuple[bytes, int, int]:

@@ -19,6 +19,7 @@ from backup_manager.errors import ManagerError, PartialError, StorageError, Usag
 from backup_manager.operations.steps import Context, Result, Step, run_steps
 from backup_manager.ownership import FORCE, clean_refused
 from backup_manager.readers import wait_for_readers
+from backup_manager.record import is_data
 from backup_manager.records import Cleaned, Owner, Record, Records, State
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
@@ -87,6 +88,9 @@ def authorise(context: Context, state: Clean) -> None:
         state.keep(context, f"{url} was refused to this Backup: nothing was written there, and nothing is deleted")
     elif record is not None and record.live and record.owner.uid not in uids:
         raise clean_refused(url, record)
+    elif record is None and _never_claimed(context) and state.owner.uid not in state.uids:
+        _refuse_unproven(state)
+        state.records.check_around(uids)
     else:
         state.records.check_around(uids)
 
@@ -189,6 +193,26 @@ def recorded_location(context: Context) -> Location:
         return Location.parse(told, mount_path=str(mount))
     except PathError as error:
         raise UsageError(str(error), hint="Correct the recorded path.") from None
+
+
+def _never_claimed(context: Context) -> bool:
+    """Whether this CR was started here and did not complete: a run of it that wrote anything had claimed the path before."""
+    status = context.resource.status
+    complete = any(c.get("type") == "Complete" and c.get("status") == "True" for c in status.get("conditions") or ())
+    return bool(status.get("recorded")) and not complete
+
+
+def _refuse_unproven(state: Clean) -> None:
+    """Data without a record may be anybody's, a backup of TiDB Operator for one."""
+    found = next((info.key for info in state.storage.list() if is_data(info.key)), None)
+    if found is not None:
+        raise StorageError(
+            f"{state.storage.location.url} holds data, first {found[:120]!r}, and no record says that this Backup wrote it; "
+            "nothing is deleted",
+            reason="BackupPathInUse",
+            hint=f"To remove this Backup and keep the data, {FORCE}. Only if the data is this Backup's, set the annotation "
+            f"{names.CONFIRM_CLEAN_ANNOTATION}: {state.owner.uid}.",
+        )
 
 
 def _refuse_unsafe(location: Location) -> None:
