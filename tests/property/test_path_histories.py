@@ -184,6 +184,29 @@ def test_a_complete_backup_lists_no_records_of_others() -> None:
         assert not [key for key in told.world.watch.kept if "record.json" in key or ".history" in key]
 
 
+@pytest.mark.parametrize("until", ["lists p/", "gets p.record.json"])
+def test_a_backup_that_never_claimed_its_path_deletes_nothing_there(until: str) -> None:
+    with history(Wanted("br", "p", "Retain"), Wanted("br", "p")) as told:
+        told.adopt("A", "p/0.sst", "p/backupmeta")
+        told.apply("B")
+        told.run("B#1", until=until)
+        told.kill("B#1")
+        told.delete("B")
+        told.finish()
+        assert told.keys("p/") == ["p/0.sst", "p/backupmeta"]
+        assert told.cr("B").reason == "BackupPathInUse"
+
+
+def test_a_probe_that_a_killed_attempt_left_is_no_part_of_a_backup() -> None:
+    with history(Wanted("br", "p", preflight=True)) as told:
+        told.apply("A")
+        told.run("A#1", until="deletes p/.tidb-backup-probe")
+        told.lose("A#1")
+        told.run("A#2")
+        told.finish()
+        assert told.cr("A").has("Complete")
+
+
 @pytest.mark.parametrize("until", ["asks one", "loads shop.t.000000000.sql", "loads shop.t.000000001.sql"])
 def test_of_two_imports_into_one_target_one_waits_and_is_refused(until: str) -> None:
     imports = (Wanted("restore", "0", cluster="one"), Wanted("restore", "0", cluster="one"))

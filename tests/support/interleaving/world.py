@@ -17,7 +17,7 @@ from backup_manager.operations import backup, clean, export, import_data, restor
 from backup_manager.operations.steps import Context, Operation
 from backup_manager.reporter import Journal
 from backup_manager.storage.memory import Bucket
-from crds import names
+from crds import identity, names
 from crds.paths import Location
 from crds.report import Phase
 from tests.support.interleaving.cluster import Api, Cluster, Pod, Reports
@@ -139,6 +139,7 @@ class World:
         if act.verb == "apply" and not cr.applied:
             self.scheduler.say(f"user applies {cr.name}: {cr.wanted.kind} at {cr.wanted.path}")
             cr.applied = True
+            cr.status["recorded"] = identity.record(cr.spec, namespace="ns", annotations=cr.annotations)
             self.reconcile(cr)
         elif act.verb == "adopt" and not cr.applied:
             path = cr.wanted.path
@@ -192,7 +193,9 @@ class World:
             return
         if cr.deleted:
             self._finalize(cr)
-        elif (not cr.jobs and not cr.status) or (cr.jobs and cr.jobs[-1].outcome == "Failed" and self._retries(cr)):
+        elif (not cr.jobs and not cr.has("Complete") and not cr.has("Failed")) or (
+            cr.jobs and cr.jobs[-1].outcome == "Failed" and self._retries(cr)
+        ):
             self._start(cr, cr.wanted.kind, cr.jobs)
         self.cluster.documents[cr.kind, cr.name] = cr.document()
 
