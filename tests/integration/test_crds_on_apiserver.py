@@ -2,16 +2,19 @@
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from app.domain.times import witnessed
 from crds import generate
 from crds.v1alpha1 import KINDS
 from crds.v1alpha1.common import Model
 from sandbox.cluster import Cluster
+from sandbox.patience import until
 from tests.support.sandboxes import shared_api_server
 
 pytestmark = pytest.mark.integration
@@ -191,3 +194,22 @@ def test_a_plain_update_cannot_touch_the_status(cluster: Cluster) -> None:
 def test_fields_are_explained(cluster: Cluster) -> None:
     assert "What becomes of the data" in cluster.kubectl("explain", "backup.spec.cleanPolicy")
     assert "IANA name" in cluster.kubectl("explain", "backupschedule.spec.timeZone")
+
+
+def test_each_write_of_a_status_carries_the_time_of_the_api_server(cluster: Cluster) -> None:
+    """What a schedule compares the webhook's clock with: whole statuses put again by one manager, as Metacontroller does."""
+    _create(cluster, "BackupSchedule", "clock", SPECS["BackupSchedule"])
+    resource = cluster.api.resource_of(API_VERSION, "BackupSchedule")
+
+    def wrote(shown: str) -> datetime:
+        live = cluster.api.get(resource, "default", "clock")
+        cluster.api.replace(resource, {**live, "status": {"clockCheck": {"shown": shown}}}, subresource="status")
+        found = witnessed(cluster.api.get(resource, "default", "clock"))
+        assert found is not None
+        return found
+
+    first = wrote("2026-01-31T02:00:00Z")
+    # Times are told by the second, and another one must have begun.
+    until(lambda: datetime.now(UTC).replace(microsecond=0) > first, "the next second")
+    assert wrote("2026-01-31T02:00:00Z") == first, "a write that changes nothing is none"
+    assert wrote("2027-01-31T02:00:00Z") > first
