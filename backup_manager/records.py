@@ -219,9 +219,12 @@ class Records:
         uids: Set[str] = frozenset(),
         keep_complete: bool = False,
         ended: Set[str] = frozenset(),
+        on_free: Callable[[], None] = lambda: None,
     ) -> Record:
         """Claim the path for deletion on behalf of the CR *owner*, who may delete what belongs to *uids* too. Returns the claim
         (state Cleaning), or a record of another state when there is nothing to delete: :func:`.ownership.begin_clean`.
+
+        *on_free* is called before a path is claimed of which no record says that it was *owner*'s, and may refuse it.
 
         Raises ClaimedError when the path, or a folder around or inside it, belongs to somebody else.
         """
@@ -233,6 +236,8 @@ class Records:
         def claim(there: Record | None) -> Record:
             nonlocal before
             before = there
+            if there is None or (not there.live and there.owner.uid != owner.uid):
+                on_free()
             return self._note(ownership.begin_clean(there, bare, actor, uids, keep_complete=keep_complete))
 
         mine = self._transit(claim)

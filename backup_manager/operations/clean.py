@@ -88,9 +88,6 @@ def authorise(context: Context, state: Clean) -> None:
         state.keep(context, f"{url} was refused to this Backup: nothing was written there, and nothing is deleted")
     elif record is not None and record.live and record.owner.uid not in uids:
         raise clean_refused(url, record)
-    elif record is None and _never_claimed(context) and state.owner.uid not in state.uids:
-        _refuse_unproven(state)
-        state.records.check_around(uids)
     else:
         state.records.check_around(uids)
 
@@ -111,6 +108,7 @@ def claim(context: Context, state: Clean) -> None:
         uids=state.uids,
         keep_complete=context.resource.spec.get("cleanPolicy") == "OnFailure",
         ended=seen_to_end(context, state.records.load()),
+        on_free=lambda: _refuse_unproven(context, state),
     )
     path = record.backup_path
     if record.state is State.CLEANING:
@@ -202,8 +200,10 @@ def _never_claimed(context: Context) -> bool:
     return bool(status.get("recorded")) and not complete
 
 
-def _refuse_unproven(state: Clean) -> None:
-    """Data without a record may be anybody's, a backup of TiDB Operator for one."""
+def _refuse_unproven(context: Context, state: Clean) -> None:
+    """Data that no record explains may be anybody's, a backup of TiDB Operator for one."""
+    if not _never_claimed(context) or state.owner.uid in state.uids:
+        return
     found = next((info.key for info in state.storage.list() if is_data(info.key)), None)
     if found is not None:
         raise StorageError(
