@@ -197,6 +197,19 @@ def test_a_backup_that_never_claimed_its_path_deletes_nothing_there(until: str) 
         assert told.cr("B").reason == "BackupPathInUse"
 
 
+def test_a_path_that_was_refused_to_two_is_cleaned_for_neither() -> None:
+    with history(Wanted("br", "p", "Retain"), Wanted("br", "p"), Wanted("br", "p")) as told:
+        told.adopt("A", "p/0.sst", "p/backupmeta")
+        told.apply("B", "C")
+        told.run("B#1")
+        told.delete("B")
+        told.run("C#1", until="puts p.record.json")
+        told.run("clean-B#1", until="asks for Pods")
+        told.run("C#1")
+        told.finish()
+        assert told.keys("p/") == ["p/0.sst", "p/backupmeta"]
+
+
 def test_a_probe_that_a_killed_attempt_left_is_no_part_of_a_backup() -> None:
     with history(Wanted("br", "p", preflight=True)) as told:
         told.apply("A")

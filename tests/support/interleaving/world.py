@@ -139,7 +139,8 @@ class World:
         if act.verb == "apply" and not cr.applied:
             self.scheduler.say(f"user applies {cr.name}: {cr.wanted.kind} at {cr.wanted.path}")
             cr.applied = True
-            cr.status["recorded"] = identity.record(cr.spec, namespace="ns", annotations=cr.annotations)
+            if cr.kind == "Backup":
+                cr.status["recorded"] = identity.record(cr.spec, namespace="ns", annotations=cr.annotations)
             self.reconcile(cr)
         elif act.verb == "adopt" and not cr.applied:
             path = cr.wanted.path
@@ -147,7 +148,7 @@ class World:
                 self.adopt(cr, {f"{path}/{key}": f"@@snapshot {cr.name}@1@@".encode() for key in ("1.sst", "backupmeta")})
                 self.scheduler.say(f"{cr.name} is there with data at {path}")
         elif act.verb == "confirm":
-            others = [other.uid for other in self.crs if other is not cr and other.wanted.path == cr.wanted.path]
+            others = [other.uid for other in self.crs if other is not cr and other.spec["s3"] == cr.spec["s3"]]
             if others and cr.deleted:
                 self.scheduler.say(f"user confirms that {cr.name} cleans what is of {others[0]}")
                 cr.annotations[names.CONFIRM_CLEAN_ANNOTATION] = others[0]
@@ -243,10 +244,13 @@ class World:
         if any(cr.deleted and cr.annotations.get(names.CONFIRM_CLEAN_ANNOTATION) == uid for cr in self.crs):
             return True
         cr = self.by_uid.get(uid)
-        if cr is None or not cr.deleted:
+        return cr is not None and self._asks_for_clean(cr)
+
+    def _asks_for_clean(self, cr: Cr) -> bool:
+        if not cr.deleted:
             return False
         policy = cr.wanted.policy
-        return policy == "Delete" or (policy == "OnFailure" and uid not in self.watch.complete.values())
+        return policy == "Delete" or (policy == "OnFailure" and cr.uid not in self.watch.complete.values())
 
     @staticmethod
     def _keeps_data(cr: Cr) -> bool:
@@ -381,7 +385,7 @@ class World:
         found = []
         for cr in self.crs:
             cleaned = cr.gone and cr.cleans and cr.cleans[-1].outcome == "Complete"
-            if cleaned and self._may_clean(cr.uid) and not any(job.lost for job in cr.jobs):
+            if cleaned and self._asks_for_clean(cr) and not any(job.lost for job in cr.jobs):
                 mark = f"@@snapshot {cr.name}@".encode()
                 found += [f"{cr.name} was cleaned and left {key}" for key, data in self.bucket.objects.items() if mark in data]
         return found
