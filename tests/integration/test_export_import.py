@@ -93,6 +93,18 @@ class Stage:
         process.stdin = None
         return process
 
+    def command(self, *words: str, **env: str) -> "subprocess.CompletedProcess[str]":
+        """One command that has its CR from an API server, to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "backup_manager.cli", *words],
+            env=self.env | env,
+            capture_output=True,
+            text=True,
+            cwd=servers.ROOT,
+            timeout=PATIENCE,
+            check=False,
+        )
+
     def run(self, verb: str, cr: dict[str, Any], *words: str, **env: str) -> tuple[int, Report]:
         """Exit code and last report; no secret and no traceback may have been written anywhere."""
         return self.end(self.start(verb, cr, *words, **env))

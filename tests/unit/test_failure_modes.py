@@ -1,5 +1,6 @@
-"""``docs/failure-modes.md`` names only conditions and reasons that the code has."""
+"""``docs/failure-modes.md`` names only conditions and reasons that the code has, and for each row a test that exists."""
 
+import ast
 import re
 from functools import cache
 from pathlib import Path
@@ -35,9 +36,26 @@ SHOWN: Final = sorted(set(_SHOWN.findall(PAGE.read_text())))
 def test_the_page_has_the_rows_that_are_checked() -> None:
     table = rows()
     assert len(table) > 15
-    assert {len(row) for row in table} == {3}
-    assert all(all(row) for row in table), "every row says what is seen and what to do"
+    assert {len(row) for row in table} == {4}
+    assert all(all(row) for row in table), "every row says what is seen, what to do, and which test proves it"
     assert len(SHOWN) > 12
+
+
+@cache
+def tests() -> frozenset[str]:
+    """The name of every test function of the project."""
+    found = (node for path in (ROOT / "tests").rglob("test_*.py") for node in ast.walk(ast.parse(path.read_text())))
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return frozenset(node.name for node in found if isinstance(node, functions) and node.name.startswith("test_"))
+
+
+def test_each_row_names_a_test_that_exists() -> None:
+    wrong = {
+        row[0]: row[3]
+        for row in rows()
+        if row[3] != "test" and (not (named := re.findall(r"`(test_\w+)`", row[3])) or not tests().issuperset(named))
+    }
+    assert wrong == {}
 
 
 @pytest.mark.parametrize(("kind", "reason"), SHOWN)

@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from backup_manager.errors import AccessDeniedError, InterruptedError_, StorageError
+from backup_manager.errors import AccessDeniedError, InterruptedError_, StorageError, TransientError
 from backup_manager.kubernetes_api import ApiForbiddenError
-from backup_manager.locks import Pace
+from backup_manager.locks import Lock, Note, Pace
 from backup_manager.operations.steps import Context
 from backup_manager.readers import (
     LIMIT_SECONDS,
     PACE,
     MarkLostError,
+    MarkPlace,
     ReaderActiveError,
     SourceBeingCleanedError,
     may_read,
@@ -29,7 +30,7 @@ from backup_manager.storage.memory import Bucket, MemoryStorage
 from crds import names
 from crds.paths import Location, Provider
 from crds.report import Phase
-from sandbox.patience import until
+from sandbox.patience import PATIENCE, until
 from tests.support.manager import NOW, World, world
 
 BACKUP = Owner(kind="Backup", namespace="ns", name="daily", uid="uid-of-daily")
@@ -208,6 +209,23 @@ def test_a_mark_that_somebody_removed_stops_the_tool(tmp_path: Path, bucket: Buc
     assert caught.value.problem().retryable
 
 
+def test_a_mark_that_cannot_be_renewed_stops_the_tool(
+    tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any, **__: Any) -> str:
+        raise TransientError("the storage does not answer", reason="StorageUnreachable")
+
+    stop = Stop()
+    with (  # noqa: PT012 (the body is the run)
+        pytest.raises(MarkLostError, match="could not be renewed") as caught,
+        reading(reader(tmp_path, stop=stop).context, at(bucket), pace=replace(QUICK, fence=0.4)),
+    ):
+        monkeypatch.setattr(MemoryStorage, "write", away)
+        stop.wait(PATIENCE)
+    assert caught.value.problem().reason == "ReaderMarkLost"
+    assert caught.value.problem().retryable
+
+
 def test_a_whole_bucket_has_no_marks(tmp_path: Path, bucket: Bucket) -> None:
     with reading(reader(tmp_path).context, at(bucket, "")):
         assert bucket.objects == {}
@@ -243,6 +261,27 @@ def test_a_clean_waits_for_a_reader_elsewhere_and_names_it(tmp_path: Path, bucke
     assert "s3://b/p/daily" in problem.message
     assert made.report.phase is Phase.RUNNING
     assert stop.seconds > 100
+
+
+def test_a_reader_of_25_hours_is_waited_for_by_every_clean(tmp_path: Path, bucket: Bucket) -> None:
+    """It renews once in a minute; each attempt of the clean ends after an hour, with nothing deleted."""
+    place = MarkPlace.beside(at(bucket), at(bucket).location, Note(holder="pod", owner="Restore ns/long", owner_uid="long"))
+    assert place is not None
+    _, context, stop = cleaner(tmp_path)
+    mark = Lock(place=place, we=place.reader, pace=PACE, clock=stop.monotonic)
+    assert mark.take()
+
+    def renew() -> None:
+        if stop.seconds - mark.renewed_at >= PACE.renew:
+            mark.renew()
+
+    stop.meanwhile = renew
+    for hour in range(1, 26):
+        with pytest.raises(ReaderActiveError, match="Restore ns/long"):
+            wait_for_readers(context, at(bucket))
+        assert stop.seconds >= hour * LIMIT_SECONDS
+    stop.meanwhile = lambda: None
+    assert wait_for_readers(context, at(bucket)), "one that stopped renewing is dead, and the clean goes on"
 
 
 def test_a_mark_that_does_not_change_for_all_of_its_time_is_of_a_dead_reader(tmp_path: Path, bucket: Bucket) -> None:

@@ -1,0 +1,279 @@
+"""Processes that freeze, and servers that go away in the middle: real managers, dumpling, lightning, TiDB and an S3 server.
+
+Each outage begins at an event (the upload of a data file, a deletion) and lasts until those who are hit have reacted.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import yaml
+
+from backup_manager.database import Access, Database
+from backup_manager.kubernetes_api import KubernetesApi, Server
+from backup_manager.lease import LeasePlace
+from backup_manager.locks import Lock, Note, Pace, Place
+from backup_manager.target_lock import RowPlace
+from crds import names
+from crds.report import ANNOTATION, Phase, Report
+from sandbox.api import JOBS, Resource
+from sandbox.cluster import Cluster
+from sandbox.patience import PATIENCE
+from tests.integration.test_export_import import Stage, path_of
+from tests.support import servers
+from tests.support.outage import ApiOutage, Outage, api_outage, outage
+from tests.support.sandboxes import shared_api_server
+
+pytestmark = pytest.mark.integration
+
+TABLES = ("drill.a", "drill.b", "drill.c", "drill.d")
+UPLOAD = rb"(PUT|POST) [^ ]*\.0+\.sql[?. ]"
+"""The upload of rows."""
+READ = rb"GET [^ ]*\.0+\.sql[?. ]"
+DELETE = rb"(POST [^ ]*\?delete|DELETE )"
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """One TiDB: an export is imported where it came from, after its tables were dropped."""
+    folder = tmp_path_factory.mktemp("outages")
+    with servers.tidb(folder / "tidb") as tidb, servers.seaweed(folder / "s3") as s3:
+        s3.client().create_bucket(Bucket="backups")
+        yield Stage(source=tidb, target=tidb, s3=s3, folder=folder)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
+    """An API server, without anything that reacts to a resource."""
+    running = shared_api_server(tmp_path_factory.getbasetemp())
+    running.kubectl("create", "namespace", "drill")
+    return running
+
+
+@pytest.fixture
+def s3(stage: Stage) -> Iterator[Outage]:
+    """The S3 server as the managers of a test see it."""
+    with outage(stage.s3.endpoint) as proxy:
+        yield proxy
+
+
+def fill(stage: Stage) -> dict[str, tuple[int, int]]:
+    """Four tables without a key, so that rows which come twice are seen; their checksums."""
+    stage.source.execute("drop database if exists drill", "create database drill")
+    for table in TABLES:
+        stage.source.execute(
+            f"create table {table} (generation int, n int)",
+            f"insert into {table} with recursive n(i) as (select 1 union all select i+1 from n where i < 500) "
+            "select 1, i from n",
+        )
+    return {table: stage.source.checksum(table) for table in TABLES}
+
+
+def backup(stage: Stage, s3: Outage, name: str) -> dict[str, Any]:
+    source = {"host": stage.source.host, "port": stage.source.port, "user": "root", "secretName": "x"}
+    storage = stage.storage(name) | {"endpoint": s3.url}
+    spec = {"tableFilter": ["drill.*"], "dumpling": {"options": ["--threads=1"]}, "from": source, "s3": storage}
+    cr = stage.backup(name, **spec)
+    cr["metadata"]["uid"] = str(uuid4())
+    cr["spec"]["cleanPolicy"] = "Delete"
+    return cr
+
+
+def restore(stage: Stage, s3: Outage, path: str) -> dict[str, Any]:
+    cr = stage.restore(path)
+    cr["spec"]["s3"]["endpoint"] = s3.url
+    return cr
+
+
+def start(stage: Stage, verb: str, cr: dict[str, Any], **env: str) -> "subprocess.Popen[str]":
+    return stage.start(verb, cr, **{"BACKUP_MANAGER_PASSWORD": "", **env})
+
+
+def run(stage: Stage, verb: str, cr: dict[str, Any]) -> Report:
+    code, report = stage.end(start(stage, verb, cr))
+    assert (code, report.phase) == (0, Phase.COMPLETE), report
+    return report
+
+
+def content(stage: Stage) -> dict[str, tuple[int, int]]:
+    return {table: stage.target.checksum(table) for table in TABLES}
+
+
+def record(stage: Stage, report: Report) -> dict[str, Any]:
+    key = path_of(report).removeprefix("s3://backups/") + ".record.json"
+    found: dict[str, Any] = json.loads(stage.s3.client().get_object(Bucket="backups", Key=key)["Body"].read())
+    return found
+
+
+def tree(pid: int) -> list[int]:
+    """*pid* and the processes below it."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += tree(int(child))
+    return found
+
+
+def test_a_frozen_export_that_thaws_after_its_successor_completed_changes_nothing(stage: Stage, s3: Outage) -> None:
+    fill(stage)
+    cr, frozen = backup(stage, s3, "frozen"), threading.Event()
+    first = start(stage, "export", cr, **{names.ENV_POD_UID: "pod-1"})
+    processes: list[int] = []
+
+    def freeze() -> None:
+        processes.extend(tree(first.pid))
+        for pid in processes:
+            os.kill(pid, signal.SIGSTOP)
+        frozen.set()
+
+    s3.at(UPLOAD, freeze)
+    try:
+        assert frozen.wait(PATIENCE)
+        assert len(processes) == 2, "the manager and dumpling"
+        stage.source.execute(*[f"update {table} set generation = 2" for table in TABLES])
+        code, second = stage.end(start(stage, "export", cr, **{names.ENV_POD_UID: "pod-2"}))
+        assert (code, second.phase) == (0, Phase.COMPLETE), second
+        before = record(stage, second)
+        kept = stage.s3.keys("backups", "frozen/")
+    finally:
+        for pid in reversed(processes):
+            os.kill(pid, signal.SIGCONT)
+    code, report = stage.end(first)
+    assert code != 0
+    assert report.error is not None
+    assert report.error.reason == "AttemptSuperseded"
+    after = record(stage, second)
+    assert {name: after[name] for name in ("state", "attempt", "data", "commitTs")} == {
+        name: before[name] for name in ("state", "attempt", "data", "commitTs")
+    }
+    assert set(kept) <= set(stage.s3.keys("backups", "frozen/"))
+    stage.target.execute("drop database drill")
+    run(stage, "import", restore(stage, s3, path_of(second)))
+    for table in TABLES:
+        assert stage.target.execute(f"select generation, count(*) from {table} group by 1") == [(2, 500)]
+
+
+def fails_retryably(stage: Stage, process: "subprocess.Popen[str]") -> Report:
+    code, report = stage.end(process)
+    assert code != 0
+    assert report.error is not None
+    assert report.error.retryable, report.error
+    return report
+
+
+def test_s3_goes_away_while_dumpling_uploads_and_the_export_completes_by_itself(stage: Stage, s3: Outage) -> None:
+    """dumpling repeats an upload for ten minutes; after an outage in which it was refused several times all rows are there."""
+    rows, cr = fill(stage), backup(stage, s3, "export")
+    s3.at(UPLOAD, lambda: s3.down(2))
+    report = run(stage, "export", cr)
+    assert s3.refused == 2
+    stage.target.execute("drop database drill")
+    run(stage, "import", restore(stage, s3, path_of(report)))
+    assert content(stage) == rows
+
+
+def test_s3_stays_away_at_the_end_of_an_export_and_the_retry_is_whole(stage: Stage, s3: Outage) -> None:
+    """The manager reads back what dumpling wrote, gives up, and cannot even note that in the record."""
+    rows, cr = fill(stage), backup(stage, s3, "export-end")
+    s3.at(rb"GET [^ ]*/metadata[? ]", s3.down)
+    fails_retryably(stage, start(stage, "export", cr))
+    s3.up()
+    report = run(stage, "export", cr)
+    assert (record(stage, report)["attempts"], record(stage, report)["state"]) == (2, "Complete")
+    stage.target.execute("drop database drill")
+    run(stage, "import", restore(stage, s3, path_of(report)))
+    assert content(stage) == rows
+
+
+def test_s3_goes_away_while_lightning_reads_and_the_import_completes_by_itself(stage: Stage, s3: Outage) -> None:
+    rows, report = fill(stage), run(stage, "export", backup(stage, s3, "import"))
+    stage.target.execute("drop database drill")
+    s3.at(READ, lambda: s3.down(2))
+    run(stage, "import", restore(stage, s3, path_of(report)))
+    assert s3.refused == 2
+    assert content(stage) == rows
+
+
+def test_s3_goes_away_in_the_middle_of_a_clean_and_the_retry_deletes_the_rest(stage: Stage, s3: Outage) -> None:
+    fill(stage)
+    cr = backup(stage, s3, "clean")
+    report = run(stage, "export", cr)
+    cr["status"] = {"backupPath": path_of(report)}
+    s3.at(DELETE, s3.down)
+    fails_retryably(stage, start(stage, "clean", cr))
+    s3.up()
+    run(stage, "clean", cr)
+    assert record(stage, report)["state"] == "Cleaned"
+    left = stage.s3.keys("backups", path_of(report).removeprefix("s3://backups/") + "/")
+    assert left == []
+
+
+def kubeconfig(folder: Path, api: ApiOutage) -> Path:
+    """The administrator's access, with *api* before the API server."""
+    found = {
+        "current-context": "x",
+        "clusters": [{"name": "x", "cluster": {"server": api.url}}],
+        "users": [{"name": "x", "user": {"token": api.token}}],
+        "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
+    }
+    path = folder / "kubeconfig"
+    path.write_text(yaml.safe_dump(found))
+    return path
+
+
+def test_an_api_server_that_answers_503_during_a_run_fails_nothing(
+    stage: Stage, s3: Outage, cluster: Cluster, tmp_path: Path
+) -> None:
+    """Progress that cannot be sent is dropped; the final report is repeated, some 20 seconds with its own pauses."""
+    fill(stage)
+    cr = backup(stage, s3, "api")
+    del cr["metadata"]["uid"]
+    cr["metadata"]["namespace"] = "drill"
+    resource = Resource(cr["apiVersion"], "backups", "Backup", namespaced=True)
+    cluster.api.request("POST", resource.path("drill"), cr)
+    container = {"name": "x", "image": "x"}
+    template = {"spec": {"restartPolicy": "Never", "containers": [container]}}
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "backup-b"}, "spec": {"template": template}}
+    made = cluster.api.request("POST", JOBS.path("drill"), job)
+    env = {"JOB_NAME": "backup-b", "JOB_UID": made["metadata"]["uid"], "POD_NAMESPACE": "drill", names.ENV_POD_UID: "pod-1"}
+    with api_outage(cluster.kubeconfig) as api:
+        s3.at(UPLOAD, lambda: api.away(11))
+        words = ["export", "--namespace=drill", "--backupName=b", f"--kubeconfig={kubeconfig(tmp_path, api)}"]
+        done = stage.command(*words, **{"BACKUP_MANAGER_PASSWORD": "", **env})
+        assert done.returncode == 0, done.stderr
+        assert api.left == 0
+    stored = cluster.api.request("GET", JOBS.path("drill", "backup-b"))["metadata"]["annotations"][ANNOTATION]
+    report = Report.parse(stored)
+    assert report is not None
+    assert report.phase is Phase.COMPLETE
+    assert record(stage, report)["state"] == "Complete"
+
+
+@pytest.mark.parametrize("where", ["row", "lease"])
+def test_a_holder_that_runs_for_25_hours_is_never_taken_for_dead(stage: Stage, cluster: Cluster, where: str) -> None:
+    """A row of a real TiDB and a Lease of a real API server; the clocks of the holder and of the one who waits are moved."""
+    place: Place = RowPlace(database=Database(Access(host=stage.target.host, port=stage.target.port)))
+    if where == "lease":
+        api = KubernetesApi(Server.from_kubeconfig(cluster.kubeconfig))
+        place = LeasePlace(api=api, namespace="drill", name="tidb-br.ns.long")
+    now = [0.0]
+    holder, other = (
+        Lock(place=place, we=Note(holder=pod, owner=f"Restore ns/{pod}", owner_uid=pod), pace=Pace(), clock=lambda: now[0])
+        for pod in ("long", "waits")
+    )
+    assert holder.take()
+    for _ in range(25):
+        assert not other.take()
+        now[0] += 3600
+        holder.renew()
+    assert not other.take()
+    now[0] += Pace().duration + 1
+    assert other.take(), "one that stopped renewing is dead"
+    other.release()
