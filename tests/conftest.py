@@ -27,6 +27,7 @@ _LONG: Final = (
     "test_sandbox_stand_in.py",
     "test_sandbox.py",
     "test_export_import.py",
+    "test_outages.py",
     "test_every_store.py",
     "test_manifests_on_apiserver.py",
 )

@@ -148,7 +148,8 @@ def test_a_frozen_export_that_thaws_after_its_successor_completed_changes_nothin
     code, report = stage.end(first)
     assert code != 0
     assert report.error is not None
-    assert report.error.reason == "AttemptSuperseded"
+    # Frozen for longer than a minute, it may first find that its successor took over the row of the GC life time.
+    assert report.error.reason in {"AttemptSuperseded", "GcLifeTimeLost"}
     after = record(stage, second)
     assert {name: after[name] for name in ("state", "attempt", "data", "commitTs")} == {
         name: before[name] for name in ("state", "attempt", "data", "commitTs")

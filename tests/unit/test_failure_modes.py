@@ -42,7 +42,7 @@ def test_the_page_has_the_rows_that_are_checked() -> None:
 
 
 @cache
-def tests() -> frozenset[str]:
+def known_tests() -> frozenset[str]:
     """The name of every test function of the project."""
     found = (node for path in (ROOT / "tests").rglob("test_*.py") for node in ast.walk(ast.parse(path.read_text())))
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -53,7 +53,7 @@ def test_each_row_names_a_test_that_exists() -> None:
     wrong = {
         row[0]: row[3]
         for row in rows()
-        if row[3] != "test" and (not (named := re.findall(r"`(test_\w+)`", row[3])) or not tests().issuperset(named))
+        if row[3] != "test" and (not (named := re.findall(r"`(test_\w+)`", row[3])) or not known_tests().issuperset(named))
     }
     assert wrong == {}
 

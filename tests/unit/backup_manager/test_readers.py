@@ -209,9 +209,7 @@ def test_a_mark_that_somebody_removed_stops_the_tool(tmp_path: Path, bucket: Buc
     assert caught.value.problem().retryable
 
 
-def test_a_mark_that_cannot_be_renewed_stops_the_tool(
-    tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_mark_that_cannot_be_renewed_stops_the_tool(tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(*_: Any, **__: Any) -> str:
         raise TransientError("the storage does not answer", reason="StorageUnreachable")
 
