@@ -90,7 +90,7 @@ def api() -> Api:
 def quick() -> Pace:
     """Renewed and asked for many times a second, and lost only after minutes: a thread that gets no processor for a while is no
     reason to lose it. The tool's grace period counts nothing here."""
-    return Pace(duration=2 * PATIENCE, renew=0.05, retry=0.05, fence=PATIENCE, poll=0.05, grace=0.0)
+    return Pace(duration=2 * PATIENCE, renew=0.05, retry=0.5, fence=PATIENCE, poll=0.05, grace=0.0)
 
 
 @pytest.fixture

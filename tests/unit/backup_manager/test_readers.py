@@ -34,7 +34,7 @@ from sandbox.patience import PATIENCE, until
 from tests.support.manager import NOW, World, world
 
 BACKUP = Owner(kind="Backup", namespace="ns", name="daily", uid="uid-of-daily")
-QUICK = Pace(duration=60.0, renew=0.05, retry=0.05, fence=30.0, poll=0.02, grace=0.0)
+QUICK = Pace(duration=60.0, renew=0.05, retry=5.0, fence=30.0, poll=0.02, grace=0.0)
 SPEC = {"s3": {"provider": "aws", "bucket": "b", "prefix": "p/daily"}}
 
 

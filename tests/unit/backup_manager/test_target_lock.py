@@ -21,7 +21,7 @@ from sandbox.patience import PATIENCE, until
 from tests.support.manager import FakeDatabase, World, world
 from tests.unit.backup_manager.test_lease import Api
 
-QUICK = Pace(duration=2 * PATIENCE, renew=0.05, retry=0.05, fence=PATIENCE, poll=0.02, grace=0.0)
+QUICK = Pace(duration=2 * PATIENCE, renew=0.05, retry=5.0, fence=PATIENCE, poll=0.02, grace=0.0)
 SHORT = Pace(duration=5.0, renew=0.05, retry=0.05, fence=0.3, poll=0.02, grace=0.0)
 
 
