@@ -309,7 +309,8 @@ class Mark:
                     cursor.execute(_DELETE, (row,))
                 others = [holder for holder in holders if holder.row not in ours]
                 self._observe(others)
-                silent = [holder for holder in others if now - holder.stamp > self.pace.duration * 1000]
+                # PD's time never goes back, so a time ahead of it is not of a renewal.
+                silent = [holder for holder in others if not 0 <= now - holder.stamp <= self.pace.duration * 1000]
                 doubtful = [holder for holder in silent if self._until_certain(holder) > 0]
                 old = _old_living(note, self.old_name, now)
                 needed = sorted({*(holder.owner for holder in others if holder not in silent), *old})
@@ -378,8 +379,8 @@ def _holders(cursor: "Cursor", statement: str) -> list[Holder]:
 
 def _note(cursor: "Cursor", statement: str) -> Note | None:
     before, comment = _row(cursor, MARKER, statement)
-    if before is None:
-        return None
+    if before is None or not _is_duration(before):
+        return None  # a value that was never a life time must not become one
     try:
         said: Any = json.loads(comment)
         old = {str(name): str(at) for name, at in (said.get("holders") or {}).items()}
@@ -391,8 +392,16 @@ def _note(cursor: "Cursor", statement: str) -> Note | None:
 def _old_living(note: Note, ours: str, now: int) -> dict[str, str]:
     """The runs of a release that did not renew which may still be at work."""
     oldest = datetime.fromtimestamp(now / 1000, UTC) - _OLD_HOLDER_LIFETIME
-    since = oldest.strftime("%Y-%m-%dT%H:%M:%SZ")
-    return {name: at for name, at in note.old_holders.items() if name != ours and at >= since}
+    since, until = (time.strftime("%Y-%m-%dT%H:%M:%SZ") for time in (oldest, oldest + 2 * _OLD_HOLDER_LIFETIME))
+    return {name: at for name, at in note.old_holders.items() if name != ours and since <= at <= until}
+
+
+def _is_duration(text: str) -> bool:
+    try:
+        durations.parse(text)
+    except durations.DurationError:
+        return False
+    return True
 
 
 def _parsed(text: str, what: str, reason: str) -> timedelta:

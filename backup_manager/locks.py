@@ -11,7 +11,7 @@ a holder that renews                           wait, reporting ``Waiting`` and t
 a holder whose entry has not changed for all   ours: it is dead, or has stopped its tool
 of its duration
 an earlier attempt of our own CR, and its Pod  ours at once: nobody need wait for the dead
-has gone
+is shown to have ended
 =============================================  ==============================================================
 
 The duration is measured by the *waiter's own* monotonic clock, from when it first saw the entry as it is: clocks of two nodes
@@ -26,6 +26,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
+from backup_manager.attempts import has_ended
 from backup_manager.errors import InterruptedError_, ManagerError, TransientError
 from backup_manager.kubernetes_api import ApiUnavailableError
 from backup_manager.tools.process import GRACE_SECONDS
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 _PATIENCE: Final = 600.0
 """Seconds for which a waiter that cannot look goes on trying."""
+_LONGEST: Final = 3600.0
+"""Seconds for which an unchanged entry counts at most, whatever it says: nobody waits for ever for a mere number."""
 
 
 class LockLostError(TransientError):
@@ -109,7 +112,7 @@ def identity(context: "Context") -> Note:
 
 @dataclass(slots=True, kw_only=True)
 class Lock:
-    """One lock as one run sees it. *we* names this process, *ended* whether the Pod of a holder has gone."""
+    """One lock as one run sees it. *we* names this process, *ended* whether the Pod of a holder has ended."""
 
     place: Place
     we: Note
@@ -162,7 +165,8 @@ class Lock:
         self.entry = entry
 
     def _silent(self) -> bool:
-        return self.clock() - self.seen_at > (self.holder.seconds or self.pace.duration)
+        said = self.holder.seconds
+        return self.clock() - self.seen_at > (min(said, _LONGEST) if said > 0 else self.pace.duration)
 
     def _our_dead_sister(self) -> bool:
         return bool(self.we.owner_uid) and self.holder.owner_uid == self.we.owner_uid and self.ended(self.holder.holder)
@@ -263,16 +267,14 @@ def renewing(context: "Context", lock: Renewable, *, lost: Callable[[str], Trans
 
 
 def pod_has_ended(context: "Context") -> Callable[[str], bool]:
-    """Whether the Pod with a uid, one of this CR's, has ended or is gone; never without Kubernetes."""
+    """Whether Kubernetes shows that the Pod with a uid, one of this CR's, has ended; never without Kubernetes. A Pod that is
+    gone proves nothing: it may have been deleted by force while its node was cut off, and renew its lock to this moment."""
 
     def ended(holder: str) -> bool:
         if context.kubernetes is None:
             return False
         pods = context.kubernetes.pods(context.resource.namespace, {names.OWNER_UID_LABEL: context.resource.uid})
-        return not any(
-            pod["metadata"].get("uid") == holder and (pod.get("status") or {}).get("phase") not in {"Succeeded", "Failed"}
-            for pod in pods
-        )
+        return any(pod["metadata"].get("uid") == holder and has_ended(pod) for pod in pods)
 
     return ended
 

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 PACE: Final = Pace(duration=300.0, renew=60.0, retry=10.0, fence=240.0)
 """A mark is a small object that is written again each minute: no more, where a bucket is versioned or paid by the request."""
+READERS: Final = ("Restore", "CompactBackup")
+"""Kinds that read what lies at a path."""
 LIMIT_SECONDS: Final = 3600.0
 """For so long one attempt of a clean waits; the hook tries again later."""
 _POLL_SECONDS: Final = 10.0
@@ -243,12 +245,14 @@ def marks_of(storage: Storage, path: Location) -> Storage | None:
 # The cleaner's side
 
 
-def wait_for_readers(context: "Context", storage: Storage) -> bool:
-    """Wait until nobody reads what lies under *storage*; whether somebody did. Raises ReaderActiveError after
-    :data:`LIMIT_SECONDS`."""
-    watch = _Watch(context=context, storage=storage)
-    deadline, waited = context.stop.monotonic() + LIMIT_SECONDS, False
-    while reader := _reading_restore(context, storage.location) or watch.living():
+def wait_for_readers(
+    context: "Context", storage: Storage, *, limit: float = LIMIT_SECONDS, kinds: Sequence[str] = READERS
+) -> bool:
+    """Wait until no CR of *kinds* reads what lies under *storage*; whether one did. Raises ReaderActiveError after *limit*
+    seconds."""
+    watch = _Watch(context=context, storage=storage, kinds=kinds)
+    deadline, waited = context.stop.monotonic() + limit, False
+    while reader := _reading_restore(context, storage.location, kinds) or watch.living():
         problem = _problem(reader, storage.location)
         if context.stop.monotonic() >= deadline:
             raise ReaderActiveError(problem.message, hint=problem.hint)
@@ -277,6 +281,7 @@ class _Watch:
 
     context: "Context"
     storage: Storage
+    kinds: Sequence[str]
     seen: dict[str, tuple[str, float]] = field(default_factory=dict)
     closed: set[str] = field(default_factory=set)
 
@@ -308,7 +313,9 @@ class _Watch:
             except NotFoundError:
                 continue
             if self.context.stop.monotonic() - since <= min(max(note.seconds, PACE.duration), _LONGEST):
-                return note.owner or "an unknown reader"
+                if _kind(note) not in READERS or _kind(note) in self.kinds:
+                    return note.owner or "an unknown reader"
+                continue
             self._remove(marks, info.key, note)
         return ""
 
@@ -321,13 +328,17 @@ class _Watch:
             self.context.log(f"its mark stays: {error.message}")
 
 
-def _reading_restore(context: "Context", path: Location) -> str:
-    """A Restore or CompactBackup of the namespace that is not final and names *path*; empty for none."""
+def _kind(note: Note) -> str:
+    return note.owner.partition(" ")[0]
+
+
+def _reading_restore(context: "Context", path: Location, kinds: Sequence[str]) -> str:
+    """A CR of *kinds* in the namespace that is not final and names *path*; empty for none."""
     api = context.kubernetes
     if api is None:
         return ""
     here = _Place.of(context.resource.spec, path)
-    for kind in ("Restore", "CompactBackup"):
+    for kind in kinds:
         try:
             found = list(api.resources(kind, context.resource.namespace))
         except (ApiForbiddenError, ApiNotFoundError) as error:
@@ -400,11 +411,9 @@ def _sources(resource: Mapping[str, Any]) -> Iterator[_Place]:
 
 def _as_recorded(spec: Mapping[str, Any], status: Mapping[str, Any]) -> Mapping[str, Any]:
     """*spec* as it was when the CR started; as it is where nothing was recorded, or nothing that can be read."""
-    recorded = status.get("recorded")
-    if not isinstance(recorded, Mapping) or not recorded:
-        return spec
+    recorded = identity.readable(status.get("recorded"))
     try:
-        return identity.apply(spec, {str(key): str(value) for key, value in recorded.items()})
+        return identity.apply(spec, recorded) if recorded else spec
     except (ValueError, TypeError, KeyError):
         return spec
 

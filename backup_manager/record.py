@@ -155,15 +155,18 @@ class Record(Document, frozen=True, kw_only=True):
 
     @classmethod
     def parse(cls, data: bytes, where: str) -> Self:
-        """Read a record. One that cannot be read is not ignored: it may be a claim. Raises StorageError."""
+        """Read a record. One that cannot be read, or not be written back (a number or time that JSON cannot hold, nested too
+        deep), is not ignored: it may be a claim. Raises StorageError."""
         try:
             record = cls.read(data)
             if record.data and not is_attempt_folder(record.data):
                 raise WireError("data names a folder that no attempt has")
-        except WireError:
+            known = cls.__struct_encode_fields__
+            record = record.but(unknown={key: value for key, value in orjson.loads(data).items() if key not in known})
+            record.to_json()
+        except (ValueError, OverflowError, RecursionError):
             raise unreadable(where, data) from None
-        known = cls.__struct_encode_fields__
-        return record.but(unknown={key: value for key, value in orjson.loads(data).items() if key not in known})
+        return record
 
 
 def is_attempt_folder(name: str) -> bool:

@@ -9,6 +9,7 @@ wrote in between, the record is read and the transition decided again. Every cha
 (:mod:`backup_manager.history`).
 """
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -268,10 +269,21 @@ class Records:
         return record
 
     def objects(self, record: Record) -> dict[str, tuple[int, str]]:
-        """The kept list: size and etag by key. Raises NotFoundError when it was not kept or is gone."""
+        """The kept list: size and etag by key. Raises NotFoundError when it was not kept or is gone, StorageError when it is
+        damaged."""
         if not record.objects:
             raise NotFoundError(f"{self._url} keeps no list of objects", reason="NoObjectList")
-        return unpack_objects(self._beside.read(record.objects))
+        data = self._beside.read(record.objects)
+        try:
+            if not data:
+                raise EOFError  # a list of no objects has a header
+            return unpack_objects(data)
+        except (OSError, EOFError, ValueError, TypeError, zlib.error):
+            raise StorageError(
+                f"{self._beside.location.url.rstrip('/')}/{record.objects} is no list of objects that this version can read",
+                reason="UnreadableObjectList",
+                hint="It was damaged or edited: restore an older version of that object. The data itself may be whole.",
+            ) from None
 
     def check_around(
         self, uids: Set[str], *, only_checked: bool = False, ended_at: Callable[[Record], Set[str]] | None = None

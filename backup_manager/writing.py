@@ -44,8 +44,6 @@ class Folder:
         self._owner = Owner.of(context.resource)
         self._id = attempt_id(context)
         self._records = Records(storage, now=context.now, attempt_id=self._id, pod=context.env.get(names.ENV_POD_NAME, ""))
-        self._before: Record | None = None
-        self._asked = False
         self._mine: Record | None = None
 
     @property
@@ -55,8 +53,7 @@ class Folder:
 
     def finished(self) -> Record | None:
         """The record of an earlier attempt of this CR that ended well and could not report it."""
-        record = self._before = self._records.load()
-        self._asked = True
+        record = self._records.load()
         ours = record is not None and record.owner.uid == self._owner.uid and record.state is State.COMPLETE
         return record if ours else None
 
@@ -64,9 +61,7 @@ class Folder:
         """Take the folder; True when the tool may go on from what an earlier attempt left in it (only with :attr:`Fence.TOOL`;
         else that is removed). Raises CompletedError, and ClaimedError when the path is not this CR's to write to."""
         self._refuse_reserved()
-        if not self._asked:
-            self.finished()
-        before = self._before
+        before = self._records.load()  # what :meth:`finished` saw may be hours old: a Lease was waited for since
         found = next((info.key for info in self.storage.list() if not info.key.startswith(PROBE)), None)
         if found is not None and not self._explains_data(before):
             refusal = data_in_use(self.storage.location.url, found)

@@ -45,6 +45,8 @@ from crds.report import Phase as ReportPhase
 _PODS_LEFT: Final = 10
 _AHEAD: Final = 20
 _DOUBLINGS: Final = 12
+_LAST_NUMBER: Final = 10_000
+"""No deletion comes to so many attempts: a status that names more was not written by us."""
 READER_ACTIVE: Final = "ReaderActive"
 """Reason of a clean that gave up waiting for a Restore which reads the data."""
 _READER_DELAY: Final = timedelta(minutes=10)
@@ -79,7 +81,9 @@ class Attempt:
     @classmethod
     def latest(cls, first: str, jobs: Mapping[str, Job], seen: int = 0) -> "Attempt":
         """The latest attempt of *first* among *jobs*; *seen* is the highest number that the status knows of. The status may be
-        behind and the attempts before the latest may be gone, so it is looked for some way ahead."""
+        behind and the attempts before the latest may be gone, so it is looked for some way ahead. A number that no attempt has
+        counts as none."""
+        seen = seen if 0 <= seen <= _LAST_NUMBER else 0
         observed = (number for number in range(1, seen + _AHEAD + 1) if names.retry(first, number - 1) in jobs)
         number = max([seen, 1, *observed])
         job = jobs.get(names.retry(first, number - 1))

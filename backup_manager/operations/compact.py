@@ -1,17 +1,19 @@
 """Compact a log backup: ``br operator base64ify`` describes the storage, ``tikv-ctl compact-log-backup`` does the work.
 
-It works on the storage alone, so it takes no Lease of the cluster. The Pods of a sharded one share one Job and so one report;
+It works on the storage alone, so it takes no Lease of the cluster. No clean deletes the log meanwhile
+(:mod:`backup_manager.readers`). The Pods of a sharded one share one Job and so one report;
 which shards are done is what Kubernetes itself says.
 """
 
 import subprocess
 from typing import Any, Final
 
-from backup_manager import br_run
+from backup_manager import br_run, readers
 from backup_manager.errors import ToolError, UsageError
 from backup_manager.masking import Masker, secrets_of
 from backup_manager.operations.steps import Context, Result
 from backup_manager.signals import Stop
+from backup_manager.storage.factory import open_storage
 from backup_manager.storage.tool_urls import ToolStorage, for_br
 from backup_manager.tools import flags, process, tikv_ctl
 from backup_manager.tools.failures import failure
@@ -30,12 +32,14 @@ def run(context: Context) -> Result:
     except paths.PathError as error:
         raise UsageError(str(error), hint="Correct the storage in the spec.") from None
     target = for_br(spec, location, env=context.env, scratch=context.scratch)
+    source = open_storage(spec, location=location, env=context.env)
     tool = process.find_tool(tikv_ctl.NAME, names.KVCTL_BIN_DIR, context.env)
     _must_know(context, [tool, *work.argv("probe")])
     storage = _encoded(context, target)
     context.journal.running()
     context.journal.step("Compact")
-    heard = _compact(context, [tool, *work.argv(storage)], target, storage)
+    with readers.reading(context, source):
+        heard = _compact(context, [tool, *work.argv(storage)], target, storage)
     context.journal.step("Compact", 100)
     details: dict[str, Any] = {"compactions": heard.finished, "progress": heard.progress}
     if heard.end:

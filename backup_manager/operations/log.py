@@ -4,7 +4,8 @@ Every command is safe to repeat: a Pod may die after br has done its work and be
 own task running, and a stop that finds none, have reached what they are for. Only ``log-start`` writes to (and so claims) the
 path, and only it waits for other BR tasks on the cluster: a restore must not be overtaken, but stop and pause act on what runs.
 
-No command reaches what is another Backup's. A truncation deletes, so the record beside the data must not name another owner.
+No command reaches what is another Backup's. A truncation deletes, so the record beside the data must not name another owner,
+and nobody may be reading the log.
 Stop, pause and resume act on a task by its name, which two namespaces may share, so it must have begun where our log does.
 """
 
@@ -17,6 +18,7 @@ from backup_manager.errors import ManagerError, PermanentError, ToolError, Usage
 from backup_manager.operations.steps import Context, Result
 from backup_manager.ownership import Fence
 from backup_manager.pd import Pd, TaskState
+from backup_manager.readers import ReaderActiveError, wait_for_readers
 from backup_manager.records import Owner, Records, claimed
 from backup_manager.tools import br
 from backup_manager.tools.br import LogCommand
@@ -35,6 +37,8 @@ REASONS: Final = {
     LogCommand.METADATA: "LogBackupMetadataFailed",
 }
 
+_READER_SECONDS: Final = 600.0
+"""Other commands wait behind a truncation, so it does not wait for long; a mark of a dead reader is known as such before."""
 _NO_METADATA: Final = "GetLogBackupMetadataFailed"
 _GOALS: Final = {
     LogCommand.STOP: (TaskState.ABSENT,),
@@ -64,6 +68,7 @@ def run(context: Context, state: "Backup") -> Result:
     context.journal.running()
     context.journal.step(command.value)
     if command is LogCommand.TRUNCATE:
+        _await_readers(context, state)
         _refuse_foreign(context, state)
         _refuse_ahead(state, context.resource.name, until)
     elif command in _GOALS and (other := _other_task(context, state)):
@@ -103,6 +108,18 @@ def _start(context: Context, state: "Backup", work: br_run.BrRun) -> Result:
                 raise
             context.log("the log backup runs already: an earlier attempt had started it")
     return Result(commit_ts=str(_start_of(state)), details={"command": LogCommand.START.value})
+
+
+def _await_readers(context: Context, state: "Backup") -> None:
+    """A truncation deletes what a restore to a point in time may be reading; a compaction is simply repeated. Raises
+    ReaderActiveError."""
+    try:
+        wait_for_readers(context, state.storage, limit=_READER_SECONDS, kinds=("Restore",))
+    except ReaderActiveError as error:
+        raise ReaderActiveError(
+            f"the log is not truncated: {error.message}",
+            hint="It is tried again while backoffRetryPolicy allows, then only for another logTruncateUntil.",
+        ) from None
 
 
 def _refuse_foreign(context: Context, state: "Backup") -> None:

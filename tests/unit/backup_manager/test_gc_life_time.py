@@ -343,6 +343,26 @@ def test_a_note_that_cannot_be_read_still_says_the_old_value(here: World) -> Non
     assert (database.life_time, database.marker) == ("10m0s", None)
 
 
+@pytest.mark.parametrize("before", ["", "scribble"])
+def test_a_note_without_a_life_time_in_it_never_becomes_the_life_time(here: World, before: str) -> None:
+    database = FakeDatabase({VARIABLE: ("10m0s", ""), MARKER: (before, '{"raised":"10m0s"}')})
+    run(here, database)
+    assert (database.life_time, database.marker) == ("10m0s", None)
+
+
+def test_a_row_from_the_future_or_an_old_note_of_garbage_does_not_keep_it_raised(tmp_path: Path, waits: list[float]) -> None:
+    database = FakeDatabase()
+    clock = Time(database)
+    far = str(database.milliseconds + 400 * 86_400_000)
+    here = marked(other(tmp_path, "ours"), database, clock)
+    database.rows_of_tidb[gc_life_time.HOLDER + "odd"] = (far, "")
+    database.rows_of_tidb[MARKER] = ("10m0s", '{"raised":"72h","holders":{"ns/x@1":"zzz","ns/y@2":"9999-01-01T00:00:00Z"}}')
+    here.renew()
+    clock.passes(gc_life_time.CONFIRM_SECONDS + 1)
+    assert "restored to 10m0s" in here.leave(other(tmp_path, "ours").context)
+    assert (database.life_time, database.marker, waits) == ("10m0s", None, [])
+
+
 def test_a_short_outage_at_the_end_is_waited_for(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda _seconds: None)
     database = FakeDatabase(failures=[None, None, DatabaseUnreachableError("down"), DatabaseUnreachableError("down")])

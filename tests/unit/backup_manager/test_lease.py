@@ -205,7 +205,7 @@ def test_a_holder_that_died_is_taken_over_after_the_lease_ran_out(tmp_path: Path
         assert api.holder == "pod-1"
 
 
-@pytest.mark.parametrize(("phase", "at_once"), [("Failed", True), ("Running", False), (None, True)])
+@pytest.mark.parametrize(("phase", "at_once"), [("Failed", True), ("Running", False), (None, False)])
 def test_a_retry_takes_over_from_its_dead_sister_at_once(
     tmp_path: Path, api: Api, quick: Pace, phase: str | None, at_once: bool
 ) -> None:

@@ -620,6 +620,41 @@ def test_a_record_of_a_newer_version_or_none_at_all_stops_everything(scene: Scen
     assert scene.bucket.objects == before
 
 
+DEEP = b"[" * 3000 + b"]" * 3000
+ODD = {
+    "a time before the calendar": (b'"timeClaimed": "', b'"timeClaimed": "0001-01-01T00:00:00+14:00", "x": "'),
+    "a number beyond all": (b'"v"', b'"x": 1e400, "v"'),
+    "nested too deep": (b'"v"', b'"x": ' + DEEP + b', "v"'),
+    "a spec nested too deep": (b'"spec": {}', b'"spec": {"a": ' + DEEP[2100:-2100] + b"}"),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_a_record_that_could_not_be_written_back_is_unreadable_and_stops_everything(scene: Scene, what: str) -> None:
+    claim(records(scene.bucket, "1"))
+    whole = scene.bucket.objects["p/q.record.json"]
+    assert ODD[what][0] in whole
+    scene.bucket.put("p/q.record.json", whole.replace(*ODD[what]))
+    before = dict(scene.bucket.objects)
+    for act in (scene.clean, scene.folder().claim, lambda: claim(records(scene.bucket))):
+        with pytest.raises(StorageError) as caught:
+            act()
+        assert caught.value.problem().reason == "UnreadableRecord"
+    assert scene.bucket.objects == before
+
+
+def test_data_without_a_record_that_came_while_a_lease_was_waited_for_is_not_gone_on_with(scene: Scene) -> None:
+    """The path was ours, then cleaned and filled by others: what :meth:`finished` had seen counts no more."""
+    scene.folder(pod="1").claim(fence=Fence.TOOL)
+    folder = scene.folder(pod="2")
+    assert folder.finished() is None
+    scene.clean()
+    scene.bucket.put("p/q/backupmeta", b"another's")
+    with pytest.raises(StorageError) as caught:
+        folder.claim(fence=Fence.TOOL)
+    assert caught.value.problem().reason == "BackupPathInUse"
+
+
 def test_data_of_a_record_lies_inside_its_path() -> None:
     bucket = Bucket()
     mine = claim(records(bucket, "1"))

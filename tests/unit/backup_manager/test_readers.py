@@ -356,6 +356,7 @@ def test_a_restore_of_something_else_is_not_waited_for(tmp_path: Path, bucket: B
 
 def test_what_a_restore_recorded_at_its_start_counts_and_not_only_an_edited_spec(tmp_path: Path, bucket: Bucket) -> None:
     recorded = {"s3.provider": "aws", "s3.bucket": "b", "s3.prefix": "p/daily"}
+    recorded |= {"local.volume": "scribble"}  # one value that cannot be read hides none of the others
     edited = restore(spec={"s3": {"provider": "aws", "bucket": "b", "prefix": "elsewhere"}}, recorded=recorded)
     _, context, _ = cleaner(tmp_path, Api({"Restore": [edited]}))
     with pytest.raises(ReaderActiveError):

@@ -1,5 +1,6 @@
 """Records: the claim before the first byte, the account at the end, the tombstone after the clean; nothing is lost."""
 
+import gzip
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -294,3 +295,24 @@ def test_object_list_survives_packing() -> None:
     assert (count, size) == (1000, sum(range(1000)))
     assert unpack_objects(packed) == {info.key: (info.size, info.etag) for info in objects}
     assert pack_objects(objects)[0] == packed
+
+
+DAMAGED = {
+    "empty": b"",
+    "no gzip": b"no gzip",
+    "cut off": pack_objects([])[0][:-4],
+    "other lines": gzip.compress(b"[1]\n"),
+    "no JSON": gzip.compress(b"{\n"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGED)
+def test_a_damaged_list_of_objects_is_an_error_with_a_next_step(what: str) -> None:
+    bucket = Bucket()
+    of = at("p/q", bucket)
+    mine = of.complete(claim(of))
+    bucket.put(f"p/{mine.objects}", DAMAGED[what])
+    with pytest.raises(StorageError) as caught:
+        of.objects(mine)
+    assert caught.value.problem().reason == "UnreadableObjectList"
+    assert caught.value.hint

@@ -3,14 +3,15 @@
 import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from backup_manager import target_lock
+from backup_manager import locks, target_lock
 from backup_manager.database import Access, Database, DatabaseError, DatabaseUnreachableError
 from backup_manager.errors import InterruptedError_, UnreachableError
-from backup_manager.locks import Note, Pace
+from backup_manager.locks import Lock, Note, Pace
 from backup_manager.operations.steps import Context
 from backup_manager.signals import Stop
 from backup_manager.target_lock import KEY, ROW, PdPlace, RowPlace, TargetLockLostError, held, pd_of
@@ -178,6 +179,38 @@ def test_a_retry_does_not_wait_for_its_dead_predecessor_once_its_pod_is_gone(tmp
     api.live = [{"metadata": {"uid": "pod-before"}, "status": {"phase": "Failed"}}]
     assert entered.wait(PATIENCE)
     thread.join(PATIENCE)
+
+
+@pytest.mark.parametrize("seconds", [1e18, -5.0])
+def test_an_entry_that_asks_for_an_absurd_time_neither_blocks_for_ever_nor_counts_for_nothing(seconds: float) -> None:
+    now = 0.0
+    database = FakeDatabase()
+    left_by(database, "odd", seconds=seconds)
+    we = Note(holder="we", owner="Restore ns/we", owner_uid="uid-of-we")
+    lock = Lock(place=RowPlace(database=real(database)), we=we, pace=Pace(), clock=lambda: now)
+    assert not lock.take()
+    now = 59.0
+    assert not lock.take()
+    now = 3601.0
+    assert lock.take()
+
+
+def test_a_predecessor_whose_pod_is_gone_from_a_lost_node_is_waited_for_while_it_renews() -> None:
+    """``kubectl delete pod --force`` on a node that is cut off from Kubernetes and not from TiDB: lightning still loads."""
+    now = 0.0
+    database, api = FakeDatabase(), Api()
+    left_by(database, "a", seconds=60.0)
+    here: Any = SimpleNamespace(kubernetes=api, resource=SimpleNamespace(namespace="ns", uid="uid-of-a"))
+    ended = locks.pod_has_ended(here)
+    we = Note(holder="pod-of-a-r1", owner="Restore ns/a", owner_uid="uid-of-a")
+    lock = Lock(place=RowPlace(database=real(database)), we=we, pace=Pace(), clock=lambda: now, ended=ended)
+    api.live = []
+    assert not lock.take()
+    running: dict[str, Any] = {"containerStatuses": [{"state": {"running": {}}}]}
+    api.live = [{"metadata": {"uid": "pod-of-a"}, "spec": {"nodeName": "lost"}, "status": {"phase": "Failed", **running}}]
+    assert not lock.take()
+    now = 61.0
+    assert lock.take(), "it has not renewed for its time"
 
 
 def test_somebody_elses_dead_holder_is_taken_over_when_its_time_is_up(tmp_path: Path) -> None:

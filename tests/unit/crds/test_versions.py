@@ -70,3 +70,8 @@ def test_a_version_that_is_none_is_what_the_caller_says(version: str) -> None:
 def test_the_minimum_must_be_a_version() -> None:
     with pytest.raises(ValueError, match="no version"):
         at_least("v1", "new")
+
+
+def test_a_version_of_thousands_of_digits_is_none() -> None:
+    assert at_least("1" * 5000, "v6.5.1")
+    assert not at_least(f"v6.5.1-{'1' * 5000}", "v6.5.1", unparsable=False)

@@ -432,3 +432,12 @@ def test_a_clean_that_waits_says_for_whom_while_it_does() -> None:
     }
     running = finalize(then(backup(), waiting), job("clean-basic", said=report("Running")))
     assert condition(running, "Waiting") == {}
+
+
+@pytest.mark.parametrize("number", [2**31 - 1, 10**7])
+def test_an_attempt_that_no_deletion_comes_to_counts_as_none(number: int) -> None:
+    """Somebody edited the status: the webhook neither counts for minutes nor writes a number that the API server refuses."""
+    decision = finalize(backup(status={**COMPLETE, "cleanStatus": {"attempt": number}}))
+    assert [intent.name for intent in decision.create] == ["clean-basic"]
+    vanished = finalize(backup(status={**COMPLETE, "cleanStatus": {"attempt": 1}}))
+    assert [intent.name for intent in vanished.create] == ["clean-basic-r1"]

@@ -5,6 +5,7 @@ import json
 import signal
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from backup_manager.gc_life_time import Mark
 from backup_manager.operations import backup, log, restore
 from backup_manager.operations.steps import Result
 from backup_manager.pd import LogTask, Pd, TaskState
+from backup_manager.readers import ReaderActiveError
 from backup_manager.records import Owner, Records
 from backup_manager.signals import Stop
 from backup_manager.storage.factory import open_storage
@@ -225,6 +227,37 @@ def test_a_truncation_beside_the_record_of_another_backup_is_refused(case: Case)
     assert error.problem().reason == "BackupPathClaimed"
     assert "Backup ns/other" in error.message
     assert not case.tool.called("br")
+
+
+class Waiting(Stop):
+    """Waiting moves the clock and takes no time."""
+
+    seconds = 0.0
+
+    def wait(self, seconds: float) -> None:
+        self.seconds += seconds
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+@pytest.mark.parametrize(("kind", "waits"), [("Restore", True), ("CompactBackup", False)])
+def test_a_log_is_not_truncated_under_a_restore_that_reads_it(case: Case, kind: str, waits: bool) -> None:
+    case.flags |= {"mode": "log", "subcommand": "log-truncate", "truncate-until": "9"}
+    case.install(out=["ok"])
+    here = case.world(stop=Waiting())
+    reads = {"metadata": {"namespace": "ns", "name": "r"}, "spec": case.spec, "status": {"phase": "Running"}}
+    api: Any = SimpleNamespace(resources=lambda asked, _namespace: [reads] if asked == kind else [])
+    context = dataclasses.replace(here.context, kubernetes=api)
+    if not waits:
+        backup.run(context)
+        assert case.argv()[1:3] == ["log", "truncate"]
+        return
+    with pytest.raises(ReaderActiveError, match="Restore ns/r") as caught:
+        backup.run(context)
+    assert "backoffRetryPolicy" in caught.value.hint
+    assert not case.tool.called("br")
+    assert here.report.phase is Phase.WAITING
 
 
 @pytest.mark.parametrize("command", ["log-truncate", "log-start"])

@@ -9,10 +9,13 @@ import pytest
 from backup_manager.errors import InterruptedError_, ManagerError, UsageError
 from backup_manager.operations import compact
 from backup_manager.operations.steps import Result
+from backup_manager.records import Owner, Records
 from backup_manager.signals import Stop
+from backup_manager.storage.factory import open_storage
 from backup_manager.tools.tikv_ctl import Heard, Work
+from crds.paths import location_of
 from tests.support.fake_tool import FakeTool
-from tests.support.manager import World, local_storage, world
+from tests.support.manager import NOW, World, local_storage, world
 
 STRETCH = {"startTs": "400036290571534337", "endTs": "2026-01-02 03:04:05", "concurrency": 8}
 HEAD = ["--log-level", "INFO", "--log-format", "json", "compact-log-backup", "--storage-base64", "QUJD"]
@@ -154,3 +157,25 @@ def test_odd_lines_do_no_harm(line: str) -> None:
     heard = Heard()
     heard.line(line)
     assert heard.percent == 0
+
+
+def test_no_clean_deletes_the_log_while_it_is_compacted(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clean of another namespace or cluster sees only the mark."""
+    marks, seen, work = case.tmp_path / "volume" / "log.readers", list[str](), compact._compact
+
+    def compacting(*given: Any) -> Heard:
+        seen.extend(mark.read_text() for mark in marks.iterdir())
+        return work(*given)
+
+    monkeypatch.setattr(compact, "_compact", compacting)
+    case.run()
+    assert len(seen) == 1
+    assert "CompactBackup ns/cr" in seen[0]
+    assert not marks.exists()
+
+
+def test_a_log_that_is_being_cleaned_is_not_compacted(case: Case) -> None:
+    records = Records(open_storage(case.spec, location=location_of(case.spec), env={}), now=lambda: NOW)
+    records.begin_clean(Owner(namespace="ns", name="log", uid="uid-of-the-log"))
+    assert case.fails().problem().reason == "SourceBeingCleaned"
+    assert not case.tool.called("tikv-ctl")
