@@ -114,6 +114,7 @@ class Records:
         fence: Fence = Fence.FOLDER,
         ended: Set[str] = frozenset(),
         ended_at: Callable[[Record], Set[str]] = lambda _neighbour: frozenset(),
+        on_free: Callable[[], None] = lambda: None,
         trial: Callable[[], None] = lambda: None,
     ) -> Record:
         """Take the path for *owner*, before anything is written. Returns the claim, which the other methods take; or a Complete
@@ -122,10 +123,18 @@ class Records:
         The claim is written first, then the neighbours are checked, by every attempt: of two that claim a path and a folder in
         it at the same time, at least one sees the other. Then *trial* runs (the preflight), and only the last conditional write
         lets this attempt write data. *ended*: ids of attempts that were seen to end; *ended_at* asks that of a neighbour's.
+        *on_free* is called before a path is claimed of which no record says that *owner* wrote there, and may refuse it.
         """
         actor = Actor(owner=owner, id=self.attempt_id, pod=self._pod, ended=ended)
         wanted = self._first_claim(owner, operation, safe_spec(spec, mask or Masker()))
-        mine = self._transit(lambda there: self._note(ownership.claim(there, wanted, actor, fence)))
+
+        def take(there: Record | None) -> Record:
+            record = ownership.claim(there, wanted, actor, fence)
+            if there is None or not there.live or not there.neighbours_checked:
+                on_free()
+            return self._note(record)
+
+        mine = self._transit(take)
         if mine.state is State.COMPLETE:
             return mine
         try:

@@ -62,11 +62,7 @@ class Folder:
         else that is removed). Raises CompletedError, and ClaimedError when the path is not this CR's to write to."""
         self._refuse_reserved()
         before = self._records.load()  # what :meth:`finished` saw may be hours old: a Lease was waited for since
-        found = next((info.key for info in self.storage.list() if not info.key.startswith(PROBE)), None)
-        if found is not None and not self._explains_data(before):
-            refusal = data_in_use(self.storage.location.url, found)
-            self._records.refuse(self._owner, operation=self._operation, problem=refusal.problem())
-            raise refusal
+        found = self._first_key()
         mine = self._records.claim(
             self._owner,
             operation=self._operation,
@@ -75,6 +71,7 @@ class Folder:
             fence=fence,
             ended=seen_to_end(self._context, before, own=self._id),
             ended_at=lambda neighbour: seen_to_end(self._context, neighbour),
+            on_free=self._refuse_foreign_data,
             trial=self._preflight,
         )
         if mine.state is State.COMPLETE:
@@ -121,11 +118,16 @@ class Folder:
         assert self._mine is not None, "claim() comes first"  # noqa: S101
         return self._mine
 
-    def _explains_data(self, before: Record | None) -> bool:
-        """Whether the record *before* says whose data lies there; another CR's is refused by the claim itself."""
-        if before is None or not before.live:
-            return False
-        return before.neighbours_checked or before.owner.uid != self._owner.uid
+    def _first_key(self) -> str | None:
+        return next((info.key for info in self.storage.list() if not info.key.startswith(PROBE)), None)
+
+    def _refuse_foreign_data(self) -> None:
+        """Data that no record explains is not touched. A writer that was late may have left it since the path was free."""
+        if (found := self._first_key()) is None:
+            return
+        refusal = data_in_use(self.storage.location.url, found)
+        self._records.refuse(self._owner, operation=self._operation, problem=refusal.problem())
+        raise refusal
 
     def _end(self, error: ManagerError | None) -> None:
         mine = self._records.last_claim
