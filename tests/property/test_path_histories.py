@@ -210,6 +210,21 @@ def test_a_path_that_was_refused_to_two_is_cleaned_for_neither() -> None:
         assert told.keys("p/") == ["p/0.sst", "p/backupmeta"]
 
 
+def test_what_a_late_writer_left_on_a_path_that_was_free_is_seen() -> None:
+    with history(Wanted("br-old", "p", cluster="one"), Wanted("br", "p", cluster="two")) as told:
+        told.apply("A")
+        told.run("A#1", until="puts p/2_")
+        told.freeze("A#1")
+        told.delete("A")
+        told.force_delete("A#1")
+        told.apply("B")
+        told.run("B#1", until="lists p/")
+        told.run("clean-A#1")
+        told.run("A#1")
+        told.finish()
+        assert told.cr("B").reason == "BackupPathInUse"
+
+
 def test_a_probe_that_a_killed_attempt_left_is_no_part_of_a_backup() -> None:
     with history(Wanted("br", "p", preflight=True)) as told:
         told.apply("A")

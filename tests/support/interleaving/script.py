@@ -66,6 +66,10 @@ class Script(Decider):
         """The process stands still; Kubernetes shows its Pod as running."""
         freeze(self.scheduler, self._process(name), 0)
 
+    def force_delete(self, name: str) -> None:
+        """The user deletes its Pod by force; what the process does is not changed by that."""
+        self.world.force_delete(self._process(name))
+
     def kill(self, name: str) -> None:
         """SIGKILL."""
         self.scheduler.say(f"{name} is killed")
