@@ -309,8 +309,9 @@ class Mark:
                     cursor.execute(_DELETE, (row,))
                 others = [holder for holder in holders if holder.row not in ours]
                 self._observe(others)
-                # PD's time never goes back, so a time ahead of it is not of a renewal.
-                silent = [holder for holder in others if not 0 <= now - holder.stamp <= self.pace.duration * 1000]
+                # PD's time never goes back, so a time far ahead of it is not of a renewal. A renewal that committed after this
+                # transaction began may be a little ahead.
+                silent = [holder for holder in others if abs(now - holder.stamp) > self.pace.duration * 1000]
                 doubtful = [holder for holder in silent if self._until_certain(holder) > 0]
                 old = _old_living(note, self.old_name, now)
                 needed = sorted({*(holder.owner for holder in others if holder not in silent), *old})

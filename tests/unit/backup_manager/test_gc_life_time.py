@@ -350,6 +350,19 @@ def test_a_note_without_a_life_time_in_it_never_becomes_the_life_time(here: Worl
     assert (database.life_time, database.marker) == ("10m0s", None)
 
 
+def test_a_renewal_that_committed_while_the_leaver_waited_for_its_lock_counts_at_once(
+    tmp_path: Path, waits: list[float]
+) -> None:
+    database = FakeDatabase()
+    clock = Time(database)
+    here = marked(other(tmp_path, "ours"), database, clock)
+    marked(other(tmp_path, "alive"), database, clock)
+    row = next(name for name in database.rows_of_tidb if name.startswith(gc_life_time.HOLDER + "alive"))
+    database.rows_of_tidb[row] = (str(database.milliseconds + 2000), database.rows_of_tidb[row][1])
+    assert here.leave(other(tmp_path, "ours").context).startswith("stays 72h for Backup ns/cr")
+    assert waits == []
+
+
 def test_a_row_from_the_future_or_an_old_note_of_garbage_does_not_keep_it_raised(tmp_path: Path, waits: list[float]) -> None:
     database = FakeDatabase()
     clock = Time(database)
