@@ -52,8 +52,7 @@ class Start:
         """Find the record of the observed CR."""
         jobs = observed_jobs(observed)
         found = next((fields for _, job in sorted(jobs.items()) if (fields := job.recorded)), None)
-        if (fields := _unchanged(observed.parent)) and (found is None or found == fields):
-            return cls(asked=observed, observed=observed, fields=fields, changes=[], begun=True)
+        # Compared in every pass: observedGeneration may be that of an earlier version, which compares nothing.
         now = _now_of(observed.parent, observed.namespace)
         begun = found is not None or bool(jobs) or has_begun(observed.status)
         if not begun:
@@ -82,20 +81,6 @@ class Start:
         wait = _show_missing(draft, self.observed, create, now) if create else None
         waits = [time for time in (decision.resync_after, wait) if time is not None]
         return replace(decision, status=draft.done(), create=create, resync_after=min(waits, default=None))
-
-
-def _unchanged(parent: Object) -> Recorded | None:
-    """The record in the status of *parent*, when that status is about the spec as it is and found no edit in it: most syncs
-    are about a Job, and none of these need compare the spec."""
-    status, meta = parent.get("status") or {}, metadata(parent)
-    fields = status.get("recorded")
-    if not fields or status.get("observedGeneration") != meta.get("generation") or condition(parent, Phase.INVALID):
-        return None
-    # An annotation makes no new generation.
-    given = (meta.get("annotations") or {}).get(names.PD_ADDR_ANNOTATION)
-    if given is not None or identity.PD_ADDRESS in fields:
-        return None
-    return fields  # type: ignore[no-any-return]
 
 
 def _starts_work(intent: JobIntent) -> bool:

@@ -123,6 +123,11 @@ class OneParent:
         self._store.write(self.parent, spec={**self.parent["spec"], **spec})
         self.caches_catch_up()
 
+    def write_status(self, status: Mapping[str, Any]) -> None:
+        """Another version of the webhook answers."""
+        self._store.write(self.parent, status=dict(status))
+        self.caches_catch_up()
+
     def delete(self) -> None:
         """A user deletes the CR."""
         self._store.delete(self._kind, self._key)

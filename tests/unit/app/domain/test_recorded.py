@@ -112,6 +112,19 @@ def test_every_command_after_an_edit_goes_to_what_was_recorded(edit: dict[str, A
     assert not [arg for arg in container["args"] if arg.startswith("--pd-addr")]
 
 
+@pytest.mark.parametrize("command", ["log-pause", "log-stop", "log-truncate"])
+def test_an_edit_that_an_earlier_version_answered_has_no_effect_either(command: str) -> None:
+    world = log_backup()
+    asked = {"logTruncateUntil": "900"} if command == "log-truncate" else {"logSubcommand": command}
+    world.edit(s3=ELSEWHERE, **asked)
+    # It copies the record, knows no such Invalid, and notes the generation as dealt with.
+    world.write_status({**world.status, "observedGeneration": world.parent["metadata"]["generation"]})
+    world.settle()
+    assert recorded(world.jobs[f"backup-basic-{command}"])["s3.prefix"] == "daily"
+    assert env(world.jobs[f"backup-basic-{command}"])["BACKUP_PATH"] == "s3://bucket/daily"
+    assert condition(world)["reason"] == "IdentityChanged"
+
+
 def test_an_edit_is_named_with_both_values_and_the_fix_and_goes_once_it_is_set_back() -> None:
     world = log_backup()
     before = dict(world.status)
