@@ -37,6 +37,8 @@ _NEXT: Final[Mapping[str, str]] = {
     "NotCreated": "See the schedule's events and the webhook's log: something refuses the Backup.",
     "DeadlineMissed": "Raise startingDeadlineSeconds, or find out what kept the webhook from answering.",
     "ClockBehind": "Correct the clock of the webhook's node; nothing is deleted until then.",
+    "ClockAhead": "Correct the clock of the webhook's node, or the API server's; nothing is made or deleted until then.",
+    "ClockUnconfirmed": "Nothing to do if it goes within a minute; else apply the CRDs of this version.",
     "Unreadable": "Correct the Backup that is named; nothing is deleted until then.",
     "NamespaceTerminating": "The data is left where it was; delete it there by hand if it is not wanted.",
     "LogTruncateAhead": "Correct spec.logTruncateUntil if it is a slip; else it is done once the log has come that far.",

@@ -74,7 +74,7 @@ def judge(parent: Object, status: Mapping[str, Any], now: datetime) -> Clock:
         # No API server leaves the managed fields out. Should one, two passes have to agree at least.
         return Clock(trusted=current is not None, check=received if current else asked.written())
     if abs(now - witness) <= TOLERANCE:
-        return Clock(trusted=True, confirmed=True, check=None if check and check.answer else received)
+        return Clock(trusted=True, confirmed=True, check=_Check(shown=check.shown).written() if check else None)
     if now < witness:
         behind = current and current.answer and current.shown < current.answer
         return _wrong(current if current and behind else _Check(shown=now, answer=witness))

@@ -12,7 +12,7 @@ being deleted      nothing: the children go by their owner references, each by i
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from app.domain import clock as clocks
@@ -33,9 +33,12 @@ from crds import names, tso
 INVALID: Final = "Invalid"
 STALLED: Final = "ScheduleStalled"
 HELD: Final = "RetentionHeld"
+UNCONFIRMED: Final = "ClockUnconfirmed"
 _MAX_MESSAGE: Final = 1024
 _MAX_EXPIRING: Final = 10
 _HELD_RULES: Final = frozenset({Rule.UNREADABLE, Rule.CLOCK})
+_LOOK_AGAIN: Final = frozenset({Rule.NEXT_PASS, Rule.CLOCK})
+"""Rules that end by themselves, and no event says when: clocks that differ by seconds agree moments later."""
 _ANSWER_SOON: Final = timedelta(seconds=5)
 """The write that asks for the API server's time brings the next pass; this is for the case that it does not."""
 
@@ -173,9 +176,23 @@ def _held(current: _Pass) -> _Pass:
     if clock.reason:
         stall, hold = Stall(reason=clock.reason, message=clock.message, slot=clock.at), (Rule.CLOCK, clock.message)
     else:
-        stall, hold = None, (Rule.NEXT_PASS, "the API server is asked for its time first")
+        stall, hold = _unanswered(current), (Rule.NEXT_PASS, "the API server is asked for its time first")
     waits = Slots(mark=moment(before.get("lastScheduleTime")), next=moment(before.get("nextBackupTime")), stall=stall)
     return replace(current, slots=waits, hold=hold, check=clock.check)
+
+
+def _unanswered(current: _Pass) -> Stall | None:
+    """Where the CRD is older than the webhook, the API server drops ``clockCheck`` and ``timetable``: nothing would be written,
+    and no time come back. Then it is this condition that is written; it changes as often as the question is to be repeated."""
+    if not current.status or part(current.status, "timetable"):
+        return None
+    step = TOLERANCE.total_seconds()
+    asked = datetime.fromtimestamp(current.now.timestamp() // step * step, UTC)
+    message = (
+        f"the API server is asked for its time since {stamp(asked)}, nothing is made or deleted before it answers. Should this "
+        "stay, the CRD of BackupSchedule is not that of this version: apply its CRDs"
+    )
+    return Stall(reason=UNCONFIRMED, message=message)
 
 
 def _group(observed: Observed, children: Children) -> list[str]:
@@ -310,7 +327,7 @@ def _wait(current: _Pass, verdicts: Sequence[Verdict], compactions: Sequence[Ver
         waits.append(current.schedule.timetable.following(now) - now)
     elif current.slots.next:
         waits.append(current.slots.next - now)
-    if current.slots.due or any(verdict.rule == Rule.NEXT_PASS for verdict in (*verdicts, *compactions)):
+    if current.slots.due or any(verdict.rule in _LOOK_AGAIN for verdict in (*verdicts, *compactions)):
         waits.append(timedelta(seconds=current.config.resync))
     if rest := compaction.wait(current.schedule, current.compactions, now):
         waits.append(rest)

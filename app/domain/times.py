@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Final
 
-from app.domain.observed import Object, items, metadata
+from app.domain.observed import Object, items, metadata, part
 
 _FIRST_YEAR: Final = 1970
 _LAST_YEAR: Final = 4999
@@ -68,5 +68,16 @@ def last_edit(obj: Object) -> datetime | None:
 
 def witnessed(obj: Object) -> datetime | None:
     """The newest time on the API server's clock that *obj* proves: that of the last write to its status, which is ours and
-    moves on with each; before the first, of any write. None where no managed field tells: a dry run from a file."""
-    return max(_writes(obj, status=True) or _writes(obj, status=False), default=None)
+    moves on with each; before the first, of any write. None where no managed field tells: a dry run from a file.
+
+    Only the entry of the field manager that wrote ``status.clockCheck`` counts, where there is one: that of another may be of a
+    time when the API server's clock was wrong, and nobody renews it.
+    """
+    ours = [
+        entry
+        for entry in items(metadata(obj).get("managedFields"))
+        if "f:clockCheck" in part(part(entry, "fieldsV1"), "f:status")
+    ]
+    times = [moment(entry.get("time")) for entry in ours if entry.get("subresource") == "status"]
+    own = [time for time in times if time]
+    return max(own or _writes(obj, status=True) or _writes(obj, status=False), default=None)

@@ -102,13 +102,83 @@ def test_recovers_by_itself(jump: timedelta, passes: int) -> None:
 
 def test_a_quiet_schedule_asks_once_and_goes_on() -> None:
     """A week without a write looks like a jump of a week: the API server's answer tells."""
-    cluster = Cluster()
+    cluster = Cluster(status={**KNOWN, "timetable": {"schedule": AGED["schedule"]}})
     cluster.now = TODAY + 7 * DAY
     asking = cluster.sync()
     assert asking.create == []
     assert asking.status["clockCheck"] == {"shown": "2026-02-07T02:00:00Z"}
     assert (condition(asking, "ScheduleStalled"), asking.resync_after) == (None, 5)
     assert made(cluster.sync()) == ["nightly-2026-02-07t02-00-00"]
+
+
+class OldCrd(Cluster):
+    """The CRD is that of an earlier version: the API server drops what this one added to the status."""
+
+    KEPT = frozenset({*KNOWN, "lastBackupTime", "nextBackupTime", "lastSuccessTime", "retention", "conditions"})
+
+    def sync(self, skew: timedelta = timedelta(0)) -> Any:
+        decision = sync(self.spec, *self.children, status=self.status, now=self.now + skew, managedFields=self.fields)
+        self.log.append((made(decision), list(dropped(decision))))
+        kept = {field: value for field, value in decision.status.items() if field in self.KEPT}
+        if kept != self.status:
+            self.status, self.fields = kept, [written(CREATED, status=False), written(self.now)]
+        return decision
+
+
+def test_with_the_crd_of_an_earlier_version_every_run_is_made() -> None:
+    cluster = OldCrd({**DAILY, "maxBackups": 30})
+    for day in range(1, 8):
+        cluster.now = TODAY + day * DAY + MINUTE
+        asking = condition(cluster.sync(), "ScheduleStalled") or {}
+        assert asking["reason"] == "ClockUnconfirmed"
+        assert "apply its CRDs" in asking["message"]
+        decision = cluster.sync()
+        assert made(decision) == [f"nightly-{cluster.now:%Y-%m-%dt}02-00-00"]
+        assert condition(decision, "ScheduleStalled") is None
+        cluster.children.append(backup(TODAY + day * DAY))
+        cluster.sync()
+
+
+@pytest.mark.parametrize("jump", [YEAR, DAY, -DAY, -YEAR])
+def test_with_the_crd_of_an_earlier_version_a_jump_does_nothing_and_ends_too(jump: timedelta) -> None:
+    cluster = OldCrd()
+    for _ in range(60):
+        cluster.sync(jump)
+        cluster.now += MINUTE
+    assert cluster.log == [([], [])] * 60
+    cluster.now = TODAY + DAY + MINUTE
+    cluster.sync()
+    assert made(cluster.sync()) == ["nightly-2026-02-01t02-00-00"]
+
+
+def test_a_time_in_the_future_that_another_wrote_into_the_status_does_not_stop_the_schedule() -> None:
+    """As of a controller before a takeover, when the API server's clock was wrong: nobody renews it."""
+    cluster = Cluster()
+    other = {**written(TODAY + YEAR), "manager": "tidb-controller-manager"}
+    for day in range(1, 4):
+        cluster.now = TODAY + day * DAY + MINUTE
+        runs = []
+        for _ in range(4):
+            owned = {"fieldsV1": {"f:status": {"f:clockCheck": {"f:shown": {}}}}} if "clockCheck" in cluster.status else {}
+            cluster.fields = [{**entry, **owned} for entry in cluster.fields[:2]] + [other]
+            decision = cluster.sync()
+            runs += made(decision)
+        assert set(runs) == {f"nightly-{cluster.now:%Y-%m-%dt}02-00-00"}
+        cluster.children.append(backup(TODAY + day * DAY))
+        assert condition(cluster.sync(), "ScheduleStalled") is None
+
+
+def test_a_clock_that_is_behind_by_minutes_delays_a_deletion_by_minutes() -> None:
+    cluster = Cluster({**DAILY, "maxBackups": 30}, status={**KNOWN, "lastScheduleTime": "2026-02-01T02:00:00Z"})
+    cluster.children.append(backup(TODAY + DAY, name="nightly-2026-02-01t02-00-00"))
+    cluster.now = TODAY + DAY + MINUTE
+    cluster.fields = [written(cluster.now)]
+    assert dropped(cluster.sync(-2 * MINUTE)) == {}
+    decision = cluster.sync(-2 * MINUTE)
+    assert (condition(decision, "RetentionHeld") or {})["reason"] == "ClockBehind"
+    assert decision.resync_after == 60
+    cluster.now += 2 * MINUTE
+    assert list(dropped(cluster.sync(-2 * MINUTE))) == ["nightly-2026-01-02t02-00-00"]
 
 
 def test_nothing_is_asked_while_nothing_is_due() -> None:
