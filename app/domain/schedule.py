@@ -173,6 +173,7 @@ def _acts(current: _Pass, decision: Decision[ScheduleIntent]) -> bool:
 def _held(current: _Pass) -> _Pass:
     """The same pass with a clock that is wrong, or has to be borne out first: nothing that depends on it changes."""
     clock, before = current.clock, current.status
+    stall: Stall | None
     if clock.reason:
         stall, hold = Stall(reason=clock.reason, message=clock.message, slot=clock.at), (Rule.CLOCK, clock.message)
     else:

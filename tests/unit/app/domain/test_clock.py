@@ -159,7 +159,9 @@ def test_a_time_in_the_future_that_another_wrote_into_the_status_does_not_stop_t
         cluster.now = TODAY + day * DAY + MINUTE
         runs = []
         for _ in range(4):
-            owned = {"fieldsV1": {"f:status": {"f:clockCheck": {"f:shown": {}}}}} if "clockCheck" in cluster.status else {}
+            owned: dict[str, Any] = (
+                {"fieldsV1": {"f:status": {"f:clockCheck": {"f:shown": {}}}}} if "clockCheck" in cluster.status else {}
+            )
             cluster.fields = [{**entry, **owned} for entry in cluster.fields[:2]] + [other]
             decision = cluster.sync()
             runs += made(decision)
