@@ -19,6 +19,8 @@ _GC_SECONDS: Final = 900
 """The deletion of a CR waits for the GC life time that long at most, whatever keeps the Pod from starting."""
 _REPLICATION_PHASES: Final = {"snapshot-restore": "1", "log-restore": "2"}
 _FOR_EVER: Final = 2**31 - 1
+_NEVER_REPEATED: Final = frozenset({Purpose.RESTORE, Purpose.IMPORT})
+"""Their Jobs stay until their end is in the status, however long the webhook is down; then it deletes them."""
 
 
 def build(observed: Observed, intent: JobIntent, config: Config) -> dict[str, Any]:
@@ -38,7 +40,7 @@ def build(observed: Observed, intent: JobIntent, config: Config) -> dict[str, An
         "metadata": {key: value for key, value in meta.items() if value},
         "spec": {
             **_repetition(spec, intent),
-            "ttlSecondsAfterFinished": config.job_ttl,
+            **({} if intent.purpose in _NEVER_REPEATED else {"ttlSecondsAfterFinished": config.job_ttl}),
             "template": pod_template(observed, intent, args, config),
         },
     }

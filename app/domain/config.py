@@ -35,7 +35,7 @@ class Config:
     cluster_kinds: tuple[ClusterKind, ...] = (ClusterKind.TIDB_CLUSTER,)
     """Cluster objects that are looked up; empty: none is, and no CR waits for its cluster."""
     job_ttl: int = 3 * DAY
-    """``ttlSecondsAfterFinished`` of every Job."""
+    """``ttlSecondsAfterFinished`` of every Job but a Restore's, which the hook deletes itself after that time."""
     start_deadline: int = 10 * 60
     """A Job without a ready Pod for this long gets condition ``Stalled``."""
     resync: int = 60

@@ -54,11 +54,9 @@ class Job:
         return next((f"{kind} {name}" for kind, name in found if name), "")
 
     def belongs_to(self, uid: str) -> bool:
-        """Whether it works for the CR *uid*: a name, and even a selector's label, may be another one's."""
-        if labelled := self.owner_uid:
-            return labelled == uid
-        owners = metadata(self.obj).get("ownerReferences") or ()
-        return any(owner.get("controller") and owner.get("uid") == uid for owner in owners)
+        """Whether it works for the CR *uid*: a name, and even a selector's label with which Metacontroller adopts it, may be
+        another one's. Every Job of ours has had this label from the first version on."""
+        return self.owner_uid == uid
 
     @property
     def recorded(self) -> Recorded | None:

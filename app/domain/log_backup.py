@@ -197,6 +197,13 @@ class _Task:
         completed = moment(entry.get("timeCompleted"))
         return bool(job.ended and completed and entry.get("phase") in _ENDED and job.ended <= completed)
 
+    def _fresh(self, command: str) -> list[Job]:
+        """The Jobs of *command* whose outcome the received status does not have. An attempt that another one followed is
+        settled with that one, also where the clock was set back between them."""
+        jobs = self._jobs_of(command)
+        settled = [index for index, job in enumerate(jobs) if self._taken_in(job, command)]
+        return jobs[max(settled, default=-1) + 1 :]
+
     def _under_way(self, command: str) -> bool:
         entry = self.received.get(command) or {}
         return bool(entry) and entry.get("phase") not in _ENDED
@@ -205,7 +212,7 @@ class _Task:
         """Commands whose Jobs say something new or are awaited: those that ended first, in that order."""
         news: list[tuple[bool, datetime | None, str]] = []
         for command in COMMANDS:
-            fresh = [job for job in self._jobs_of(command) if not self._taken_in(job, command)]
+            fresh = self._fresh(command)
             if fresh or self._under_way(command):
                 ends = [job.ended for job in fresh]
                 ended = max((end for end in ends if end), default=None) if fresh and None not in ends else None
@@ -215,7 +222,7 @@ class _Task:
     def follow(self, command: str) -> Outcome:
         """Take in where the run of *command* stands."""
         entry = self.entries.get(command) if self._under_way(command) else None
-        fresh = {job.name: job for job in self._jobs_of(command) if not self._taken_in(job, command)}
+        fresh = {job.name: job for job in self._fresh(command)}
         run = Run(
             first=self._first(command),
             policy=Policy.of(self.spec),
@@ -298,7 +305,7 @@ class _Task:
             note(Phase.WAITING, at=at, reason="LogBackupNotStarted", message=message)
             return self.answer()
         leftover = self._jobs_of(command)
-        if not all(self._taken_in(job, command) for job in leftover):
+        if self._fresh(command):
             return self.answer()
         if leftover:
             rule = f"{command} is to run again: its last run stands in the status"

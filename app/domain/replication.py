@@ -159,10 +159,11 @@ class _TwoSteps:
         """Why the compaction is not settled; None once it is, which is marked, or when it is no longer asked for."""
         if holds(self.received, Phase.COMPACT_SETTLED):
             return None
-        asked = self.observed.spec.get("replicationConfig")
-        if not asked:
+        asked = self.observed.spec.get("replicationConfig") or {}
+        name = asked.get("compactBackupName")
+        if not name:
             return None
-        name, found = asked["compactBackupName"], self._compact_backup()
+        found = self._compact_backup(name)
         state = str(((found or {}).get("status") or {}).get("state") or "")
         differences = _differences(found, self.observed) if found else []
         if found and not differences and state in _SETTLED:
@@ -183,8 +184,7 @@ class _TwoSteps:
         )
         return Pending(reason="CompactBackupPending" if found else "CompactBackupNotFound", message=message, until=until)
 
-    def _compact_backup(self) -> Object | None:
-        name = self.observed.spec["replicationConfig"]["compactBackupName"]
+    def _compact_backup(self, name: str) -> Object | None:
         group = self.observed.related.get("CompactBackup.pingcap.com/v1alpha1") or {}
         return group.get(f"{self.observed.namespace}/{name}")
 

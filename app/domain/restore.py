@@ -7,6 +7,7 @@ deleted                             its Jobs go; it goes when no Pod of one of t
 pruned, ``Complete``, or ``Failed`` the same status for ever; a restore that ended never runs again
   without ``prune``
 ``Failed`` with ``prune``           ``restore-<cr>-prune``, once
+ended, and its Jobs did long ago     they are deleted
 a Job is there, or was              :mod:`~app.domain.run`; one that vanished may have done its work,
                                     so it is not repeated
 a Job is due, spec wrong            ``Invalid`` with the rule, until the spec is edited
@@ -19,15 +20,16 @@ edited since its start              as it was recorded, and ``Invalid`` (:mod:`~
 """
 
 from collections.abc import Mapping
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from app.domain import cluster as clusters
 from app.domain import ending, gc_life_time, pitr, progress, recorded, replication
 from app.domain.config import Config
-from app.domain.decision import Decision
+from app.domain.decision import Decision, Drop
 from app.domain.ending import FORCE_ANNOTATION
-from app.domain.jobs import Job, JobIntent, Purpose, observed_jobs
+from app.domain.jobs import JOB, Job, JobIntent, Purpose, observed_jobs
 from app.domain.observed import Object, Observed, metadata
 from app.domain.recorded import Start
 from app.domain.retries import failure_of
@@ -65,11 +67,25 @@ def _decide(observed: Observed, now: datetime, config: Config) -> Decision[JobIn
     if observed.finalizing:
         return _finalize(draft, observed, config)
     outcome = outcome_of(observed.status)
+    if outcome is None:
+        return _sync(draft, observed, now, config)
     if outcome is Phase.FAILED and _prunes(observed.spec):
-        return _prune(draft, observed, now, config)
-    if outcome:
-        return gc_life_time.settle(observed, draft, now, config)
-    return _sync(draft, observed, now, config)
+        decision = _prune(draft, observed, now, config)
+    else:
+        decision = gc_life_time.settle(observed, draft, now, config)
+    return replace(decision, drop=[*decision.drop, *_expired(observed, now, config)])
+
+
+def _expired(observed: Observed, now: datetime, config: Config) -> list[Drop]:
+    """The Jobs of the restore itself, once the time to live of Jobs is over. Kubernetes is not asked to delete them: it would
+    also do so while the webhook is down, and a restore that was done would look like one that never began. One whose GC life
+    time is not restored yet is needed for that."""
+    if gc_life_time.left_raised(observed.status):
+        return []
+    others = (names.prune_job(observed.name), names.gc_life_time_job("Restore", observed.name))
+    ttl, rule = timedelta(seconds=config.job_ttl), "finished, its end is in the status, and its time to live is over"
+    jobs = [job for name, job in observed_jobs(observed).items() if name not in others and not job.busy]
+    return [Drop(kind=JOB, name=job.name, rule=rule) for job in jobs if job.ended and job.ended + ttl <= now]
 
 
 def _finalize(draft: Draft, observed: Observed, config: Config) -> Decision[JobIntent]:

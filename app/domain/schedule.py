@@ -178,7 +178,7 @@ def _held(current: _Pass) -> _Pass:
         stall, hold = Stall(reason=clock.reason, message=clock.message, slot=clock.at), (Rule.CLOCK, clock.message)
     else:
         stall, hold = _unanswered(current), (Rule.NEXT_PASS, "the API server is asked for its time first")
-    waits = Slots(mark=moment(before.get("lastScheduleTime")), next=moment(before.get("nextBackupTime")), stall=stall)
+    waits = Slots(mark=_witnessed_mark(current), next=moment(before.get("nextBackupTime")), stall=stall)
     return replace(current, slots=waits, hold=hold, check=clock.check)
 
 
@@ -194,6 +194,15 @@ def _unanswered(current: _Pass) -> Stall | None:
         "stay, the CRD of BackupSchedule is not that of this version: apply its CRDs"
     )
     return Stall(reason=UNCONFIRMED, message=message)
+
+
+def _witnessed_mark(current: _Pass) -> datetime | None:
+    """The newest slot that is dealt with, as far as our clock has no part in it: what is put down, and the run of which a
+    Backup is observed that the API server says was made when its time had come. Then it may be deleted by hand."""
+    known, newest = moment(current.status.get("lastScheduleTime")), current.children.newest
+    if newest is None or newest.slot is None or newest.created is None or newest.slot > newest.created + TOLERANCE:
+        return known
+    return max(known, newest.slot) if known else newest.slot
 
 
 def _group(observed: Observed, children: Children) -> list[str]:

@@ -11,7 +11,7 @@ from app.domain.decision import Decision
 from app.domain.jobs import JobIntent, Purpose
 from crds import names
 from crds.v1alpha1 import KINDS
-from tests.support.objects import BR_SPEC, EXPORT_SPEC, NOW, S3, at, job, observed, parent, report, tidb_cluster
+from tests.support.objects import BR_SPEC, EXPORT_SPEC, NOW, S3, UID, at, job, observed, parent, report, tidb_cluster
 
 CONFIG = Config()
 PATH = "s3://bucket/daily/basic-0f5e9c1a"
@@ -306,3 +306,23 @@ def test_customize_names_the_cluster_in_its_namespace() -> None:
 def test_customize_of_a_scheduled_log_backup_asks_for_its_schedule() -> None:
     cr = parent("Backup", {**BR_SPEC, "backupMode": "log"}, labels={names.SCHEDULE_LABEL: "nightly"})
     assert related(cr, CONFIG)[-1]["names"] == ["nightly"]
+
+
+def test_an_imported_path_counts_only_for_a_backup_without_a_job() -> None:
+    """Else a clean would delete a path of somebody's choice."""
+    annotations = {names.IMPORTED_ANNOTATION: '{"path": "s3://somebody/else"}'}
+    cr = parent("Backup", BR_SPEC, annotations=annotations)
+    found = decide(observed(cr, job("backup-basic"), related=(tidb_cluster(),)), NOW, CONFIG)
+    assert found.status["phase"] == "Scheduled"
+    assert found.status.get("backupPath") != "s3://somebody/else"
+
+
+def test_a_job_that_was_adopted_under_the_name_of_a_retry_is_no_attempt() -> None:
+    """Metacontroller adopts whatever carries our controller-uid; taken for an attempt, it would let a run begin beside ours."""
+    owner = [{"controller": True, "uid": UID, "kind": "Backup", "name": "basic", "apiVersion": names.API_VERSION}]
+    foreign = job("backup-basic-r1", labels={"controller-uid": UID})
+    foreign["metadata"]["ownerReferences"] = owner
+    decision = sync(parent("Backup", BR_SPEC), job("backup-basic"), foreign, cluster=tidb_cluster())
+    assert decision.status["phase"] == "Scheduled"
+    assert not decision.create
+    assert not decision.status.get("backoffRetryStatus")

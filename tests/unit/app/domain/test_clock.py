@@ -236,3 +236,15 @@ def test_a_check_that_cannot_be_read_is_none(check: Any) -> None:
     parent = {"metadata": {"managedFields": [written(NOW)]}}
     assert judge(parent, {"clockCheck": check}, NOW).trusted
     assert not judge(parent, {"clockCheck": check}, NOW + DAY).trusted
+
+
+def test_a_run_that_was_seen_is_put_down_also_while_the_clock_is_wrong() -> None:
+    """Else it would be made again when its Backup is deleted by hand before the clock is right."""
+    cluster = Cluster(status={"lastScheduleTime": "2026-01-30T02:00:00Z"})
+    for _ in range(3):
+        cluster.sync(-YEAR)
+    assert cluster.status["lastScheduleTime"] == "2026-01-31T02:00:00Z"
+    cluster.children = cluster.children[1:]
+    for _ in range(3):
+        cluster.sync()
+    assert [run for runs, _ in cluster.log for run in runs] == []

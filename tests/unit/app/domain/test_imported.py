@@ -76,8 +76,8 @@ def test_it_stays_as_it_is_for_ever() -> None:
     # Without its annotation too: it has latched.
     del later["metadata"]["annotations"]
     assert body(observed(later))["children"] == []
-    # And a stale Job is only kept.
-    kept = body(observed(backup(), job("backup-basic")))
+    # And somebody else's Job is only kept.
+    kept = body(observed(backup(), job("backup-basic", labels={})))
     assert [child["metadata"]["name"] for child in kept["children"]] == ["backup-basic"]
     assert kept["status"]["phase"] == "Complete"
 

@@ -422,3 +422,18 @@ def test_the_retries_of_one_command_are_not_counted_for_the_next() -> None:
     assert "backoffRetryStatus" not in walk.status
     walk.ends("backup-basic-log-pause")
     assert walk.status["phase"] == "Paused"
+
+
+def test_a_retry_that_ended_before_its_first_attempt_by_a_clock_set_back_settles_both() -> None:
+    """Else the first attempt is news in every second pass, for ever."""
+    first = job("backup-basic-log-start", state="failed", created=at(0), ended=at(86_400), said=report("Failed"))
+    told = report("Complete", commitTs="5")
+    second = job("backup-basic-log-start-r1", state="complete", created=at(60), ended=at(120), said=told)
+    status: dict[str, Any] = {}
+    seen = []
+    for _ in range(6):
+        cr = parent("Backup", LOG_SPEC, status=status)
+        seen_by_hook = observed(cr, first, second, related=(tidb_cluster(),))
+        status = dict(decide(seen_by_hook, NOW + timedelta(seconds=130), CONFIG).status)
+        seen.append(status["phase"])
+    assert seen[-4:] == ["Running"] * 4

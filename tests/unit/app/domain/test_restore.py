@@ -192,3 +192,23 @@ def test_a_restore_that_began_in_one_step_goes_on_so() -> None:
     assert not sync(spec, job("restore-basic")).create
     failed = sync(spec, job("restore-basic", state="failed", ended=at(0)), after=300)
     assert [intent.name for intent in failed.create] == ["restore-basic-r1"]
+
+
+def test_a_restore_that_ended_while_the_webhook_was_down_is_not_repeated() -> None:
+    """Its Job has no TTL, so it is still there, however long that was; only then the hook deletes it."""
+    done = job("restore-basic", state="complete", said=report("Complete"))
+    late = 10 * CONFIG.job_ttl
+    decision = sync(BR, done, after=late)
+    assert decision.status["phase"] == "Complete"
+    assert not decision.drop
+    assert [drop.name for drop in sync(BR, done, status=decision.status, after=late).drop] == ["restore-basic"]
+    assert not sync(BR, done, status=decision.status, after=CONFIG.job_ttl / 2).drop
+
+
+def test_a_job_of_somebody_else_is_not_deleted_with_those_of_a_restore() -> None:
+    foreign = job("restore-basic", state="complete", said=report("Complete"), labels={})
+    assert not sync(BR, foreign, status={"phase": "Complete"}, after=10 * CONFIG.job_ttl).drop
+
+
+def test_a_replication_without_a_name_is_invalid_and_no_error() -> None:
+    assert sync({**PITR, "replicationConfig": {}}).status["phase"] == "Invalid"
