@@ -53,8 +53,9 @@ test: check property gotest servers ## every test (about 9 min on 2 cores, tools
 property: venv ## random worlds: nothing lost, nothing doubled, nothing foreign deleted
 	@$(WORKERS) tests/property
 
-soak: venv ## many more random histories than `make test` plays (PATH_HISTORIES, 300,000 by default; half an hour)
+soak: venv ## many more random histories than `make test` plays (PATH_HISTORIES, 300,000; SOAK_STEPS, 1,000,000; an hour)
 	@PATH_HISTORIES=$${PATH_HISTORIES:-300000} $(BIN)/pytest -q -n auto --dist load --timeout=0 tests/property/test_path_histories.py -k random
+	@$(BIN)/pytest -q -n auto --dist load --timeout=0 -rP tests/soak
 
 gotest: tools ## the Go tests of minikv
 	@cd sandbox/tools/minikv && CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false -mod=readonly" $$($(CURDIR)/$(BIN)/python ../build.py --print-go) test ./...
