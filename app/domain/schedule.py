@@ -118,7 +118,8 @@ def decide(observed: Observed, now: datetime, config: Config) -> Decision[Schedu
     except ScheduleError as error:
         return _refused(observed, str(error), config)
     clock = clocks.judge(observed.parent, observed.status, now)
-    given = replace(terms(observed, created, now, children), confirmed=clock.confirmed)
+    asked = moment(part(observed.status, "clockCheck").get("shown"))
+    given = replace(terms(observed, created, now, children), confirmed=clock.confirmed, asked=asked)
     done = compaction.read(
         children.compactions,
         before=moment(observed.status.get("lastCompactProgress")),

@@ -7,7 +7,7 @@ a Backup does not move the mark, so a creation that failed is asked for again, u
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from app.domain.clock import BEHIND, TOLERANCE
@@ -20,6 +20,8 @@ from crds import names
 PAUSED: Final = "Paused"
 """Condition of a schedule that makes no Backups; its disappearance tells that it was resumed."""
 NAME_TAKEN: Final = "NameTaken"
+_ANSWERED: Final = timedelta(minutes=1)
+"""An answer of the API server is there within moments; after this a run that waited for it is judged by the present."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +67,7 @@ class Terms:
 
     *since* is the time from which slots count: the schedule's creation, or the edit that made its times what they are. *now* is
     what our clock shows; *confirmed* tells that the API server's clock bears it out, so that a slot in the future is an error.
-    *others* are Backups of the schedule's group that are under way.
+    *others* are Backups of the schedule's group that are under way. *asked* is when the API server was last asked for its time.
     """
 
     created: datetime
@@ -73,6 +75,12 @@ class Terms:
     now: datetime
     confirmed: bool = False
     others: Sequence[str] = ()
+    asked: datetime | None = None
+
+    def found(self, slot: datetime) -> datetime:
+        """When the run of *slot* was found due: a pass that had to ask for the time first does not make it late."""
+        asked = self.asked
+        return asked if asked and slot <= asked <= self.now <= asked + _ANSWERED else self.now
 
 
 def _mark(schedule: Schedule, children: Children, status: Mapping[str, Any], terms: Terms) -> datetime | None:
@@ -116,7 +124,7 @@ def evaluate(schedule: Schedule, children: Children, status: Mapping[str, Any], 
 def _obstacle(schedule: Schedule, children: Children, slot: datetime, name: str, terms: Terms) -> Stall | None:
     """What keeps the run of *slot* from beginning."""
     run, backup = f"the run of {stamp(slot)}", names.slot_backup(name, slot)
-    if schedule.deadline is not None and terms.now - slot > schedule.deadline:
+    if schedule.deadline is not None and terms.found(slot) - slot > schedule.deadline:
         seconds = int(schedule.deadline.total_seconds())
         return Stall(
             reason="DeadlineMissed", message=f"{run} could not begin within startingDeadlineSeconds: {seconds}", slot=slot

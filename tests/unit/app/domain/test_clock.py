@@ -183,6 +183,16 @@ def test_a_clock_that_is_behind_by_minutes_delays_a_deletion_by_minutes() -> Non
     assert list(dropped(cluster.sync(-2 * MINUTE))) == ["nightly-2026-01-02t02-00-00"]
 
 
+@pytest.mark.parametrize(("answer", "begins"), [(1, True), (5, True), (59, True), (61, False), (7200, False)])
+def test_asking_for_the_time_makes_no_run_late(answer: int, begins: bool) -> None:
+    cluster = Cluster({**DAILY, "maxBackups": 30, "startingDeadlineSeconds": 1})
+    cluster.now = TODAY + DAY + timedelta(seconds=1)
+    assert made(cluster.sync()) == []
+    cluster.now += timedelta(seconds=answer)
+    cluster.fields = [written(cluster.now)]
+    assert made(cluster.sync()) == (["nightly-2026-02-01t02-00-00"] if begins else [])
+
+
 def test_nothing_is_asked_while_nothing_is_due() -> None:
     cluster = Cluster()
     cluster.sync()
