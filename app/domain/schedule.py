@@ -87,6 +87,7 @@ class _Pass:
     config: Config
     timetable: Mapping[str, Any]
     check: Mapping[str, Any] | None
+    ahead: bool = False
     hold: Hold | None = None
 
     @property
@@ -111,15 +112,16 @@ def decide(observed: Observed, now: datetime, config: Config) -> Decision[Schedu
     """Sync and finalize of a BackupSchedule."""
     if observed.finalizing:
         return Decision(status=observed.status, finalized=True)
-    # A CR that was never in a cluster (a dry run) begins now.
-    created = moment(metadata(observed.parent).get("creationTimestamp")) or now.replace(microsecond=0)
+    clock = clocks.judge(observed.parent, observed.status, now)
+    begun = _begun(observed, now, clock)
+    created = begun.created
     try:
         schedule, children, log = survey(observed, created, config)
     except ScheduleError as error:
         return _refused(observed, str(error), config)
-    clock = clocks.judge(observed.parent, observed.status, now)
     asked = moment(part(observed.status, "clockCheck").get("shown"))
-    given = replace(terms(observed, created, now, children), confirmed=clock.confirmed, asked=asked)
+    since = max(begun.since or created, created)
+    given = replace(terms(observed, created, now, children), since=since, confirmed=clock.confirmed, asked=asked)
     done = compaction.read(
         children.compactions,
         before=moment(observed.status.get("lastCompactProgress")),
@@ -137,7 +139,8 @@ def decide(observed: Observed, now: datetime, config: Config) -> Decision[Schedu
         created=created,
         now=now,
         config=config,
-        timetable=_timetable(observed, now),
+        timetable={**_timetable(observed, now), "since": stamp(begun.since) if begun.since else None},
+        ahead=begun.ahead,
         check=clock.check if clock.trusted else part(observed.status, "clockCheck") or None,
     )
     decision = _decision(current)
@@ -164,11 +167,38 @@ def _timetable(observed: Observed, now: datetime) -> dict[str, Any]:
     return {"schedule": ours["schedule"], "timeZone": ours["timeZone"] or None, "since": stamp(since) if since else None}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Begun:
+    """From when a schedule counts: its creation, and the edit of its times. *ahead*: one of them lies in the future."""
+
+    created: datetime
+    since: datetime | None
+    ahead: bool
+
+
+def _begun(observed: Observed, now: datetime, clock: Clock) -> _Begun:
+    """From when the observed schedule counts.
+
+    A time in the future was put down while a clock was wrong, the API server's perhaps, and would stop the schedule until then.
+    Once our clock is borne out, the schedule counts from now on instead, and ``status.timetable.since`` keeps that.
+    """
+    present, limit = now.replace(microsecond=0), now + TOLERANCE
+    # A CR that was never in a cluster (a dry run) begins now.
+    created = moment(metadata(observed.parent).get("creationTimestamp")) or present
+    since = moment(_timetable(observed, now).get("since"))
+    if since and since <= limit:
+        created = min(created, since)
+    ahead = max(created, since or created) > limit
+    if ahead and clock.trusted:
+        return _Begun(created=min(created, present), since=present, ahead=False)
+    return _Begun(created=created, since=since, ahead=ahead)
+
+
 def _acts(current: _Pass, decision: Decision[ScheduleIntent]) -> bool:
     """Whether *decision* does anything because of the time: then the clock has to be borne out first."""
     moved = decision.status.get("lastScheduleTime") != current.status.get("lastScheduleTime")
     behind = current.slots.stall is not None and current.slots.stall.reason == clocks.BEHIND
-    return bool(decision.create or decision.drop) or moved or behind
+    return bool(decision.create or decision.drop) or moved or behind or current.ahead
 
 
 def _held(current: _Pass) -> _Pass:

@@ -193,6 +193,52 @@ def test_asking_for_the_time_makes_no_run_late(answer: int, begins: bool) -> Non
     assert made(cluster.sync()) == (["nightly-2026-02-01t02-00-00"] if begins else [])
 
 
+def run_for(cluster: Cluster, days: int) -> list[str]:
+    """What is made when it is synced an hour apart, twice each."""
+    found: list[str] = []
+    for _ in range(24 * days):
+        cluster.now += HOUR
+        for _ in range(2):
+            new = [name for name in made(cluster.sync()) if name not in found]
+            found += new
+            cluster.children += [backup(cluster.now.replace(hour=1, minute=30), name=name) for name in new]
+    return found
+
+
+@pytest.mark.parametrize("fields", [True, False])
+def test_an_edit_of_the_times_under_a_wrong_clock_does_not_stop_the_schedule(fields: bool) -> None:
+    edited = {**DAILY, "schedule": "30 1 * * *", "maxBackups": 30}
+    cluster = Cluster(edited, status={**KNOWN, "timetable": {"schedule": DAILY["schedule"]}})
+    if fields:  # the API server's clock was wrong
+        cluster.fields = [written(TODAY + YEAR, status=False), written(TODAY)]
+        cluster.sync()
+    else:  # ours was, and no managed field tells
+        decision = sync(edited, *cluster.children, status=cluster.status, now=TODAY + YEAR, managedFields=[])
+        cluster.status = dict(decision.status)
+    assert cluster.status["timetable"]["since"].startswith("2027-01-31T02")
+    cluster.now = TODAY + HOUR
+    assert run_for(cluster, 3) == [f"nightly-2026-02-0{day}t01-30-00" for day in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("spec", [DAILY, {**DAILY, "schedule": "@every 24h"}])
+def test_a_creation_in_the_future_does_not_stop_the_schedule(spec: dict[str, Any]) -> None:
+    """The API server's clock was wrong when the schedule was created."""
+    status: dict[str, Any] = {}
+    future = TODAY + YEAR
+    fields, now = [written(future, status=False)], TODAY + HOUR
+    found: set[str] = set()
+    for _ in range(24 * 3):
+        now += HOUR
+        for _ in range(3):
+            children = [backup(now, name=name) for name in sorted(found)]
+            meta: dict[str, Any] = {"creationTimestamp": f"{future:%Y-%m-%dT%H:%M:%SZ}", "managedFields": fields}
+            decision = sync(spec, *children, status=status, now=now, **meta)
+            found |= set(made(decision))
+            if dict(decision.status) != status:
+                status, fields = dict(decision.status), [written(future, status=False), written(now)]
+    assert len(found) in {2, 3}
+
+
 def test_nothing_is_asked_while_nothing_is_due() -> None:
     cluster = Cluster()
     cluster.sync()
