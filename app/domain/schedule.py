@@ -27,7 +27,7 @@ from app.domain.schedule_log import Log
 from app.domain.schedule_spec import Schedule, ScheduleError
 from app.domain.scheduled import BACKUPS, COMPACTIONS, Children
 from app.domain.slots import NAME_TAKEN, Slots, Stall, Terms
-from app.domain.times import edited_at, last_edit, moment, stamp
+from app.domain.times import edited_at, last_edit, moment, stamp, witnessed
 from crds import names, tso
 
 INVALID: Final = "Invalid"
@@ -180,7 +180,8 @@ def _begun(observed: Observed, now: datetime, clock: Clock) -> _Begun:
     """From when the observed schedule counts.
 
     A time in the future was put down while a clock was wrong, the API server's perhaps, and would stop the schedule until then.
-    Once our clock is borne out, the schedule counts from now on instead, and ``status.timetable.since`` keeps that.
+    Once our clock is borne out, the schedule counts from the time that bore it out instead;
+    ``status.timetable.since`` keeps that.
     """
     present, limit = now.replace(microsecond=0), now + TOLERANCE
     # A CR that was never in a cluster (a dry run) begins now.
@@ -190,7 +191,8 @@ def _begun(observed: Observed, now: datetime, clock: Clock) -> _Begun:
         created = min(created, since)
     ahead = max(created, since or created) > limit
     if ahead and clock.trusted:
-        return _Begun(created=min(created, present), since=present, ahead=False)
+        borne_out = witnessed(observed.parent) or moment(part(observed.status, "clockCheck").get("shown")) or present
+        return _Begun(created=min(created, borne_out), since=borne_out, ahead=False)
     return _Begun(created=created, since=since, ahead=ahead)
 
 
