@@ -153,6 +153,13 @@ def hold_an_answer(world: World, dice: Dice) -> None:
         world.tell("    the answer is held")
 
 
+def _everything_is_seen(world: World) -> None:
+    """What is there stands in every cache and status: hands are slower than caches."""
+    world.resync()
+    world.resync()
+    world.caches.catch_up_all()
+
+
 # Managers and Kubernetes
 
 
@@ -202,7 +209,8 @@ def kill_a_pod(world: World, dice: Dice) -> None:
 
 @action(3)
 def report_garbage(world: World, dice: Dice) -> None:
-    """An annotation that is old, doubled, or nothing at all."""
+    """An annotation that is old, doubled, or nothing at all; on a finished Job by hand, so once its end is seen."""
+    _everything_is_seen(world)
     jobs = [job for _, job in sorted(world.store.of(JOBS).items()) if owner_of(job)]
     if jobs:
         job, text = dice.pick(jobs), dice.pick(_GARBAGE)
@@ -344,8 +352,7 @@ def delete_a_cr(world: World, dice: Dice) -> None:
     if cr := _cr(world, dice):
         if cr["metadata"].get("ownerReferences"):
             # Not within the moments before its creation is seen: what nobody saw leaves no trace to be judged by.
-            world.resync()
-            world.caches.catch_up_all()
+            _everything_is_seen(world)
         propagation = dice.pick(("Background", "Background", "Foreground", "Orphan"))
         world.tell("{} {} is deleted ({})", cr["kind"], cr["metadata"]["name"], propagation)
         world.managers.quietly(world.store.delete, kind_of(cr), key_of(cr), uid=uid_of(cr), propagation=propagation)
@@ -356,8 +363,7 @@ def delete_a_cr(world: World, dice: Dice) -> None:
 def delete_a_job(world: World, dice: Dice) -> None:
     """By hand, in the background while its Pods live. Not within the moments before its creation is seen: what nobody saw
     leaves no trace to be judged by."""
-    world.resync()
-    world.caches.catch_up_all()
+    _everything_is_seen(world)
     jobs = [job for _, job in sorted(world.store.of(JOBS).items())]
     if jobs:
         job = dice.pick(jobs)

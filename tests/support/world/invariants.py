@@ -71,8 +71,8 @@ class Invariants:
         """Uids of CRs whose end was written into their status."""
         self._seen: dict[str, dict[str, bool]] = {}
         """By uid of a Restore: its Jobs that stood in a request whose answer's status was written; True if it had ended."""
-        self._made: dict[str, set[str]] = {}
-        """By uid of a schedule: uids of the Backups that it made."""
+        self._made: dict[str, dict[str, str]] = {}
+        """By uid of a schedule: the Backups that it made, by uid, and the mode of each."""
         self._slots: dict[str, set[str]] = {}
         """By uid of a schedule: the slots that it made a Backup for."""
 
@@ -136,11 +136,15 @@ class Invariants:
         gone = self._gone(current, BACKUPS)
         if not gone:
             return
-        mine = self._made.get(uid_of(current.parent), set())
+        mine = self._made.get(uid_of(current.parent), {})
         foreign = [child["metadata"]["name"] for child in gone if uid_of(child) not in mine]
         demand(not foreign, "retention deletes {}, which the schedule did not make", foreign)
         policy = keep_oracle.Policy.of(current.parent["spec"])
-        known = [child for child in current.children[BACKUPS].values() if uid_of(child) in mine and not deleting(child)]
+        known = [
+            {**child, "spec": {**child["spec"], "backupMode": mine[uid_of(child)]}}  # as it was made: an edit changes nothing
+            for child in current.children[BACKUPS].values()
+            if uid_of(child) in mine and not deleting(child)
+        ]
         dropped = [child["metadata"]["name"] for child in gone]
         try:
             # The hook's own clock counts as far as it may be off.
@@ -180,7 +184,7 @@ class Invariants:
             self._seen.setdefault(uid, {}).update((uid_of(job), finished(job)) for job in mine)
 
     def _judge_run(self, schedule: str, backup: Object) -> None:
-        self._made.setdefault(schedule, set()).add(uid_of(backup))
+        self._made.setdefault(schedule, {})[uid_of(backup)] = str(backup["spec"].get("backupMode") or "")
         slot = (backup["metadata"].get("annotations") or {}).get(names.SLOT_ANNOTATION)
         if slot is not None and backup["spec"].get("backupMode") != "log" and not self._is_going(schedule):
             slots = self._slots.setdefault(schedule, set())
