@@ -155,8 +155,7 @@ def hold_an_answer(world: World, dice: Dice) -> None:
 
 def _everything_is_seen(world: World) -> None:
     """What is there stands in every cache and status: hands are slower than caches."""
-    world.resync()
-    world.resync()
+    world.quiet()
     world.caches.catch_up_all()
 
 
