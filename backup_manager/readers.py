@@ -67,6 +67,12 @@ class SourceBeingCleanedError(PermanentError):
     reason = "SourceBeingCleaned"
 
 
+class SourceNotCompleteError(PermanentError):
+    """The record says that a run is still writing the data, or that none completed it."""
+
+    reason = "SourceNotComplete"
+
+
 class ReaderActiveError(TransientError):
     """A reader did not end in time; nothing was deleted by this attempt of the clean."""
 
@@ -167,6 +173,28 @@ def _refuse_cleaned(context: "Context", source: Storage) -> None:
                 f"the data at {location.url}, of {there.owner}, {told}",
                 hint="Restore another backup. Data that was copied back by hand is restored from a path of its own.",
             )
+
+
+def require_complete(record: Record, url: str) -> None:
+    """Refuse a source whose *record* has no complete data: an attempt may be writing it, and the next one removes what it left.
+
+    To be asked while the source is being read (:func:`reading`), so that a complete one stays. Data without a record is another
+    tool's and not judged. Raises SourceNotCompleteError: retryable while a run may still complete it.
+    """
+    if record.state not in {State.CLAIMED, State.FAILED}:
+        return
+    running = record.state is State.CLAIMED
+    raise SourceNotCompleteError(
+        f"{url} holds no complete backup: {record.owner} {'has not completed it yet' if running else 'failed'}",
+        hint="Restore it once that Backup is Complete, or restore another backup.",
+        retryable=running,
+    )
+
+
+def refuse_incomplete(context: "Context", source: Storage) -> None:
+    """:func:`require_complete` for the record of *source*, if there is one that can be read."""
+    if (record := _record(context, source, source.location)) is not None:
+        require_complete(record, source.location.url)
 
 
 def _lost(mark: "MarkPlace", why: str) -> MarkLostError:

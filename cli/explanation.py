@@ -44,6 +44,7 @@ _NEXT: Final[Mapping[str, str]] = {
     "LogTruncateAhead": "Correct spec.logTruncateUntil if it is a slip; else it is done once the log has come that far.",
     "TargetInUse": "Nothing to do: it starts when the other restore into the same target has ended.",
     "RunEnding": "Nothing to do: it goes when no Pod of its Job runs any more.",
+    "SourceNotComplete": "Restore it once its Backup is Complete, or restore another backup.",
     "SourceBeingCleaned": "Restore another backup: this one's data is deleted, or about to be.",
 }
 _POD: Final[Mapping[str, str]] = {

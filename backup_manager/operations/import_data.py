@@ -121,6 +121,7 @@ def _follow_record(context: Context, state: Import) -> None:
         return
     if record is None:
         return
+    readers.require_complete(record, state.storage.location.url)
     state.recorded = True
     if record.data:
         state.storage = records.data_storage(record)

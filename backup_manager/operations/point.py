@@ -79,6 +79,8 @@ def prepare(context: Context, state: Point) -> None:
 
 def look(context: Context, state: Point) -> None:
     """The log reaches from the start to the target. Afterwards *target* is a time, never 0."""
+    if state.base:
+        readers.refuse_incomplete(context, state.base)
     argv = br.log(br.LogCommand.METADATA, "", context.resource.spec, state.cluster, state.storages.log.br_arguments)
     work = br_run.BrRun(argv=[state.binary, *argv], env=state.storages.log.env, reason=REASON, asked=True)
     facts = br_run.run(context, work).facts

@@ -75,6 +75,7 @@ def prepare(context: Context, state: Restore) -> None:
 
 def look(context: Context, state: Restore) -> None:
     """The backup is there and whole: a wrong path is told before br waits for a cluster. Only br can read an encrypted one."""
+    readers.refuse_incomplete(context, state.storage)
     try:
         data = state.storage.read(backupmeta.NAME)
     except NotFoundError as error:

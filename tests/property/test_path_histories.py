@@ -249,6 +249,21 @@ def test_of_two_imports_into_one_target_one_waits_and_is_refused(until: str) -> 
         assert reasons == ["", "TargetNotEmpty"]
 
 
+def test_two_restores_of_an_export_that_is_written_again_load_it_once() -> None:
+    imports = (Wanted("restore", "0", cluster="two"), Wanted("restore", "0", cluster="two"))
+    with history(Wanted("export", "p", cluster="one"), *imports) as told:
+        told.apply("A")
+        told.run("A#1", until="puts p/A-aaaaaaaa.objects.gz")
+        told.kill("A#1")
+        told.apply("B", "C")
+        told.run("B#1")
+        told.run("C#1", until="lists p/A-aaaaaaaa/", or_end=True)
+        told.run("A#2")
+        told.finish()
+        assert told.cr("A").has("Complete")
+        assert not (told.cr("B").has("Complete") and told.cr("C").has("Complete")), told.told
+
+
 # The model itself.
 
 

@@ -24,7 +24,7 @@ from backup_manager.storage.local import LocalStorage
 from backup_manager.tools.lightning import CANCELED, SUCCESS
 from crds import names
 from crds.paths import Location, Provider
-from crds.report import Phase
+from crds.report import Phase, Problem
 from sandbox.patience import PATIENCE, until
 from tests.support.fake_tool import FakeTool
 from tests.support.manager import FakeDatabase, World, local_storage, world
@@ -310,6 +310,20 @@ def test_the_record_says_which_attempt_is_imported(case: Case, by: str) -> None:
     config = tomllib.loads((here.context.scratch / "lightning.toml").read_text())
     assert config["mydumper"]["data-source-dir"].endswith(f"{FOLDER}/attempt-2")
     assert here.report.result["source"].endswith(f"{FOLDER}/attempt-2")
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_an_import_of_a_backup_that_no_run_completed_is_refused(case: Case, failed: bool) -> None:
+    case.dump()
+    place = Location(provider=Provider.LOCAL, bucket=str(case.tmp_path / "volume"), prefix=f"backups/{FOLDER}")
+    records = Records(LocalStorage(place), attempt_id="1")
+    case.tool.install("tidb-lightning", out=[SUCCESS])
+    claim = records.claim(Owner(namespace="ns", name="cr", uid="u"), operation="export", spec={})
+    if failed:
+        records.fail(claim, Problem(reason="Test", message="no"))
+    problem = case.fails().problem()
+    assert (problem.reason, problem.retryable) == ("SourceNotComplete", not failed)
+    assert case.tool.called("tidb-lightning") == []
 
 
 @pytest.mark.parametrize("record", ["", "{}", '{"v": 2}'])
