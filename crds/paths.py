@@ -36,10 +36,11 @@ ARCHIVE_SUFFIX: Final = ".tgz"
 """TiDB Operator exports one archive; its path is an object, not a folder."""
 RESERVED_SUFFIXES: Final = (RECORD_SUFFIX, OBJECTS_SUFFIX, READERS_SUFFIX)
 RESERVED_NAMES: Final = (HISTORY_FOLDER,)
+"""Parts of a path that name objects of our own beside the data: no data may be written under them, nor be cleaned there."""
 ATTEMPT_FOLDER: Final = "attempt-"
 """With a number: the folder of a later attempt, and a part of the name of its list of objects."""
 _ATTEMPT_LIST: Final = re.compile(rf"\.{ATTEMPT_FOLDER}\d+$")
-"""Parts of a path that name objects of our own beside the data: no data may be written under them, nor be cleaned there."""
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 _SCHEMES: Final = {Provider.S3: "s3", Provider.GCS: "gcs", Provider.AZBLOB: "azure", Provider.LOCAL: "local"}
 _PROVIDERS: Final = {scheme: provider for provider, scheme in _SCHEMES.items()}
@@ -55,9 +56,9 @@ def normalise(prefix: str, *, field: str = "prefix") -> str:
     'p/q'
     """
     parts = [part for part in prefix.split("/") if part]
-    if any(part in {".", ".."} for part in parts):
+    if "." in parts or ".." in parts:
         raise PathError(f"{field} {prefix!r} has a '.' or '..' part; write the plain path inside the bucket")
-    if any(ord(char) < 32 or ord(char) == 127 for char in prefix):
+    if _CONTROL.search(prefix):
         raise PathError(f"{field} {prefix!r} has a control character; remove it")
     return "/".join(parts)
 

@@ -119,12 +119,18 @@ class _Maker:
 
     uid: str
     prefixes: tuple[str, ...]
+    owner: list[dict[str, Any]]
+    """What :func:`lean` leaves of the owner references of this schedule's children: one list for all of them."""
 
     def slot(self, name: str, meta: Mapping[str, Any], created: datetime | None) -> tuple[datetime | None, str]:
         """The run that the Backup *name* was made for; else None, and why it is none of the schedule's."""
-        if not controlled_by(meta, self.uid):
+        if meta.get("ownerReferences") is not self.owner and not controlled_by(meta, self.uid):
             return None, "its owner is not this schedule"
-        end = next((name[len(prefix) :] for prefix in self.prefixes if name.startswith(prefix)), "")
+        end = ""
+        for prefix in self.prefixes:
+            if name.startswith(prefix):
+                end = name[len(prefix) :]
+                break
         annotations = meta.get("annotations")
         text = annotations.get(names.SLOT_ANNOTATION) if isinstance(annotations, dict) else None
         # Made by TiDB Operator, there is no annotation: the name alone tells.
@@ -133,16 +139,16 @@ class _Maker:
             return None, "its name is not one that this schedule gives"
         if slot is None:
             return None, f"annotation {names.SLOT_ANNOTATION} {str(text)[:40]!r} is no time"
-        # Times are written as the API server writes them, so the name can be compared without being read.
-        if f"{end[:10]}T{end[11:13]}:{end[14:16]}:{end[17:]}Z" != text and end != names.slot_text(slot):
+        # Times are written as the API server writes them, so the name is the text in small letters, and need not be made anew.
+        if (text is None or text.lower().replace(":", "-") != f"{end}z") and end != names.slot_text(slot):
             return None, f"its name is not that of the run in annotation {names.SLOT_ANNOTATION}, {stamp(slot)}"
-        if created and slot > created + TOLERANCE:
+        if created and slot > created and slot > created + TOLERANCE:
             return None, f"it was created before the run of {stamp(slot)}"
         return slot, ""
 
 
 def _maker(observed: Observed) -> _Maker:
-    return _Maker(uid=observed.uid, prefixes=names.slot_prefixes(observed.name))
+    return _Maker(uid=observed.uid, prefixes=names.slot_prefixes(observed.name), owner=_owner(observed.uid))
 
 
 def _time(status: Mapping[str, Any], created: datetime | None) -> tuple[datetime | None, int, str]:

@@ -25,7 +25,7 @@ def moment(value: object) -> datetime | None:
         parsed = datetime.fromisoformat(value)
         if parsed.tzinfo is None:
             return None
-        time = parsed.astimezone(UTC)
+        time = parsed if parsed.tzinfo is UTC else parsed.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
     return time if _FIRST_YEAR <= time.year <= _LAST_YEAR else None
