@@ -63,10 +63,16 @@ def related(spec: Mapping[str, Any], namespace: str) -> list[dict[str, Any]]:
 
 def applies(observed: Observed) -> bool:
     """Whether the Restore goes in two steps; one that has begun goes on as it began, whatever is edited."""
-    if observed.status.get("replicationStep"):
+    jobs = observed_jobs(observed)
+    # The status may be one write behind: the first Job may be there before it tells of a step.
+    if observed.status.get("replicationStep") or any(_first_job(observed, step) in jobs for step in (SNAPSHOT, LOG)):
         return True
-    begun = holds(observed.status, Phase.SCHEDULED) or names.restore_job(observed.name) in observed_jobs(observed)
+    begun = holds(observed.status, Phase.SCHEDULED) or names.restore_job(observed.name) in jobs
     return pitr.is_pitr(observed.spec) and bool(observed.spec.get("replicationConfig")) and not begun
+
+
+def _first_job(observed: Observed, step: Step) -> str:
+    return names.fit(f"{observed.name}-{step.name}")
 
 
 def sync(draft: Draft, observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
@@ -106,7 +112,7 @@ class _TwoSteps:
         current = self.received.get("replicationStep") == step.name
         gc_life_time.show(self.draft, observed_jobs(self.observed).values())
         run = Run(
-            first=names.fit(f"{self.observed.name}-{step.name}"),
+            first=_first_job(self.observed, step),
             policy=Policy.of(self.observed.spec),
             jobs=observed_jobs(self.observed),
             status=self.received if current else {**self.received, "backoffRetryStatus": None},

@@ -93,7 +93,11 @@ def check_deletions(
         assert not gone, f"{gone} deleted by a clock that is behind"
     newest_first = sorted(snapshots, key=lambda backup: (_age(backup), backup["metadata"]["name"]), reverse=True)
     complete = [backup for backup in newest_first if (backup.get("status") or {}).get("phase") == "Complete"]
-    failed = [backup["metadata"]["name"] for backup in newest_first if (backup.get("status") or {}).get("phase") == "Failed"]
+    failed = [
+        backup["metadata"]["name"]
+        for backup in newest_first
+        if (backup.get("status") or {}).get("phase") in {"Failed", "Invalid"}
+    ]
     running = {backup["metadata"]["name"] for backup in snapshots} - {b["metadata"]["name"] for b in complete} - set(failed)
     end = clock
     if policy.has_log:

@@ -56,6 +56,11 @@ def _status_of(kind: str) -> TypeAdapter[Any]:
     return TypeAdapter(annotation)
 
 
+def _slot_of(obj: Object) -> str | None:
+    slot = (obj["metadata"].get("annotations") or {}).get(names.SLOT_ANNOTATION)
+    return None if slot is None else str(slot)
+
+
 class Invariants:
     """Watches one world."""
 
@@ -79,6 +84,10 @@ class Invariants:
     def _on_write(self, _kind: str, _key: str, before: Object | None, after: Object | None) -> None:
         if before is None and after is not None:
             self._created.append(after)
+        elif before is not None and after is not None and (slot := _slot_of(before)) and _slot_of(after) != slot:
+            # Somebody wrote another slot on it, so it no longer stands for that one.
+            for slots in self._slots.values():
+                slots.discard(slot)
 
     # The answer
 
@@ -185,7 +194,7 @@ class Invariants:
 
     def _judge_run(self, schedule: str, backup: Object) -> None:
         self._made.setdefault(schedule, {})[uid_of(backup)] = str(backup["spec"].get("backupMode") or "")
-        slot = (backup["metadata"].get("annotations") or {}).get(names.SLOT_ANNOTATION)
+        slot = _slot_of(backup)
         if slot is not None and backup["spec"].get("backupMode") != "log" and not self._is_going(schedule):
             slots = self._slots.setdefault(schedule, set())
             demand(slot not in slots, "{} is made for a slot that was made before", backup["metadata"]["name"])

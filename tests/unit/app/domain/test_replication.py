@@ -282,3 +282,12 @@ def test_a_lease_that_another_holds_is_waited_for() -> None:
     story.jobs[SNAPSHOT] = job(SNAPSHOT, created=at(1), said=report("Running"))
     story.sync()
     assert (story.status["phase"], story.condition("Waiting")) == ("SnapshotRestore", {})
+
+
+def test_an_edit_before_the_status_tells_of_a_step_begins_no_second_restore() -> None:
+    """The first Job is there, the status is a write behind, and ``replicationConfig`` is taken out."""
+    single = {key: value for key, value in SPEC.items() if key != "replicationConfig"}
+    cr = parent("Restore", single, status={"observedGeneration": 1})
+    decision = decide(observed(cr, job(SNAPSHOT), related=(OFF,)), NOW + timedelta(seconds=1), Config())
+    assert not decision.create
+    assert decision.status["replicationStep"] == "snapshot-restore"
