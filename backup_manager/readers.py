@@ -20,6 +20,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from posixpath import dirname
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -39,6 +40,7 @@ from backup_manager.kubernetes_api import ApiForbiddenError, ApiNotFoundError
 from backup_manager.locks import Entry, Lock, LockLostError, Note, Pace
 from backup_manager.records import Record, Records, State
 from backup_manager.storage.base import Storage
+from backup_manager.storage.patience import patiently
 from crds import identity, paths
 from crds.paths import Location, PathError, Provider
 from crds.report import Problem
@@ -240,9 +242,7 @@ class MarkPlace:
     def write(self, note: Note, version: str | None) -> Entry | None:
         """Write it under the condition, or remove it with every version of it."""
         if not note.holder:
-            targets = [target for page in self.marks.targets(self.key) for target in page]
-            self.marks.delete_batch(targets)
-            self.marks.tidy()
+            _delete_mark(self.marks, self.key)
             return Entry(version="", note=note)
         data = Mark.of(note).to_line().encode()
         try:
@@ -268,6 +268,17 @@ def marks_of(storage: Storage, path: Location) -> Storage | None:
     if not path.prefix:
         return None
     return storage.at(Location(provider=path.provider, bucket=path.bucket, prefix=path.prefix + paths.READERS_SUFFIX))
+
+
+def _delete_mark(marks: Storage, key: str) -> None:
+    """Delete the mark with every version of it, one request each: some stores and keys refuse a batch alone. A refusal that
+    passes is tried again, since a mark that stays makes a clean wait for all of its time. Raises StorageError."""
+    marks.batch_size = 1
+    for target in [target for page in marks.targets(key) for target in page]:
+        if failures := patiently(partial(marks.delete_batch, [target])):
+            first = failures[0]
+            raise StorageError(f"{marks.location.url.rstrip('/')}/{key} cannot be deleted: {first.code} {first.message}")
+    marks.tidy()
 
 
 # The cleaner's side
@@ -350,8 +361,7 @@ class _Watch:
     def _remove(self, marks: Storage, key: str, note: Note) -> None:
         self.context.log(f"{note.owner or 'an unknown reader'} has not renewed its mark {key} and counts as dead")
         try:
-            marks.delete_batch([target for page in marks.targets(key) for target in page])
-            marks.tidy()
+            _delete_mark(marks, key)
         except ManagerError as error:
             self.context.log(f"its mark stays: {error.message}")
 

@@ -513,3 +513,23 @@ def test_of_a_reader_and_a_cleaner_that_begin_together_one_sees_the_other(tmp_pa
     assert ended, "every call was tried"
     assert ("refused", "deletes") in outcomes
     assert ("reads", "waits") in outcomes
+
+
+def test_a_deletion_that_fails_for_a_moment_leaves_no_mark_behind(
+    tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = MemoryStorage.delete_batch
+    refused: list[Any] = []
+
+    def once_unavailable(self: MemoryStorage, batch: Any) -> Any:
+        if not refused:
+            refused.append(batch)
+            raise TransientError("503", reason="StorageUnavailable")
+        return real(self, batch)
+
+    monkeypatch.setattr("backup_manager.storage.patience.time.sleep", lambda _seconds: None)
+    monkeypatch.setattr(MemoryStorage, "delete_batch", once_unavailable)
+    with reading(reader(tmp_path).context, at(bucket)):
+        assert marks(bucket)
+    assert refused
+    assert not marks(bucket)
