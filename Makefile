@@ -48,7 +48,7 @@ documented-unit: venv
 format: venv ## let ruff format and sort
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
 
-test: check property gotest servers ## every test (about 9 min on 2 cores, tools built)
+test: check property gotest servers ## every test (about 15 min on 2 cores, tools built)
 
 property: venv ## random worlds: nothing lost, nothing doubled, nothing foreign deleted
 	@$(WORKERS) tests/property
