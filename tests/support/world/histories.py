@@ -282,8 +282,10 @@ def the_webhook_is_down(world: World, dice: Dice) -> None:
 def clock_of_the_cluster(world: World, dice: Dice) -> None:
     """The time service puts every node right, in either direction."""
     seconds = dice.pick((60, -60, 3600, -3600, 86_400, -86_400))
+    _everything_is_seen(world)  # Kubernetes acts on the new time at once
     world.tell("the clock of the cluster jumps by {} s", seconds)
     world.wait(seconds)
+    world.invariants.clock_is_set_back()
 
 
 @action(2)

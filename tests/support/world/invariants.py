@@ -167,10 +167,9 @@ class Invariants:
         for child in current.answer["children"]:
             slot = (child["metadata"].get("annotations") or {}).get(names.SLOT_ANNOTATION) if "spec" in child else None
             if slot is not None:
-                due = moment(slot)
-                demand(
-                    due is not None and due <= self._clock(), "{} is for a slot that has not come", child["metadata"]["name"]
-                )
+                due, name = moment(slot), child["metadata"]["name"]
+                has_come = due is not None and due <= self._clock() + TOLERANCE
+                demand(has_come, "{} is for a slot that has not come", name)
 
     # After it was obeyed
 
@@ -195,14 +194,19 @@ class Invariants:
     def _judge_run(self, schedule: str, backup: Object) -> None:
         self._made.setdefault(schedule, {})[uid_of(backup)] = str(backup["spec"].get("backupMode") or "")
         slot = _slot_of(backup)
-        if slot is not None and backup["spec"].get("backupMode") != "log" and not self._is_going(schedule):
+        if slot is not None and backup["spec"].get("backupMode") != "log" and not self._is_going(SCHEDULES, schedule):
             slots = self._slots.setdefault(schedule, set())
             demand(slot not in slots, "{} is made for a slot that was made before", backup["metadata"]["name"])
             slots.add(slot)
 
-    def _is_going(self, uid: str) -> bool:
-        """Whether the schedule with *uid* is being deleted: what it still makes goes with it."""
-        return any(uid_of(cr) == uid and deleting(cr) for cr in self._store.of(SCHEDULES).values())
+    def clock_is_set_back(self) -> None:
+        """Slots that are in the future again come a second time."""
+        for slots in self._slots.values():
+            slots -= {slot for slot in slots if (time := moment(slot)) is None or time > self._clock()}
+
+    def _is_going(self, kind: str, uid: str) -> bool:
+        """Whether the CR is being deleted, which a cache may not show yet: what is still made for it goes with it."""
+        return any(uid_of(cr) == uid and deleting(cr) for cr in self._store.of(kind).values())
 
     def _judge_job(self, current: Pass, job: Object) -> None:
         purpose, owner, name = purpose_of(job), owner_of(job), job["metadata"]["name"]
@@ -226,7 +230,7 @@ class Invariants:
             and controller_of(other) == owner
         ]
         demand(not others, "{} is made beside {}, which lives", name, [other["metadata"]["name"] for other in others])
-        if current.kind.startswith("Restore"):
+        if current.kind.startswith("Restore") and not self._is_going(current.kind, owner):
             self._judge_restore(current, job)
 
     def _judge_restore(self, current: Pass, job: Object) -> None:
@@ -249,7 +253,9 @@ class Invariants:
         complete = (current.parent.get("status") or {}).get("phase") == "Complete"
         demand(policy == "Delete" or not complete, "{} is made although the policy keeps what is complete", name)
         known = self._paths.get(uid_of(current.parent), set())
-        imported = names.IMPORTED_ANNOTATION in (current.parent["metadata"].get("annotations") or {}) and not known
+        # What became an imported Backup before any status told of a run is one.
+        conditions = (current.parent.get("status") or {}).get("conditions") or ()
+        imported = any(item.get("reason") == "Imported" for item in conditions)
         demand(
             imported or path in known or uid_of(current.parent)[:8] in path,
             "{} cleans {}, the run wrote to {}",
