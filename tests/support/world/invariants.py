@@ -67,6 +67,8 @@ class Invariants:
     def __init__(self, store: Kubernetes, managers: Managers, clock: Callable[[], datetime]) -> None:
         self._store, self._managers, self._clock = store, managers, clock
         self._answers = 0
+        self._latest = clock()
+        """The latest time that the API server's clock has shown: what it wrote then stays when the clock is set back."""
         self._created: list[Object] = []
         """What was made since an answer began to be obeyed."""
         store.watchers.append(self._on_write)
@@ -93,6 +95,7 @@ class Invariants:
 
     def answered(self, current: Pass) -> None:
         """A hook has answered."""
+        self._latest = max(self._latest, self._clock())
         self._answers += 1
         demand(b"null" not in current.body, "null in the answer {}", current.body)
         shown = current.body[current.body.rfind(b'"status":') :]
@@ -157,8 +160,7 @@ class Invariants:
         dropped = [child["metadata"]["name"] for child in gone]
         try:
             # The hook's own clock counts as far as it may be off.
-            true = self._clock()
-            clock = min(max(current.now, true - TOLERANCE), true + TOLERANCE)
+            clock = min(max(current.now, self._clock() - TOLERANCE), self._latest + TOLERANCE)
             keep_oracle.check_deletions(policy, known, dropped, clock, limit=current.config.max_deletions)
         except AssertionError as error:
             raise Violation(str(error)) from error
@@ -168,7 +170,7 @@ class Invariants:
             slot = (child["metadata"].get("annotations") or {}).get(names.SLOT_ANNOTATION) if "spec" in child else None
             if slot is not None:
                 due, name = moment(slot), child["metadata"]["name"]
-                has_come = due is not None and due <= self._clock() + TOLERANCE
+                has_come = due is not None and due <= self._latest + TOLERANCE
                 demand(has_come, "{} is for a slot that has not come", name)
 
     # After it was obeyed
