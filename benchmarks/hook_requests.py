@@ -57,7 +57,7 @@ def _object(
     api_version: str = names.API_VERSION,
     **meta: Any,
 ) -> dict[str, Any]:
-    labels = _labels(kind.lower())
+    labels = meta.pop("labels", None) or _labels(kind.lower())
     bare = {"apiVersion": api_version, "kind": kind, "metadata": {"name": name, "labels": labels}, "spec": spec}
     written = {"spec": spec, "metadata": {"labels": labels, "ownerReferences": {}}}
     annotations = {"metacontroller.k8s.io/last-applied-configuration": json.dumps(bare), **meta.pop("annotations", {})}
@@ -128,7 +128,8 @@ def backup_request(job: dict[str, Any] | None = None) -> dict[str, Any]:
         return _request(parent, {"Job.batch/v1": {}})
     report = {"v": 1, "seq": 3, "phase": "Running", "progress": [{"step": "dump", "progress": 42.0}], "timeStarted": at}
     annotations = {**job["metadata"]["annotations"], names.REPORT_ANNOTATION: json.dumps(report)}
+    labels = job["metadata"]["labels"]  # without them it would be another CR's Job, and another one be asked for
     status = {"active": 1, "ready": 1, "startTime": at}
     name = job["metadata"]["name"]
-    found = _object("Job", name, job["spec"], status, at=at, api_version="batch/v1", annotations=annotations)
+    found = _object("Job", name, job["spec"], status, at=at, api_version="batch/v1", annotations=annotations, labels=labels)
     return _request(parent, {"Job.batch/v1": {f"shop/{name}": found}})

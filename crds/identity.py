@@ -136,7 +136,7 @@ _DEFAULTS: Final = {"from.port": ("from", "4000"), "to.port": ("to", "4000")}
 def _get(spec: Mapping[str, Any], parts: tuple[str, ...]) -> Any:
     value: Any = spec
     for part in parts:
-        value = value.get(part) if isinstance(value, Mapping) else None
+        value = value.get(part) if isinstance(value, dict) else None
         if value is None:
             return None
     return value

@@ -22,7 +22,7 @@ from app.domain import clean, gc_life_time, imported, log_backup, progress, reco
 from app.domain import cluster as clusters
 from app.domain.config import Config
 from app.domain.decision import Decision
-from app.domain.jobs import JobIntent, Purpose, observed_jobs
+from app.domain.jobs import JobIntent, Purpose
 from app.domain.observed import Object, Observed, metadata
 from app.domain.recorded import Start
 from app.domain.run import Run, show
@@ -67,10 +67,10 @@ def _sync(observed: Observed, now: datetime, config: Config) -> Decision[JobInte
     if outcome_of(observed.status):
         return gc_life_time.settle(observed, draft, now, config)
     # The annotation is about a Backup that never ran; on any other it could make a clean delete a path of somebody's choice.
-    begun = bool(observed_jobs(observed)) or recorded.has_begun(observed.status)
+    run = Run.of(names.backup_job(observed.name), observed)
+    begun = bool(run.jobs) or recorded.has_begun(observed.status)
     if not begun and (status := imported.status_of(observed)) is not None:
         return Decision(status=status)
-    run = Run.of(names.backup_job(observed.name), observed)
     outcome = run.evaluate(now, config)
     show(draft, outcome)
     gc_life_time.show(draft, run.jobs.values())

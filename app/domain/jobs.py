@@ -154,11 +154,14 @@ class Job:
         return not self.finished and not self._status.get("ready") and self.report is None
 
 
-def observed_jobs(observed: Observed) -> dict[str, Job]:
+def observed_jobs(observed: Observed) -> Mapping[str, Job]:
     """The observed Jobs of the CR itself, by name. Whose is not, though it has one of our names, is left alone."""
-    uid = observed.uid
-    found = (Job(obj=child) for child in (observed.children.get(JOB) or {}).values())
-    return {job.name: job for job in found if job.belongs_to(uid)}
+    known: Mapping[str, Job] | None = observed.derived.get(JOB)
+    if known is None:
+        uid = observed.uid
+        found = (Job(obj=child) for child in (observed.children.get(JOB) or {}).values())
+        known = observed.derived[JOB] = {job.name: job for job in found if job.belongs_to(uid)}
+    return known
 
 
 class Purpose(StrEnum):

@@ -67,6 +67,9 @@ class Observed:
     children: Mapping[str, Mapping[str, Object]]
     related: Mapping[str, Mapping[str, Object]] = field(default_factory=dict)
     finalizing: bool = False
+    derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What several places of one pass derive from the request, kept by the function that derives it. A copy made by ``replace``
+    starts empty."""
 
     @property
     def spec(self) -> Mapping[str, Any]:
