@@ -27,19 +27,25 @@ def attempt_id(context: "Context") -> str:
 def seen_to_end(context: "Context", record: Record | None, *, own: str = "") -> frozenset[str]:
     """The ids among the open attempts of *record*, other than *own*, whose Pods Kubernetes shows ended. Empty when it cannot be
     asked: then nothing is proven. One request, and only when there is such an attempt."""
-    api = context.kubernetes
-    if api is None or record is None or record.owner.namespace != context.resource.namespace:
+    if record is None or record.owner.namespace != context.resource.namespace:
         return frozenset()
     wanted = {attempt.id for attempt in record.open} - {own}
     ended: set[str] = set()
     for uid in sorted({attempt.owner for attempt in record.open if attempt.id in wanted}):
         try:
-            pods = api.pods(context.resource.namespace, {names.OWNER_UID_LABEL: uid})
+            ended |= ended_pods(context, uid)
         except ManagerError as error:
             context.log(f"the Pods of earlier attempts could not be listed: {error.message}")
-            continue
-        ended |= {str(pod["metadata"].get("uid") or "") for pod in pods if has_ended(pod)}
     return frozenset(wanted & ended)
+
+
+def ended_pods(context: "Context", owner_uid: str) -> set[str]:
+    """Uids of the Pods of the CR *owner_uid* that Kubernetes shows ended, in the namespace of *context*'s CR; empty without
+    Kubernetes. Raises what the API server answers."""
+    if context.kubernetes is None:
+        return set()
+    pods = context.kubernetes.pods(context.resource.namespace, {names.OWNER_UID_LABEL: owner_uid})
+    return {str(pod["metadata"].get("uid") or "") for pod in pods if has_ended(pod)}
 
 
 def has_ended(pod: Mapping[str, Any]) -> bool:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import islice
-from posixpath import dirname
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import msgspec
@@ -124,7 +123,7 @@ class Account:
 
 def folder_of(path: Location) -> Location:
     """The folder whose chain tells of *path*: the one that its record lies in."""
-    return Location(provider=path.provider, bucket=path.bucket, prefix=dirname(path.prefix))
+    return path.parent
 
 
 class Chain:

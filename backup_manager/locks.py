@@ -26,7 +26,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
-from backup_manager.attempts import has_ended
+from backup_manager.attempts import ended_pods
 from backup_manager.errors import InterruptedError_, ManagerError, TransientError
 from backup_manager.kubernetes_api import ApiUnavailableError
 from backup_manager.tools.process import GRACE_SECONDS
@@ -269,14 +269,7 @@ def renewing(context: "Context", lock: Renewable, *, lost: Callable[[str], Trans
 def pod_has_ended(context: "Context") -> Callable[[str], bool]:
     """Whether Kubernetes shows that the Pod with a uid, one of this CR's, has ended; never without Kubernetes. A Pod that is
     gone proves nothing: it may have been deleted by force while its node was cut off, and renew its lock to this moment."""
-
-    def ended(holder: str) -> bool:
-        if context.kubernetes is None:
-            return False
-        pods = context.kubernetes.pods(context.resource.namespace, {names.OWNER_UID_LABEL: context.resource.uid})
-        return any(pod["metadata"].get("uid") == holder and has_ended(pod) for pod in pods)
-
-    return ended
+    return lambda holder: holder in ended_pods(context, context.resource.uid)
 
 
 @dataclass(kw_only=True)

@@ -21,7 +21,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from posixpath import dirname
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import orjson
@@ -141,15 +140,8 @@ def _places(context: "Context", source: Storage) -> list[Location]:
 
 
 def _records_around(context: "Context", source: Storage) -> list[tuple[Location, Record]]:
-    found = [(location, _record(context, source, location)) for location in _above(source.location)]
+    found = [(location, _record(context, source, location)) for location in source.location.parents() if location.prefix]
     return [(location, record) for location, record in found if record is not None]
-
-
-def _above(location: Location) -> Iterator[Location]:
-    prefix = dirname(location.prefix)
-    while prefix:
-        yield Location(provider=location.provider, bucket=location.bucket, prefix=prefix)
-        prefix = dirname(prefix)
 
 
 def _record(context: "Context", source: Storage, location: Location) -> Record | None:
@@ -327,7 +319,7 @@ class _Watch:
     def living(self) -> str:
         """Who left a mark that may still be renewed; empty for nobody. Marks of the dead are removed."""
         path = self.storage.location
-        for location in (path, *_above(path)):
+        for location in (path, *path.parents()):
             marks = marks_of(self.storage, location)
             if marks is None or location.url in self.closed:
                 continue

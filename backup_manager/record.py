@@ -9,7 +9,7 @@ import io
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
-from posixpath import basename, dirname
+from posixpath import basename
 from typing import Any, Final, Literal, Self
 
 import msgspec
@@ -209,8 +209,7 @@ def record_location(location: Location) -> tuple[Location, str]:
     >>> folder.url, name
     ('s3://b/p', 'daily-1.record.json')
     """
-    parent = Location(provider=location.provider, bucket=location.bucket, prefix=dirname(location.prefix))
-    return parent, basename(location.prefix) + SUFFIX
+    return location.parent, basename(location.prefix) + SUFFIX
 
 
 def safe_spec(spec: Mapping[str, Any], mask: Masker) -> dict[str, Any]:

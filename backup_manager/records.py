@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from datetime import UTC, datetime
-from posixpath import dirname
 from typing import Any, Final
 from uuid import uuid4
 
@@ -45,7 +44,7 @@ from backup_manager.record import (
     unpack_objects,
 )
 from backup_manager.storage.base import Storage
-from crds.paths import ATTEMPT_FOLDER, OBJECTS_SUFFIX, Location
+from crds.paths import ATTEMPT_FOLDER, OBJECTS_SUFFIX
 from crds.report import Problem
 
 __all__ = [
@@ -302,10 +301,7 @@ class Records:
         With *only_checked* a claim that has not got past its own check of neighbours does not count: it will meet ours there.
         With *ended_at* a folder that was cleaned counts while one of its attempts is open: such a cleaner deletes in this path.
         """
-        prefix = self.location.prefix
-        while prefix:
-            prefix = dirname(prefix)
-            place = Location(provider=self.location.provider, bucket=self.location.bucket, prefix=prefix)
+        for place in self.location.parents():
             try:
                 record = Records(self._storage.at(place)).load()
             except AccessDeniedError:

@@ -100,7 +100,7 @@ def _beside(spec: Mapping[str, Any], path: str, location: Location) -> Location:
         location = Location.parse(path, mount_path=mount)
     elif not spec.get("br"):
         return location
-    return Location(provider=location.provider, bucket=location.bucket, prefix=dirname(location.prefix))
+    return location.parent
 
 
 def read_all(places: Sequence[Spot], env: Mapping[str, str] = os.environ, *, lenient: bool = False) -> Shelf:

@@ -6,10 +6,10 @@ storage drivers, and a prefix that could leave its bucket (``..``) is refused in
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from posixpath import normpath
+from posixpath import dirname, normpath
 from typing import Any, Final, Self
 
 
@@ -91,6 +91,22 @@ class Location:
     def child(self, name: str) -> Self:
         """The folder *name* inside this one."""
         return replace(self, prefix=normalise(f"{self.prefix}/{name}"))
+
+    @property
+    def parent(self) -> Self:
+        """The folder that this one lies in; a bucket itself for a folder at its top, and for a bucket."""
+        return replace(self, prefix=dirname(self.prefix))
+
+    def parents(self) -> Iterator[Self]:
+        """Every folder that this one lies in, the nearest first and the bucket last.
+
+        >>> [place.prefix for place in Location(provider=Provider.S3, bucket="b", prefix="p/q/r").parents()]
+        ['p/q', 'p', '']
+        """
+        place = self
+        while place.prefix:
+            place = place.parent
+            yield place
 
     def contains(self, other: "Location") -> bool:
         """Whether *other* is this folder or lies inside it."""
