@@ -37,7 +37,8 @@ from backup_manager.errors import (
 )
 from backup_manager.kubernetes_api import ApiForbiddenError, ApiNotFoundError
 from backup_manager.locks import Entry, Lock, LockLostError, Note, Pace
-from backup_manager.records import Record, Records, State
+from backup_manager.record import Record, State
+from backup_manager.records import Records
 from backup_manager.storage.base import Storage
 from backup_manager.storage.patience import patiently
 from crds import identity, paths

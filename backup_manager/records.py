@@ -29,12 +29,9 @@ from backup_manager.masking import Masker
 from backup_manager.ownership import Actor, Fence, claimed, in_use
 from backup_manager.record import (
     SUFFIX,
-    Attempt,
     Cleaned,
     Owner,
-    Past,
     Record,
-    Role,
     State,
     find,
     is_data,
@@ -46,26 +43,6 @@ from backup_manager.record import (
 from backup_manager.storage.base import Storage
 from crds.paths import ATTEMPT_FOLDER, OBJECTS_SUFFIX
 from crds.report import Problem
-
-__all__ = [
-    "OBJECTS_SUFFIX",
-    "SUFFIX",
-    "Attempt",
-    "Cleaned",
-    "Fence",
-    "Owner",
-    "Past",
-    "Record",
-    "Records",
-    "Role",
-    "State",
-    "claimed",
-    "find",
-    "pack_objects",
-    "record_location",
-    "safe_spec",
-    "unpack_objects",
-]
 
 _RACES: Final = 32
 """Each lost race means that another process has written the record."""

@@ -34,7 +34,8 @@ from botocore.exceptions import ClientError
 
 from backup_manager.cleaner import Cleaner, CleanOptions
 from backup_manager.custom_resource import Resource
-from backup_manager.records import Owner, Records
+from backup_manager.record import Owner
+from backup_manager.records import Records
 from backup_manager.storage.factory import open_storage
 from backup_manager.storage.http_pool import Answer, HttpPool
 from tests.support import servers

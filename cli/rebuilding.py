@@ -7,7 +7,7 @@ from typing import Any, Final
 from app.domain.imported import Imported
 from app.domain.observed import Object
 from backup_manager.masking import MASK
-from backup_manager.records import Record, State
+from backup_manager.record import Record, State
 from cli.documents import key_of
 from cli.storages import Filed
 from crds import names

@@ -12,7 +12,7 @@ from typing import Any, Final
 from backup_manager import history
 from backup_manager.errors import AccessDeniedError, ManagerError, NotFoundError, StorageError, UsageError
 from backup_manager.history import Account, Chain
-from backup_manager.records import SUFFIX, Record, record_location
+from backup_manager.record import SUFFIX, Record, record_location
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
 from cli.documents import Object

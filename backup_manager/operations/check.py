@@ -9,8 +9,10 @@ from backup_manager import br_run, target_lock
 from backup_manager.database import Access, Database
 from backup_manager.errors import CheckError, ManagerError, UsageError
 from backup_manager.operations.steps import Context, Result
+from backup_manager.ownership import claimed
 from backup_manager.preflight import Check, Status, details, preflight, probe, table
-from backup_manager.records import Owner, Record, Records, claimed, record_location
+from backup_manager.record import Owner, Record, record_location
+from backup_manager.records import Records
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
 from crds.paths import provider_of

@@ -19,8 +19,8 @@ from backup_manager.errors import ManagerError, PartialError, StorageError, Usag
 from backup_manager.operations.steps import Context, Result, Step, run_steps
 from backup_manager.ownership import FORCE, clean_refused
 from backup_manager.readers import wait_for_readers
-from backup_manager.record import is_data
-from backup_manager.records import Cleaned, Owner, Record, Records, State
+from backup_manager.record import Cleaned, Owner, Record, State, is_data
+from backup_manager.records import Records
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
 from backup_manager.writers import wait_for_writers

@@ -16,10 +16,11 @@ import orjson
 from backup_manager import br_run, lease
 from backup_manager.errors import ManagerError, PermanentError, ToolError, UsageError
 from backup_manager.operations.steps import Context, Result
-from backup_manager.ownership import Fence
+from backup_manager.ownership import Fence, claimed
 from backup_manager.pd import Pd, TaskState
 from backup_manager.readers import ReaderActiveError, wait_for_readers
-from backup_manager.records import Owner, Records, claimed
+from backup_manager.record import Owner
+from backup_manager.records import Records
 from backup_manager.tools import br
 from backup_manager.tools.br import LogCommand
 from crds import tso

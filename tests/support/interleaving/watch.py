@@ -6,10 +6,10 @@ from typing import Any, Final
 
 import orjson
 
-from backup_manager.records import OBJECTS_SUFFIX, SUFFIX, unpack_objects
+from backup_manager.record import SUFFIX, unpack_objects
 from backup_manager.storage.memory import etag_of
 from backup_manager.tools import backupmeta
-from crds.paths import Location
+from crds.paths import OBJECTS_SUFFIX, Location
 from tests.support.interleaving.tools import CHECKPOINTS, FILES, SNAPSHOT
 
 OURS: Final = (SUFFIX, OBJECTS_SUFFIX)

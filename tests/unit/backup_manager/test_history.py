@@ -13,7 +13,8 @@ from backup_manager.custom_resource import Resource
 from backup_manager.errors import AccessDeniedError, ClaimedError, NotFoundError
 from backup_manager.history import Account, Chain, Kind, against_records
 from backup_manager.operations.steps import Context
-from backup_manager.records import Cleaned, Owner, Record, Records, State
+from backup_manager.record import Cleaned, Owner, Record, State
+from backup_manager.records import Records
 from backup_manager.reporter import Journal, NullReporter
 from backup_manager.storage.base import ObjectInfo
 from backup_manager.storage.memory import Bucket, MemoryStorage

@@ -17,7 +17,9 @@ from backup_manager.cleaner import Cleaner
 from backup_manager.errors import ClaimedError, StorageError, SupersededError, UnreachableError, UsageError
 from backup_manager.operations import clean
 from backup_manager.operations.steps import Context, Result
-from backup_manager.records import Attempt, Cleaned, Fence, Owner, Record, Records, State
+from backup_manager.ownership import Fence
+from backup_manager.record import Attempt, Cleaned, Owner, Record, State
+from backup_manager.records import Records
 from backup_manager.signals import Stop
 from backup_manager.storage.memory import Bucket, MemoryStorage
 from backup_manager.writing import CompletedError, Folder

@@ -24,7 +24,8 @@ from backup_manager.readers import (
     reading,
     wait_for_readers,
 )
-from backup_manager.records import Cleaned, Owner, Records
+from backup_manager.record import Cleaned, Owner
+from backup_manager.records import Records
 from backup_manager.signals import Stop
 from backup_manager.storage.memory import Bucket, MemoryStorage
 from crds import names

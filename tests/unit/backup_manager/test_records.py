@@ -12,7 +12,8 @@ import pytest
 from backup_manager.custom_resource import Resource
 from backup_manager.errors import AccessDeniedError, ClaimedError, NotFoundError, StorageError, SupersededError
 from backup_manager.masking import Masker
-from backup_manager.records import Cleaned, Owner, Record, Records, State, find, pack_objects, safe_spec, unpack_objects
+from backup_manager.record import Cleaned, Owner, Record, State, find, pack_objects, safe_spec, unpack_objects
+from backup_manager.records import Records
 from backup_manager.storage.base import ObjectInfo
 from backup_manager.storage.memory import Bucket, MemoryStorage
 from crds.paths import Location, Provider

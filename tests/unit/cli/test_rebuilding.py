@@ -8,7 +8,7 @@ import pytest
 from app.domain.config import Config
 from backup_manager.history import digest
 from backup_manager.masking import MASK
-from backup_manager.records import Owner, Record, State
+from backup_manager.record import Owner, Record, State
 from cli.documents import key_of
 from cli.rebuilding import rebuild
 from cli.requests import ask, observe, request

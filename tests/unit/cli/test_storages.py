@@ -10,7 +10,8 @@ import pytest
 import cli.storages
 from backup_manager.errors import AccessDeniedError, NotFoundError, UsageError
 from backup_manager.history import Chain
-from backup_manager.records import Cleaned, Owner, Records
+from backup_manager.record import Cleaned, Owner
+from backup_manager.records import Records
 from backup_manager.storage.memory import Bucket, MemoryStorage
 from cli.chronicle import Chronicle, outcome, remark, since
 from cli.rebuilding import rebuild

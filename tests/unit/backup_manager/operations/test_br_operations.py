@@ -17,7 +17,8 @@ from backup_manager.operations import backup, log, restore
 from backup_manager.operations.steps import Result
 from backup_manager.pd import LogTask, Pd, TaskState
 from backup_manager.readers import ReaderActiveError
-from backup_manager.records import Owner, Records
+from backup_manager.record import Owner
+from backup_manager.records import Records
 from backup_manager.signals import Stop
 from backup_manager.storage.factory import open_storage
 from crds import names

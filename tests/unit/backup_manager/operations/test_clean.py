@@ -12,7 +12,8 @@ from backup_manager import writers
 from backup_manager.errors import ClaimedError, ManagerError, PartialError, StorageError, TransientError, UsageError
 from backup_manager.operations import clean
 from backup_manager.operations.steps import Context, Result
-from backup_manager.records import Cleaned, Owner, Records, State
+from backup_manager.record import Cleaned, Owner, State
+from backup_manager.records import Records
 from backup_manager.signals import Stop
 from backup_manager.storage.s3 import S3Storage
 from crds import names

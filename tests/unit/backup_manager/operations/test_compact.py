@@ -9,7 +9,8 @@ import pytest
 from backup_manager.errors import InterruptedError_, ManagerError, UsageError
 from backup_manager.operations import compact
 from backup_manager.operations.steps import Result
-from backup_manager.records import Owner, Records
+from backup_manager.record import Owner
+from backup_manager.records import Records
 from backup_manager.signals import Stop
 from backup_manager.storage.factory import open_storage
 from backup_manager.tools.tikv_ctl import Heard, Work

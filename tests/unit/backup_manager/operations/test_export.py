@@ -10,7 +10,8 @@ import pytest
 from backup_manager.errors import ClaimedError, InterruptedError_, ManagerError, SupersededError
 from backup_manager.operations import export
 from backup_manager.operations.steps import Result
-from backup_manager.records import Owner, Records
+from backup_manager.record import Owner
+from backup_manager.records import Records
 from backup_manager.signals import Stop
 from backup_manager.storage.local import LocalStorage
 from backup_manager.tools import process

@@ -18,7 +18,8 @@ from backup_manager.errors import InterruptedError_, ManagerError
 from backup_manager.locks import Note
 from backup_manager.operations import import_data
 from backup_manager.operations.steps import Result
-from backup_manager.records import Owner, Records
+from backup_manager.record import Owner
+from backup_manager.records import Records
 from backup_manager.signals import Stop
 from backup_manager.storage.local import LocalStorage
 from backup_manager.tools.lightning import CANCELED, SUCCESS

@@ -10,7 +10,8 @@ from backup_manager.database import Database, DatabaseUnreachableError
 from backup_manager.errors import AccessDeniedError, CheckError, NotFoundError, UsageError
 from backup_manager.operations import check, verify
 from backup_manager.operations.steps import Result
-from backup_manager.records import Cleaned, Owner, Records
+from backup_manager.record import Cleaned, Owner
+from backup_manager.records import Records
 from backup_manager.storage.local import LocalStorage
 from crds import names
 from crds.paths import Location, Provider
