@@ -129,7 +129,7 @@ class Chronicle:
         for past in record.past:
             self._add_past(past, record)
         if record.withdrawn and record.problem is None:
-            return  # a clean that was refused; what lies there is told of by nobody
+            return  # a clean that was refused; no record describes what lies there
         owner = record.owner
         event = self._event(owner.kind, (owner.namespace, owner.name, owner.uid), record.backup_path, "record")
         event.time = record.time_claimed

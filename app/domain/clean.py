@@ -3,16 +3,16 @@
 =========================================== ==========================================================
 observed                                    answer
 =========================================== ==========================================================
-annotation ``force-delete: "true"``         let go; the data is left, and said so
-its namespace ends                          let go: no Job can be made there any more; data kept, said so
+annotation ``force-delete: "true"``         finalizer removed; the data is left, reported
+its namespace ends                          finalizer removed, since no Job can be made there; data kept, reported
 a log backup that was started               its running commands go, then ``stop-<backup>``, a few times
 it cannot be stopped, its data is to go     ``CleanFailed``: the data is kept, and waits for a human
 its run left the GC life time raised        :mod:`~app.domain.gc_life_time`: its Jobs end, then a Job restores it
-policy ``Retain``; ``OnFailure``, not failed let go, data kept
+policy ``Retain``; ``OnFailure``, not failed finalizer removed, data kept
 a Job that may still write                  it goes; wait until it has gone
-no path known                               let go: nothing was written
-last clean Job kept a complete backup       let go: data kept (``OnFailure``, and the record says Complete), said so
-last clean Job ended well                   let go: nothing is left
+no path known                               finalizer removed: nothing was written
+last clean Job kept a complete backup       finalizer removed, data kept (``OnFailure``, the record says Complete), reported
+last clean Job ended well                   finalizer removed: nothing is left
 it found locked objects                     wait for their date, then the next one
 a Restore reads the data                    wait ten minutes, then the next one
 it failed, and the last allowed one too     ``CleanFailed`` says what is left, and waits for a human

@@ -50,7 +50,7 @@ class _Check:
 
     @property
     def wrong(self) -> bool:
-        # Half of it, so that a clock which passes here passes as trusted once its answer is there, and never asks for ever.
+        # Half of it, so that a clock which passes here passes as trusted once its answer is there, and does not ask twice.
         return self.answer is not None and abs(self.shown - self.answer) > TOLERANCE / 2
 
     def written(self) -> dict[str, Any]:

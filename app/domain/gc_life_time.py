@@ -101,7 +101,7 @@ def finalize(observed: Observed, draft: Draft, config: Config) -> Decision[JobIn
 
 
 def left_raised(status: Mapping[str, Any]) -> str:
-    """What is to be said of a CR that goes although its life time may be raised; empty when it is not."""
+    """The warning for a CR that is removed although its GC life time may be raised; empty when it is not."""
     found = _condition(status)
     return f"the GC life time may still be raised: {found.get('message', '')}" if found.get("status") == "True" else ""
 

@@ -25,7 +25,7 @@ def part(obj: Object, name: str) -> Mapping[str, Any]:
 
 
 def items(value: object) -> list[Mapping[str, Any]]:
-    """The objects in the list *value*; what is no list, and what in it is no object, is left out.
+    """The objects in the list *value*; anything that is not a list, or not an object in it, is left out.
 
     >>> items([{"a": 1}, None, "x"]), items("x")
     ([{'a': 1}], [])

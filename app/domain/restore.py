@@ -105,7 +105,7 @@ def _finalize(draft: Draft, observed: Observed, config: Config) -> Decision[JobI
         why = (
             f"annotation {FORCE_ANNOTATION}" if ending.forced(observed) else f"namespace {observed.namespace} is being deleted"
         )
-        return Decision(status=draft.done(), finalized=True, warnings=[f"let go while Pods of {jobs} may still run: {why}"])
+        return Decision(status=draft.done(), finalized=True, warnings=[f"removed while Pods of {jobs} may still run: {why}"])
     message = (
         f"deleted, and waits for the end of Job {jobs}; if the node of its Pod is lost for good: kubectl delete pod --force, "
         f'or annotate {FORCE_ANNOTATION}="true"'

@@ -1,7 +1,7 @@
 """Values from outside that are not of the type that they should be: each is left out, for that one item, and the rest goes on.
 
 The API server checks most of what a hook is sent, but a CRD may be older than the webhook, or another's, and a request may come
-from anywhere. A wrong type that a decision trips over would be answered 500 at every sync, and the CR would hang for ever. So
+from anywhere. A wrong type that a decision trips over would be answered 500 at every sync, and the CR would be stuck. So
 only then, since it costs as much as the decision itself, the request is compared with what its objects may look like: CRs with
 their own schema, others with the fields that decisions look at. What does not fit is left out, with its place, and is thereby
 unknown; every child stays under its name. A spec that does not fit is refused as ``Invalid``, never run without the part.

@@ -66,7 +66,7 @@ def run(context: Context) -> Result:
 
 
 def recorded_location(context: Context) -> paths.Location:
-    """Where the Backup lies: as its Job was told, which must be where the spec points. Raises UsageError.
+    """The location of the Backup's data: the one in its Job's environment, which must be where the spec points. Raises UsageError.
 
     The spec has been put back to what was recorded at the start (:mod:`crds.identity`); the two differ only when nothing was
     recorded, or not by this version, and the spec was edited since.

@@ -3,7 +3,7 @@
 br, dumpling and lightning share their storage and database code, so one table serves all three. Its texts are theirs, taken
 from the real binaries. The same words can mean different things to different commands ("already exists" of a log task, of a
 restore, of a table), so an entry that belongs to some commands names them and is not searched for the others. What the table
-does not know is told in the tool's own words under the operation's general reason.
+does not know is reported in the tool's own words under the operation's general reason.
 """
 
 import re

@@ -1,7 +1,7 @@
 """Objects as an API server keeps them: uid, resourceVersion, generation, finalizers, and what a deletion does.
 
 An object is a plain dict that is never changed in place: a write replaces it, and the parts that stay are shared. So whoever
-holds an object holds that version of it for ever, a cache costs no copies, and the bytes of a version are encoded once.
+holds an object keeps that version of it, a cache costs no copies, and the bytes of a version are encoded once.
 """
 
 from collections import defaultdict
