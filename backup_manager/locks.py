@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _PATIENCE: Final = 600.0
 """Seconds for which a waiter that cannot look goes on trying."""
 _LONGEST: Final = 3600.0
-"""Seconds for which an unchanged entry counts at most, whatever it says: a number alone does not make others wait without an end."""
+"""Seconds for which an unchanged entry counts at most, whatever number it holds."""
 
 
 class LockLostError(TransientError):

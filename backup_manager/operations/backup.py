@@ -66,7 +66,7 @@ def run(context: Context) -> Result:
 
 
 def recorded_location(context: Context) -> paths.Location:
-    """The location of the Backup's data: the one in its Job's environment, which must be where the spec points. Raises UsageError.
+    """The location of the Backup's data: the one in its Job's environment. Raises UsageError when the spec points elsewhere.
 
     The spec has been put back to what was recorded at the start (:mod:`crds.identity`); the two differ only when nothing was
     recorded, or not by this version, and the spec was edited since.
