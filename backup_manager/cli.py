@@ -8,7 +8,7 @@ import argparse
 import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -51,11 +51,17 @@ class Command:
     text: str
     example: str
     flags: tuple[Flag, ...] = ()
+    runs: bool = False
+    """Whether it does the work of a CR, so that it must not begin once the CR is deleted."""
 
     @property
     def unread(self) -> str:
         """The reason told when the CR cannot be read."""
         return f"Get{self.kinds[0]}CRFailed"
+
+    def is_run(self, flags: Mapping[str, Any]) -> bool:
+        """Whether *flags* ask for the work of a CR, and not for an end of it (``log-stop``, ``--abort``)."""
+        return self.runs and flags.get("subcommand") != "log-stop" and not flags.get("abort")
 
 
 _BACKUP_NAME: Final = Flag(name="backupName", text="name of the Backup")
@@ -76,6 +82,7 @@ COMMANDS: Final = {
         module="backup",
         kinds=("Backup",),
         name_flag="backupName",
+        runs=True,
         text="back up with br: a snapshot, or a command of a log backup",
         example="backup-manager backup --namespace=tidb --backupName=nightly --tikvVersion=v8.5.0 --mode=snapshot",
         flags=(
@@ -105,6 +112,7 @@ COMMANDS: Final = {
         module="compact",
         kinds=("CompactBackup",),
         name_flag="resourceName",
+        runs=True,
         text="compact a log backup with tikv-ctl, whole or one shard of it",
         example="backup-manager compact --namespace=tidb --resourceName=weekly",
         flags=(Flag(name="resourceName", text="name of the CompactBackup"),),
@@ -113,6 +121,7 @@ COMMANDS: Final = {
         module="restore",
         kinds=("Restore",),
         name_flag="restoreName",
+        runs=True,
         text="restore with br: a snapshot, or a point in time",
         example="backup-manager restore --namespace=tidb --restoreName=yesterday --tikvVersion=v8.5.0 --mode=pitr",
         flags=(
@@ -131,6 +140,7 @@ COMMANDS: Final = {
         module="export",
         kinds=("Backup",),
         name_flag="backupName",
+        runs=True,
         text="export with dumpling, straight to the storage",
         example="backup-manager export --from-file examples/backup-export-s3.yaml --report=stdout",
         flags=(
@@ -144,6 +154,7 @@ COMMANDS: Final = {
         module="import_data",
         kinds=("Restore",),
         name_flag="restoreName",
+        runs=True,
         text="import with tidb-lightning: an export, or a .tgz archive made by TiDB Operator",
         example="backup-manager import --from-file restore.yaml --backupPath=s3://bucket/prefix/nightly-1a2b3c4d",
         flags=(

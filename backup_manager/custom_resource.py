@@ -10,7 +10,8 @@ from crds import identity, names
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resource:
-    """One Backup or Restore. *spec* keeps the user's words; it is hidden from ``repr`` since a SAS token may be in it."""
+    """One Backup, Restore or CompactBackup. *spec* keeps the user's words; it is hidden from ``repr`` since a SAS token may
+    be in it. *deleting*: the CR was deleted and waits for its finalizers."""
 
     kind: str
     namespace: str
@@ -19,6 +20,7 @@ class Resource:
     spec: Mapping[str, Any] = field(repr=False)
     status: Mapping[str, Any] = field(default_factory=dict, repr=False)
     annotations: Mapping[str, str] = field(default_factory=dict, repr=False)
+    deleting: bool = False
 
     @classmethod
     def of(cls, document: Mapping[str, Any], *, namespace: str = "") -> Self:
@@ -37,6 +39,7 @@ class Resource:
             spec=spec,
             status=document.get("status") or {},
             annotations=metadata.get("annotations") or {},
+            deleting=bool(metadata.get("deletionTimestamp")),
         )
 
     def with_uid(self, uid: str) -> Self:

@@ -25,7 +25,9 @@ from crds.report import Problem
 from crds.wire import Document, WireError
 
 SUFFIX: Final = RECORD_SUFFIX
-VERSION: Final = 1
+VERSION: Final = 2
+"""Version 2 is a record whose data lies in a folder of an attempt, or whose path is cleaned with an attempt still open. A
+manager that reads version 1 alone would take all that is under the path for the data, or the path for free; so it refuses."""
 _RESERVED: Final = (*RESERVED_SUFFIXES, *RESERVED_NAMES, PROBE)
 
 
@@ -109,7 +111,7 @@ class Record(Document, frozen=True, kw_only=True):
     given back before anything was written or deleted.
     """
 
-    v: Literal[1] = 1
+    v: Literal[1, 2] = 1
     state: State
     owner: Owner
     backup_path: str
@@ -146,6 +148,7 @@ class Record(Document, frozen=True, kw_only=True):
     def to_json(self) -> bytes:
         """The bytes to store."""
         written = self.plain()
+        written["v"] = VERSION if self.data or (not self.live and self.open) else 1
         return msgspec.json.format(msgspec.json.encode({**written.pop("unknown"), **written}), indent=2)
 
     @property

@@ -52,6 +52,8 @@ class Verb(Protocol):
     @property
     def unread(self) -> str: ...  # noqa: D102
 
+    def is_run(self, flags: Mapping[str, Any]) -> bool: ...  # noqa: D102
+
 
 @dataclass(kw_only=True)
 class Run:
@@ -165,6 +167,13 @@ class Run:
                 f"{kind} {namespace}/{name} is not the one that this Job was made for (uid {resource.uid}, not {uid})",
                 reason="NotThisCR",
                 hint=f"It was deleted and created again. Delete this Job; the new {kind} gets its own.",
+            )
+        if resource.deleting and self.verb.is_run(self.flags):
+            # The hook that made the Job may have been shown the CR as it was before; another run of it may be over.
+            raise PermanentError(
+                f"{kind} {namespace}/{name} is being deleted; no run of it begins any more",
+                reason="DeletionRequested",
+                hint="Nothing was read or written. To run it again, apply it under a new name.",
             )
         # The spec may have been edited since the Job was made, or since the first one was: what was recorded decides.
         text = self.env.get(names.ENV_RECORDED)

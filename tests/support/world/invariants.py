@@ -2,7 +2,7 @@
 
 * An answer: never 5xx; the same bytes for the same bytes; no null; no present time in a status; a status of the schema.
 * A run: never a second live Job; no Job of a run once its end stands in the status.
-* A restore: no further Job once one was done, while one may live, or after one that was seen has vanished.
+* A restore: never done twice; no further Job once one was done, while one may live, or after one that was seen has vanished.
 * A clean: only where the policy asks for it, of the path that was recorded at the start, not beside a run that is seen.
 * Retention: only what the schedule itself made, and only what :mod:`tests.support.keep_oracle` lets go by the true time.
 * A schedule: no slot twice, and none that has not come.
@@ -36,6 +36,8 @@ _SAMPLE: Final = 8
 _ENDED: Final = frozenset({"Complete", "Failed"})
 _NO_WRITERS: Final = frozenset({"clean", "log-stop"})
 """Purposes of Jobs that write no backup."""
+_RESTORES: Final = ("/restore", "/import", "/1", "/2")
+"""Ends of the keys of :attr:`.Managers.worked` that are of a restore, or of a phase of one."""
 UNKNOWN_FIELD: Final = "ofANewerVersion"
 """In a status: what only a newer webhook and a newer CRD know."""
 
@@ -177,6 +179,8 @@ class Invariants:
 
     def after(self, current: Pass) -> None:
         """What the answer of *current* has done, as far as Metacontroller came."""
+        twice = [work for work, times in self._managers.worked.items() if times > 1 and work.endswith(_RESTORES)]
+        demand(not twice, "restored twice: {}", twice)
         uid = uid_of(current.parent)
         for child in self._created:
             if child["kind"] == "Job":
@@ -232,6 +236,7 @@ class Invariants:
             and controller_of(other) == owner
         ]
         demand(not others, "{} is made beside {}, which lives", name, [other["metadata"]["name"] for other in others])
+        # A Job for a CR that a cache shows as it was before its deletion: its manager begins nothing.
         if current.kind.startswith("Restore") and not self._is_going(current.kind, owner):
             self._judge_restore(current, job)
 

@@ -1,7 +1,8 @@
 """Managers at work in Pods: what they report, how they end, and what lies in the storage and in the cluster because of them.
 
-They keep the rules of ``backup_manager`` that others rely on: a path is claimed before the first byte, one that is complete is
-reported again instead of written again, a clean touches no path of somebody else and waits for every Pod of its CR.
+They keep the rules of ``backup_manager`` that others rely on: no run begins for a CR that is being deleted, a path is claimed
+before the first byte, one that is complete is reported again instead of written again, a clean touches no path of somebody else
+and waits for every Pod of its CR.
 """
 
 import json
@@ -17,6 +18,7 @@ from tests.support.world.kubernetes import PODS, Kubernetes
 
 RUNS: Final = frozenset({"backup", "export", "restore", "import", "compact"})
 """Purposes of which one CR has one run."""
+_CRS: Final = tuple(f"{kind}.{names.API_VERSION}" for kind in ("Backup", "Restore", "CompactBackup"))
 
 
 def purpose_of(job: Object) -> str:
@@ -101,9 +103,22 @@ class Managers:
         if job := self.job_of(pod):
             self.tell("  Pod of {} starts", job["metadata"]["name"])
             purpose, path = purpose_of(job), path_of(job)
+            if purpose in RUNS and not self._is_wanted(owner_of(job)):
+                self._give_up(pod, job, "DeletionRequested", retryable=False)
+                return
             if purpose in {"backup", "export", "log-start"} and path:
                 self.storage.setdefault(path, Data(owner_of(job)))
             self.report(job, "Prepare")
+
+    def _is_wanted(self, owner: str) -> bool:
+        """Whether the CR *owner* is there and is not being deleted, as the API server knows it and a cache may not."""
+        found = next((cr for kind in _CRS for cr in self.store.of(kind).values() if uid_of(cr) == owner), None)
+        return found is not None and not deleting(found)
+
+    def _has_ended(self, pod: Object) -> bool:
+        """Whether its manager refused to begin, or the Pod is gone."""
+        live = self.store.find(PODS, key_of(pod))
+        return live is None or live["status"]["phase"] == "Failed"
 
     def report(self, job: Object, phase: str, **fields: Any) -> bool:
         """Patch the report of *job*, with its uid as a precondition; False when the Job is another or gone."""
@@ -150,6 +165,8 @@ class Managers:
         self.start(pod)
         if job is None:
             self.store.end_pod(pod, "Succeeded")
+            return
+        if self._has_ended(pod):
             return
         purpose = purpose_of(job)
         if purpose == "log-watch":
@@ -217,10 +234,15 @@ class Managers:
         """The manager in *pod* gives up and says why."""
         job = self.job_of(pod)
         self.start(pod)
-        if job:
-            self.tell("  {} fails: {}", job["metadata"]["name"], reason)
-            error = {"reason": reason, "message": "it does not work", "retryable": retryable}
-            self.report(job, "Failed", error=error, timeCompleted=stamp(self.store.clock()), **self._place(job), **result)
+        if job is None:
+            self.store.end_pod(pod, "Failed")
+        elif not self._has_ended(pod):
+            self._give_up(pod, job, reason, retryable=retryable, **self._place(job), **result)
+
+    def _give_up(self, pod: Object, job: Object, reason: str, *, retryable: bool, **result: Any) -> None:
+        self.tell("  {} fails: {}", job["metadata"]["name"], reason)
+        error = {"reason": reason, "message": "it does not work", "retryable": retryable}
+        self.report(job, "Failed", error=error, timeCompleted=stamp(self.store.clock()), **result)
         self.store.end_pod(pod, "Failed")
 
     def kill(self, pod: Object, phase: str = "Failed") -> None:

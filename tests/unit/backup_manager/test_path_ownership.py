@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from backup_manager.attempts import has_ended
@@ -603,7 +604,37 @@ def test_records_of_before_this_protocol_are_read(state: State) -> None:
         assert (again.attempts, again.data) == (2, "" if state is State.CLEANED else "attempt-2")
 
 
-@pytest.mark.parametrize("text", [b'{"v": 2, "state": "Claimed"}', b"", b"[]", b'{"v": true}', b'{"v": 1, "data": "../x"}'])
+def version(bucket: Bucket) -> int:
+    stored: int = orjson.loads(bucket.objects[f"{PATH}.record.json"])["v"]
+    return stored
+
+
+def test_a_record_that_an_older_manager_would_misread_is_of_version_2() -> None:
+    """After a rollback to a release that knows neither the folder of an attempt nor open attempts, that one refuses it."""
+    bucket = Bucket()
+    claim(records(bucket, "1"))
+    assert version(bucket) == 1
+    second = records(bucket, "2")
+    mine = claim(second)
+    assert (mine.data, version(bucket)) == ("attempt-2", 2)
+    second.complete(mine)
+    assert version(bucket) == 2
+    cleaner = records(bucket, "3")
+    cleaner.finish_clean(cleaner.begin_clean(A), Cleaned(at=NOW))
+    left = loaded(bucket)
+    assert (left.state, [attempt.id for attempt in left.open], version(bucket)) == (State.CLEANED, ["1"], 2)
+
+
+def test_an_export_of_one_attempt_is_read_by_an_older_manager() -> None:
+    bucket = Bucket()
+    one = records(bucket, "1")
+    one.complete(claim(one))
+    assert version(bucket) == 1
+    one.finish_clean(one.begin_clean(A), Cleaned(at=NOW))
+    assert (loaded(bucket).open, version(bucket)) == ((), 1)
+
+
+@pytest.mark.parametrize("text", [b'{"v": 3, "state": "Claimed"}', b"", b"[]", b'{"v": true}', b'{"v": 1, "data": "../x"}'])
 def test_a_record_of_a_newer_version_or_none_at_all_stops_everything(scene: Scene, text: bytes) -> None:
     scene.bucket.put("p/q.record.json", text)
     scene.bucket.put("p/q/data", b"1")
@@ -618,7 +649,7 @@ def test_a_record_of_a_newer_version_or_none_at_all_stops_everything(scene: Scen
             act()
         assert caught.value.problem().reason == "UnreadableRecord"
         assert caught.value.hint
-    assert ("version 2" in caught.value.message) is (b'"v": 2' in text)
+    assert ("version 3" in caught.value.message) is (b'"v": 3' in text)
     assert scene.bucket.objects == before
 
 

@@ -136,7 +136,7 @@ def test_a_refused_claim_on_a_cleaned_path_is_withdrawn_and_remembers() -> None:
     assert [past.owner.uid for past in left.past] == ["uid-1"]
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b"not json", b'{"v": 2}'])
+@pytest.mark.parametrize("data", [b"", b"{}", b"not json", b'{"v": 3}'])
 def test_a_record_that_cannot_be_read_is_no_invitation(data: bytes) -> None:
     bucket = Bucket(objects={"p.record.json": data})
     with pytest.raises(StorageError) as caught:

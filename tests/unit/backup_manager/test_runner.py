@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -347,9 +347,17 @@ class EditedCr:
     def __init__(self, _server: object, **_options: object) -> None:
         pass
 
+    more: ClassVar[dict[str, Any]] = {}
+
     def resource(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
         spec = {"backupMode": "log", "br": {"cluster": "other"}, "s3": {"provider": "aws", "bucket": "b", "prefix": "log-B"}}
-        return {"kind": kind, "metadata": {"name": name, "namespace": namespace, "uid": "u1"}, "spec": spec}
+        return {"kind": kind, "metadata": {"name": name, "namespace": namespace, "uid": "u1", **self.more}, "spec": spec}
+
+
+class DeletedCr(EditedCr):
+    """One whose CR was deleted and waits for its finalizer."""
+
+    more: ClassVar[dict[str, Any]] = {"deletionTimestamp": "2026-03-01T02:00:00Z"}
 
 
 def run_edited(bench: Bench, monkeypatch: pytest.MonkeyPatch, **env: str) -> list[Any]:
@@ -389,3 +397,39 @@ def test_a_job_of_another_cr_or_with_a_broken_record_does_nothing(
     assert bench.report.error is not None
     assert bench.report.error.reason == reason
     assert bench.report.error.hint
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "begins"),
+    [
+        ("backup", {"mode": "snapshot", "subcommand": "log-start"}, False),
+        ("backup", {"mode": "log", "subcommand": "log-start"}, False),
+        ("backup", {"mode": "log", "subcommand": "log-stop"}, True),
+        ("export", {}, False),
+        ("import", {}, False),
+        ("restore", {"mode": "snapshot"}, False),
+        ("restore", {"mode": "snapshot", "abort": True}, True),
+        ("compact", {}, False),
+        ("clean", {}, True),
+        ("gc-life-time", {}, True),
+    ],
+)
+def test_no_run_begins_for_a_cr_that_is_being_deleted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, command: str, flags: dict[str, Any], begins: bool
+) -> None:
+    """A hook may ask for a second Job when it is shown the CR as it was before it was deleted, its first Job gone already."""
+    seen: list[str] = []
+    monkeypatch.setattr(runner, "KubernetesApi", DeletedCr)
+    monkeypatch.setattr(kubernetes_api.Server, "in_cluster", lambda _env: None)
+    bench.env[names.ENV_CR_UID] = "u1"
+
+    def work(context: Context) -> Result:
+        seen.append(context.resource.name)
+        return Result()
+
+    named = {COMMANDS[command].name_flag: "one", "from-file": "", "namespace": "ns"}
+    bench.run(work, command=command, **named, **flags)
+    assert seen == (["one"] if begins else [])
+    if not begins:
+        assert bench.report.error is not None
+        assert (bench.report.error.reason, bench.report.error.retryable) == ("DeletionRequested", False)

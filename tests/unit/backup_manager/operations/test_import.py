@@ -327,7 +327,7 @@ def test_an_import_of_a_backup_that_no_run_completed_is_refused(case: Case, fail
     assert case.tool.called("tidb-lightning") == []
 
 
-@pytest.mark.parametrize("record", ["", "{}", '{"v": 2}'])
+@pytest.mark.parametrize("record", ["", "{}", '{"v": 3}'])
 def test_several_attempts_without_a_readable_record_are_refused_and_named(case: Case, record: str) -> None:
     attempts(case)
     file = case.volume / f"{FOLDER}.record.json"
