@@ -302,7 +302,7 @@ class Mark:
                 now, current, note = _locked(cursor)
                 if current is None or note is None:
                     cursor.execute(_DELETE, (self.row,))
-                    return "restored already by another run"
+                    return _not_restored(cursor, current)
                 holders = _holders(cursor, _HOLDERS)
                 ours = {holder.row for holder in holders if self._is_ours(holder, any_attempt=any_attempt)}
                 for row in ours:
@@ -340,6 +340,17 @@ class Mark:
     def _until_certain(self, holder: Holder) -> float:
         """Seconds for which the row of a silent *holder* has yet to stay the same."""
         return self.seen.get((holder.row, holder.value), self.clock()) + CONFIRM_SECONDS - self.clock()
+
+
+def _not_restored(cursor: "Cursor", current: str | None) -> str:
+    """Why there is nothing to restore: another run did it, or what it was before cannot be told any more."""
+    before, _ = _row(cursor, MARKER, _SELECT)
+    if before is None:
+        return "restored already by another run"
+    return (
+        f"stays {current}: row {MARKER} of mysql.tidb says that it was {before[:40]!r} before, which is no duration. "
+        f"By hand: set global tidb_gc_life_time = '10m' (or what it was), and delete that row"
+    )
 
 
 def _lower(cursor: "Cursor", current: str, note: Note, dead: Sequence[Holder]) -> str:

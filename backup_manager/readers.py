@@ -278,13 +278,18 @@ def _delete_mark(marks: Storage, key: str) -> None:
 
 
 def wait_for_readers(
-    context: "Context", storage: Storage, *, limit: float = LIMIT_SECONDS, kinds: Sequence[str] = READERS
+    context: "Context",
+    storage: Storage,
+    *,
+    limit: float = LIMIT_SECONDS,
+    kinds: Sequence[str] = READERS,
+    watch: "Watch | None" = None,
 ) -> bool:
     """Wait until no CR of *kinds* reads what lies under *storage*; whether one did. Raises ReaderActiveError after *limit*
-    seconds."""
-    watch = _Watch(context=context, storage=storage, kinds=kinds)
+    seconds. Who waits more than once keeps a *watch*, so that a mark of a dead reader counts its time once."""
+    watch = watch or Watch(context=context, storage=storage)
     deadline, waited = context.stop.monotonic() + limit, False
-    while reader := _reading_restore(context, storage.location, kinds) or watch.living():
+    while reader := _reading_restore(context, storage.location, kinds) or watch.living(kinds):
         problem = _problem(reader, storage.location)
         if context.stop.monotonic() >= deadline:
             raise ReaderActiveError(problem.message, hint=problem.hint)
@@ -308,24 +313,23 @@ def _problem(reader: str, path: Location) -> Problem:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Watch:
+class Watch:
     """The marks beside a path and beside those around it, and since when each is as it is, by our own clock."""
 
     context: "Context"
     storage: Storage
-    kinds: Sequence[str]
     seen: dict[str, tuple[str, float]] = field(default_factory=dict)
     closed: set[str] = field(default_factory=set)
 
-    def living(self) -> str:
-        """Who left a mark that may still be renewed; empty for nobody. Marks of the dead are removed."""
+    def living(self, kinds: Sequence[str]) -> str:
+        """Who of *kinds* left a mark that may still be renewed; empty for nobody. Marks of the dead are removed."""
         path = self.storage.location
         for location in (path, *path.parents()):
             marks = marks_of(self.storage, location)
             if marks is None or location.url in self.closed:
                 continue
             try:
-                if owner := self._living_in(marks):
+                if owner := self._living_in(marks, kinds):
                     return owner
             except AccessDeniedError as error:
                 self.closed.add(location.url)
@@ -333,7 +337,7 @@ class _Watch:
                     self.context.log(f"readers of other namespaces are not seen: {error.message}")
         return ""
 
-    def _living_in(self, marks: Storage) -> str:
+    def _living_in(self, marks: Storage, kinds: Sequence[str]) -> str:
         for info in list(marks.list()):
             place, version = f"{marks.location.url}/{info.key}", f"{info.etag} {info.modified}"
             before, since = self.seen.get(place, ("", 0.0))
@@ -345,7 +349,7 @@ class _Watch:
             except NotFoundError:
                 continue
             if self.context.stop.monotonic() - since <= min(max(note.seconds, PACE.duration), _LONGEST):
-                if _kind(note) not in READERS or _kind(note) in self.kinds:
+                if _kind(note) not in READERS or _kind(note) in kinds:
                     return note.owner or "an unknown reader"
                 continue
             self._remove(marks, info.key, note)

@@ -18,7 +18,7 @@ from backup_manager.cleaner import Cleaner, CleanOptions, Tally
 from backup_manager.errors import ManagerError, PartialError, StorageError, UsageError
 from backup_manager.operations.steps import Context, Result, Step, run_steps
 from backup_manager.ownership import FORCE, clean_refused
-from backup_manager.readers import wait_for_readers
+from backup_manager.readers import Watch, wait_for_readers
 from backup_manager.record import Cleaned, Owner, Record, State, is_data
 from backup_manager.records import Records
 from backup_manager.storage.base import Storage
@@ -35,11 +35,13 @@ _WRITER_ROUNDS: Final = 3
 
 @dataclass(slots=True, kw_only=True)
 class Clean:
-    """What the steps hand to each other. *uids*: other CRs whose data this one may delete. *claim*: this cleaner's claim on the
-    path. *kept*: why nothing is deleted; *complete*: since the record says Complete."""
+    """What the steps hand to each other. *uids*: other CRs whose data this one may delete. *readers*: what was seen of the
+    path's readers. *claim*: this cleaner's claim on the path. *kept*: why nothing is deleted; *complete*: since the record says
+    Complete."""
 
     storage: Storage
     records: Records
+    readers: Watch
     owner: Owner
     uids: frozenset[str]
     record: Record | None = None
@@ -64,6 +66,7 @@ def run(context: Context) -> Result:
     state = Clean(
         storage=storage,
         records=Records(storage, now=context.now, attempt_id=attempt_id(context), pod=pod),
+        readers=Watch(context=context, storage=storage),
         owner=Owner.of(context.resource),
         uids=frozenset({context.resource.annotations.get(names.CONFIRM_CLEAN_ANNOTATION, "")} - {""}),
     )
@@ -96,7 +99,7 @@ def await_writers(context: Context, state: Clean) -> None:
     """Other Jobs of this CR have ended, and so have restores of the data, which come first while no clean has claimed it."""
     if not state.kept:
         wait_for_writers(context)
-        wait_for_readers(context, state.storage)
+        wait_for_readers(context, state.storage, watch=state.readers)
 
 
 def claim(context: Context, state: Clean) -> None:
@@ -124,7 +127,7 @@ def claim(context: Context, state: Clean) -> None:
 
 def delete(context: Context, state: Clean) -> None:
     """Delete until the path is listed empty while nobody writes. A reader that was there before the claim is waited for."""
-    wait_for_readers(context, state.storage)
+    wait_for_readers(context, state.storage, watch=state.readers)
     if state.storage.location.prefix.endswith(ARCHIVE_SUFFIX):
         _delete_archive(context, state)
     for _ in range(_WRITER_ROUNDS):

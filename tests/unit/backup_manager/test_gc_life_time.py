@@ -277,6 +277,14 @@ def test_the_row_of_a_cr_without_a_run_is_removed_whichever_attempt_left_it(here
     assert gc_life_time.release(here.context, database) == "restored already by another run"  # type: ignore[arg-type]
 
 
+def test_a_marker_that_holds_no_duration_is_told_and_not_taken_for_restored(here: World) -> None:
+    database = FakeDatabase({VARIABLE: ("72h0m0s", ""), MARKER: ("soon", "")})
+    told = gc_life_time.release(here.context, database)  # type: ignore[arg-type]
+    assert told.startswith("stays 72h0m0s: row tidb_backup_gc_life_time_before of mysql.tidb says that it was 'soon' before")
+    assert "set global tidb_gc_life_time" in told
+    assert database.life_time == "72h0m0s"
+
+
 def test_a_run_of_a_release_that_did_not_renew_counts_for_a_day(tmp_path: Path) -> None:
     database = FakeDatabase()
     clock = Time(database)

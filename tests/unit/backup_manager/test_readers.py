@@ -20,6 +20,7 @@ from backup_manager.readers import (
     MarkPlace,
     ReaderActiveError,
     SourceBeingCleanedError,
+    Watch,
     may_read,
     reading,
     wait_for_readers,
@@ -293,6 +294,29 @@ def test_a_mark_that_does_not_change_for_all_of_its_time_is_of_a_dead_reader(tmp
     assert PACE.duration < stop.seconds <= PACE.duration + 30
     assert marks(bucket) == []
     assert "counts as dead" in "".join(made.lines)
+
+
+def test_a_mark_of_a_dead_reader_that_cannot_be_removed_is_waited_for_once(
+    tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clean waits before its claim and again after it, with what it saw the first time."""
+    with reading(reader(tmp_path, "dead").context, at(bucket)):
+        (key,) = marks(bucket)
+        left = bucket.objects[key]
+    bucket.put(key, left)
+
+    def denied(_self: MemoryStorage, _batch: Any) -> Any:
+        raise AccessDeniedError("403 to delete a mark")
+
+    monkeypatch.setattr(MemoryStorage, "delete_batch", denied)
+    _, context, stop = cleaner(tmp_path)
+    watch = Watch(context=context, storage=at(bucket))
+    assert wait_for_readers(context, at(bucket), watch=watch)
+    waited = stop.seconds
+    assert waited > PACE.duration
+    assert not wait_for_readers(context, at(bucket), watch=watch)
+    assert stop.seconds == waited
+    assert marks(bucket) == [key]
 
 
 @pytest.mark.parametrize("text", [b"no JSON", b"{}", b'{"token":"x","seconds":1e300}', b'{"token":"x","seconds":-5}'])
