@@ -22,7 +22,7 @@ import orjson
 from app.domain import cron
 from app.domain.retention import Item, Policy, Rule, State, plan
 from app.main import GC_THRESHOLD
-from benchmarks.hook_requests import NOW, backup_request, schedule_request
+from benchmarks.hook_requests import NOW, backup_request, schedule_request, write_status
 
 _MIB = 1024 * 1024
 
@@ -111,7 +111,7 @@ def ten_times(call: Callable[[], object]) -> Callable[[], None]:
 def at_rest(hooks: Server, path: str, request: dict[str, Any]) -> bytes:
     """*request* as it comes again and again: with the status that the answers have settled on."""
     for _ in range(3):
-        request["parent"]["status"] = orjson.loads(hooks.post(path, orjson.dumps(request)))["status"]
+        write_status(request["parent"], orjson.loads(hooks.post(path, orjson.dumps(request)))["status"])
     return orjson.dumps(request)
 
 

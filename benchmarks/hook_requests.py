@@ -32,6 +32,10 @@ def _managed(manager: str, tree: dict[str, Any], at: str) -> dict[str, Any]:
     }
 
 
+def _managed_status(status: dict[str, Any], at: str) -> dict[str, Any]:
+    return {**_managed("metacontroller", _fields({"status": status}), at), "subresource": "status"}
+
+
 def _fields(value: Any) -> dict[str, Any]:
     """``fieldsV1`` of *value*: every key once more, with ``f:`` before it."""
     return {f"f:{key}": _fields(item) if isinstance(item, dict) else {} for key, item in value.items()}
@@ -77,7 +81,7 @@ def _object(
             "finalizers": ["metacontroller.io/compositecontroller-tidb-backup"],
             "managedFields": [
                 _managed("metacontroller", _fields(written), at),
-                _managed("metacontroller", _fields({"status": status}), at),
+                _managed_status(status, at),
             ],
             **meta,
         },
@@ -107,6 +111,12 @@ def _scheduled_backup(slot: datetime) -> dict[str, Any]:
     }
     meta = {names.SLOT_ANNOTATION: at}
     return _object("Backup", names.slot_backup("nightly", slot), SPEC, status, at=at, annotations=meta)
+
+
+def write_status(parent: dict[str, Any], status: dict[str, Any]) -> None:
+    """Put *status* into *parent* as the API server does, with the time of the write: a schedule compares its clock with it."""
+    parent["status"] = status
+    parent["metadata"]["managedFields"][-1] = _managed_status(status, stamp(datetime.now(UTC)))
 
 
 def schedule_request(count: int) -> dict[str, Any]:

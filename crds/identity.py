@@ -8,7 +8,7 @@ what was not set: ``{"backupMode": "log", "br.cluster": "basic", "s3.bucket": "b
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
@@ -62,10 +62,21 @@ FIELDS: Final = (
 )
 """Every field that is recorded, whatever the kind: no two kinds use one name for two things."""
 _PARTS: Final = {field: tuple(field.split(".")) for field in FIELDS}
-_BY_ROOT: Final[Mapping[str, list[str]]] = {
-    root: [field for field in FIELDS if field.partition(".")[0] == root]
-    for root in dict.fromkeys(field.partition(".")[0] for field in FIELDS)
-}
+
+
+def _tree(fields: Sequence[tuple[str, tuple[str, ...]]]) -> dict[str, Any]:
+    """*fields* as nested as a spec has them: key to what is inside it, or to the field's path.
+
+    >>> _tree([("mode", ("mode",)), ("s3.bucket", ("s3", "bucket"))])
+    {'mode': 'mode', 's3': {'bucket': 's3.bucket'}}
+    """
+    inside: dict[str, Any] = {}
+    for field, (key, *rest) in fields:
+        inside.setdefault(key, []).append((field, tuple(rest)))
+    return {key: _tree(found) if found[0][1] else found[0][0] for key, found in inside.items()}
+
+
+_TREE: Final = _tree(list(_PARTS.items()))
 _SECTIONS: Final = (
     ("br",),
     ("from",),
@@ -114,11 +125,7 @@ def pd_address(spec: Mapping[str, Any], annotations: Mapping[str, Any]) -> str:
 def record(spec: Mapping[str, Any], *, namespace: str, annotations: Mapping[str, Any]) -> dict[str, str]:
     """What is to be recorded of *spec* at the start. *namespace* is the CR's own."""
     found: dict[str, str] = {}
-    for root, fields in _BY_ROOT.items():  # every sync comes here: what is absent costs one look
-        if spec.get(root):
-            for field in fields:
-                if (value := _get(spec, _PARTS[field])) not in (None, ""):
-                    found[field] = value if type(value) is str else _text(field, value)
+    _collect(spec, _TREE, found)
     found.update({field: value for field, (section, value) in _DEFAULTS.items() if spec.get(section) and field not in found})
     if (spec.get("br") or {}).get("cluster"):
         found.setdefault("br.clusterNamespace", namespace)
@@ -128,6 +135,19 @@ def record(spec: Mapping[str, Any], *, namespace: str, annotations: Mapping[str,
     if address := pd_address(spec, annotations):
         found[PD_ADDRESS] = address
     return found
+
+
+def _collect(values: Mapping[str, Any], tree: Mapping[str, Any], found: dict[str, str]) -> None:
+    """Add the text of every field of *tree* that is set in *values*; a port of 0 is none. Every sync comes here, so each key is
+    looked at once."""
+    for key, value in values.items():
+        below = tree.get(key)
+        if below is None or not value:
+            continue
+        if type(below) is str:
+            found[below] = value if type(value) is str else _text(below, value)
+        elif isinstance(value, dict):
+            _collect(value, below, found)
 
 
 _DEFAULTS: Final = {"from.port": ("from", "4000"), "to.port": ("to", "4000")}

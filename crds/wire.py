@@ -67,7 +67,7 @@ def representable(value: Any, *, depth: int = _MAX_DEPTH) -> bool:
     >>> representable({"a": [1, "x", None]}), representable({"a": 2**70})
     (True, False)
     """
-    if isinstance(value, dict | list):
+    if isinstance(value, (dict, list)):
         inner = value.values() if isinstance(value, dict) else value
         return depth > 0 and all(representable(item, depth=depth - 1) for item in inner)
     return not isinstance(value, int) or -_MAX_INT <= value < _MAX_INT

@@ -62,12 +62,11 @@ class Job:
     def recorded(self) -> Recorded | None:
         """What was recorded of the CR when it was made; None where it does not say."""
         pod = ((self.obj.get("spec") or {}).get("template") or {}).get("spec") or {}
-        env = [entry for container in (pod.get("containers") or ())[:1] for entry in container.get("env") or ()]
-        text = next((entry.get("value") for entry in env if entry.get("name") == names.ENV_RECORDED), None)
-        try:
-            return from_text(text) if text else None
-        except ValueError:
-            return None
+        for container in (pod.get("containers") or ())[:1]:
+            for entry in container.get("env") or ():
+                if entry.get("name") == names.ENV_RECORDED:
+                    return _recorded_in(entry.get("value"))
+        return None
 
     @property
     def args(self) -> list[str]:
@@ -152,6 +151,13 @@ class Job:
     def unready(self) -> bool:
         """Whether no Pod of it has become ready, and none has reported."""
         return not self.finished and not self._status.get("ready") and self.report is None
+
+
+def _recorded_in(text: str | None) -> Recorded | None:
+    try:
+        return from_text(text) if text else None
+    except ValueError:
+        return None
 
 
 def observed_jobs(observed: Observed) -> Mapping[str, Job]:

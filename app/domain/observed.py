@@ -30,7 +30,7 @@ def items(value: object) -> list[Mapping[str, Any]]:
     >>> items([{"a": 1}, None, "x"]), items("x")
     ([{'a': 1}], [])
     """
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list | tuple) else []
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, (list, tuple)) else []
 
 
 def condition(obj: Object, kind: str) -> Object | None:

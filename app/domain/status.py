@@ -126,14 +126,10 @@ class Draft:
     ) -> None:
         """Note condition *kind* without moving the phase. *at* is when it became so: a fact of a Job, a report or the CR.
         *generation* is that of the spec which the condition judges."""
-        given = {
-            "command": command,
-            "type": str(kind),
-            "status": "True" if status else "False",
-            "reason": reason,
-            "message": message,
-        }
-        words = {key: value for key, value in given.items() if value}
+        words: dict[str, Any] = {"type": str(kind), "status": "True" if status else "False"}
+        for key, text in (("command", command), ("reason", reason), ("message", message)):
+            if text:
+                words[key] = text
         before: Mapping[str, Any] = next((item for item in self._received if item.get("type") == kind), {})
         if {key: value for key, value in before.items() if key not in _NOT_WORDS and value} == words:
             words = {key: value for key, value in before.items() if key != "observedGeneration" and value}

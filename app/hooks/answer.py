@@ -32,7 +32,25 @@ def plain(value: Any) -> Any:
     >>> plain({"a": 1.0, "b": None, "c": [True, 0.5, None]})
     {'a': 1, 'c': [True, 0.5]}
     """
-    if isinstance(value, str | bool):
+    kind = type(value)
+    if kind is str or kind is bool:
+        return value
+    if kind is dict:
+        # Nearly all of a status are texts in a dict: a call for each of them would take most of the time.
+        return {
+            key if type(key) is str else str(key): item if type(item) is str else plain(item)
+            for key, item in value.items()
+            if item is not None
+        }
+    if isinstance(value, Mapping):
+        return plain(dict(value))
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value if item is not None]
+    return _plain_scalar(value)
+
+
+def _plain_scalar(value: Any) -> Any:
+    if isinstance(value, str):
         return value
     if isinstance(value, int):
         if not -_MAX_INT <= value < _MAX_INT:
@@ -42,10 +60,6 @@ def plain(value: Any) -> Any:
         if not math.isfinite(value):
             raise AnswerError(f"number {value} cannot be written as JSON")
         return int(value) if value.is_integer() and -_MAX_INT <= value < _MAX_INT else value
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value if item is not None]
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     raise AnswerError(f"a value of type {type(value).__name__} cannot be written as JSON")
