@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -75,8 +75,9 @@ class HookServer:
                 for name, value in raw.headers.items():
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(raw.body)))
-                self.end_headers()
-                self.wfile.write(raw.body)
+                with suppress(ConnectionError):  # who asked may have given up by now
+                    self.end_headers()
+                    self.wfile.write(raw.body)
 
             def log_message(self, *_: object) -> None:
                 """Quiet."""
