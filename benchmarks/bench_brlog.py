@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -107,6 +107,10 @@ class _NoVerb:
     """A run that only logs."""
 
     module, kinds, name_flag, unread = "", (), "", ""
+
+    def is_run(self, flags: Mapping[str, Any]) -> bool:
+        """It works for no CR."""
+        return False
 
 
 def seconds(work: Callable[[Path], Any], path: Path) -> float:

@@ -427,8 +427,8 @@ def test_no_run_begins_for_a_cr_that_is_being_deleted(
         seen.append(context.resource.name)
         return Result()
 
-    named = {COMMANDS[command].name_flag: "one", "from-file": "", "namespace": "ns"}
-    bench.run(work, command=command, **named, **flags)
+    given: dict[str, Any] = {COMMANDS[command].name_flag: "one", "from-file": "", "namespace": "ns", **flags}
+    bench.run(work, command=command, **given)
     assert seen == (["one"] if begins else [])
     if not begins:
         assert bench.report.error is not None
