@@ -54,7 +54,7 @@ test: check gotest ## every test (about 12 min on 2 cores, tools built)
 
 # Tests on servers mostly wait. What needs nothing but a processor runs beside them, yields to them, and is shown at the end.
 servers-and-property: tools
-	@nice -n 10 $(MAKE) --no-print-directory property > .venv/property.log 2>&1 & property=$$!; \
+	@nice -n 5 $(MAKE) --no-print-directory property > .venv/property.log 2>&1 & property=$$!; \
 	trap 'kill $$property 2> /dev/null' EXIT; \
 	failed=0; $(ON_SERVERS) tests/integration tests/e2e || failed=$$?; \
 	wait $$property || failed=$$?; trap - EXIT; \

@@ -44,7 +44,7 @@ settings.load_profile("any machine")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """What ``-n auto`` means: a worker for each processor, one more for tests with servers."""
+    """What ``-n auto`` means: a worker for each processor, two for tests with servers."""
     on_servers = any(folder in argument for argument in config.args for folder in _ON_SERVERS)
     return turns.workers() if on_servers else min(cores(), room(0.5))
 

@@ -14,6 +14,7 @@ import pytest
 from sandbox.agent.container import LAUNCHER
 from sandbox.patience import PATIENCE, until
 from sandbox.processes import start_time
+from tests.support.process_tree import descendants
 
 pytestmark = pytest.mark.e2e
 
@@ -130,12 +131,6 @@ def test_killing_the_launcher_kills_everything_inside(tmp_path: Path) -> None:
     process.stdout.close()
     until(lambda: not any(map(start_time, inside)), "nothing of it is left")
     assert start_time(process.pid) == 0
-
-
-def descendants(pid: int) -> list[int]:
-    """Every process that *pid* or a child of it started."""
-    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return [found for child in children for found in (child, *descendants(child))]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")

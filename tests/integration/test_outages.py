@@ -33,6 +33,7 @@ from sandbox.patience import PATIENCE
 from tests.integration.test_export_import import Stage, path_of
 from tests.support import servers
 from tests.support.outage import ApiOutage, Outage, api_outage, outage
+from tests.support.process_tree import descendants
 from tests.support.sandboxes import shared_api_server
 
 pytestmark = pytest.mark.integration
@@ -118,15 +119,6 @@ def record(stage: Stage, report: Report) -> dict[str, Any]:
     return found
 
 
-def tree(pid: int) -> list[int]:
-    """*pid* and the processes below it."""
-    found = [pid]
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += tree(int(child))
-    return found
-
-
 def test_a_frozen_export_that_thaws_after_its_successor_completed_changes_nothing(stage: Stage, s3: Outage) -> None:
     fill(stage)
     cr, frozen = backup(stage, s3, "frozen"), threading.Event()
@@ -134,7 +126,7 @@ def test_a_frozen_export_that_thaws_after_its_successor_completed_changes_nothin
     processes: list[int] = []
 
     def freeze() -> None:
-        processes.extend(tree(first.pid))
+        processes.extend([first.pid, *descendants(first.pid)])
         for pid in processes:
             os.kill(pid, signal.SIGSTOP)
         frozen.set()

@@ -54,7 +54,7 @@ def decoded(body: bytes, *, piece: int, chunk: int) -> Any:
 
 
 @given(document=DOCUMENTS, piece=st.integers(1, 300), chunk=st.integers(1, 700), first=st.booleans(), spaced=st.booleans())
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=500, deadline=None)
 def test_same_as_a_whole(document: dict[str, Any], piece: int, chunk: int, first: bool, spaced: bool) -> None:
     ordered = document if first else dict(reversed(list(document.items())))
     body = orjson.dumps(ordered, option=orjson.OPT_INDENT_2 if spaced else None)

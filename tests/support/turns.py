@@ -72,9 +72,9 @@ class Turns:
 
 
 def workers() -> int:
-    """How many tests with real servers may run at once: one more than there are processors, for they wait half of their time;
+    """How many tests with real servers may run at once: two for each processor, for they wait more than half of their time;
     fewer where the memory is too small for so many sandboxes."""
-    return min(cores() + 1, room(_SANDBOX_GIB))
+    return min(2 * cores(), room(_SANDBOX_GIB))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

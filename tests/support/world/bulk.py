@@ -11,7 +11,7 @@ from tests.support.world.cluster import World
 from tests.support.world.histories import Step, begin, play, random_steps
 from tests.support.world.invariants import Violation
 
-LENGTH: Final = 25
+LENGTH: Final = 20
 SCHEDULES: Final = tuple(number for number, cast in enumerate(users.CASTS) if cast[0][0] == "BackupSchedule")
 RUNS: Final = tuple(number for number in range(len(users.CASTS)) if number not in SCHEDULES)
 
