@@ -13,6 +13,7 @@ from app.domain.times import witnessed
 from crds import generate
 from crds.v1alpha1 import KINDS
 from crds.v1alpha1.common import Model
+from sandbox.api import ApiError
 from sandbox.cluster import Cluster
 from sandbox.patience import until
 from tests.support.sandboxes import shared_api_server
@@ -38,7 +39,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
 
 def test_every_crd_is_structural_and_served(cluster: Cluster) -> None:
     for model in KINDS.values():
-        crd = json.loads(cluster.kubectl("get", "crd", f"{model.PLURAL}.pingcap.com", "-o", "json"))
+        crd = cluster.get("apiextensions.k8s.io/v1/CustomResourceDefinition", f"{model.PLURAL}.pingcap.com")
+        assert crd is not None
         conditions = {condition["type"]: condition["status"] for condition in crd["status"]["conditions"]}
         assert conditions["Established"] == "True"
         assert "NonStructuralSchema" not in conditions
@@ -52,9 +54,8 @@ def test_documents_apply_unchanged(cluster: Cluster, path: Path) -> None:
         if not wanted or wanted["kind"] not in KINDS:
             continue
         namespace = wanted["metadata"].get("namespace", "default")
-        stored = json.loads(
-            cluster.kubectl("get", wanted["kind"], wanted["metadata"]["name"], f"--namespace={namespace}", "-o", "json")
-        )
+        stored = cluster.get(wanted["kind"], wanted["metadata"]["name"], namespace)
+        assert stored is not None
         assert _part_of(wanted["spec"], stored["spec"]), "the API server dropped a field"
         # What the API server filled in is what the model fills in.
         model = KINDS[wanted["kind"]]
@@ -83,8 +84,15 @@ def answers(cluster: Cluster) -> dict[str, str]:
 
 
 def _try(cluster: Cluster, case: Mapping[str, Any]) -> str:
-    resource = {"apiVersion": API_VERSION, "kind": case["kind"], "metadata": {"name": "broken"}, "spec": case["spec"]}
-    return cluster.kubectl("create", "--dry-run=server", "--filename=-", text=json.dumps(resource), check=False)
+    """As ``kubectl create --dry-run=server`` does it, which is slow to start fifty times."""
+    document = {"apiVersion": API_VERSION, "kind": case["kind"], "metadata": {"name": "broken"}, "spec": case["spec"]}
+    resource = cluster.api.resource_of(API_VERSION, case["kind"])
+    query = {"dryRun": "All", "fieldValidation": "Strict"}
+    try:
+        cluster.api.request("POST", resource.path("default"), document, query=query)
+    except ApiError as error:
+        return str(error)
+    return "created"
 
 
 @pytest.mark.parametrize("case", BROKEN, ids=lambda case: case["name"])
