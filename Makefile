@@ -49,7 +49,7 @@ documented-unit: venv
 format: venv ## let ruff format and sort
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
 
-test: check gotest ## every test (about 12 min on 2 cores, tools built)
+test: check gotest ## every test (some 15 min on 2 cores, tools built)
 	@if [ "$$(nproc)" -gt 1 ]; then $(MAKE) --no-print-directory servers-and-property; else $(MAKE) --no-print-directory property servers; fi
 
 # Tests on servers mostly wait. What needs nothing but a processor runs beside them, yields to them, and is shown at the end.
