@@ -114,11 +114,11 @@ def pd_address(spec: Mapping[str, Any], annotations: Mapping[str, Any]) -> str:
     >>> pd_address({"br": {"options": ["--pd", "a:2379"]}}, {})
     'a:2379'
     """
-    options = [str(option) for option in (spec.get("br") or {}).get("options") or ()]
-    for option, following in pairwise([*options, ""]):
-        flag, equals, value = option.partition("=")
-        if flag in _PD_FLAGS:
-            return value if equals else following
+    if given := (spec.get("br") or {}).get("options"):
+        for option, following in pairwise([*map(str, given), ""]):
+            flag, equals, value = option.partition("=")
+            if flag in _PD_FLAGS:
+                return value if equals else following
     return str(annotations.get(names.PD_ADDR_ANNOTATION) or "")
 
 
@@ -126,7 +126,9 @@ def record(spec: Mapping[str, Any], *, namespace: str, annotations: Mapping[str,
     """What is to be recorded of *spec* at the start. *namespace* is the CR's own."""
     found: dict[str, str] = {}
     _collect(spec, _TREE, found)
-    found.update({field: value for field, (section, value) in _DEFAULTS.items() if spec.get(section) and field not in found})
+    for field, (section, value) in _DEFAULTS.items():
+        if spec.get(section):
+            found.setdefault(field, value)
     if (spec.get("br") or {}).get("cluster"):
         found.setdefault("br.clusterNamespace", namespace)
     if found.get("backupMode") == "log":

@@ -63,7 +63,8 @@ class Job:
         """What was recorded of the CR when it was made; None where it does not say."""
         pod = ((self.obj.get("spec") or {}).get("template") or {}).get("spec") or {}
         for container in (pod.get("containers") or ())[:1]:
-            for entry in container.get("env") or ():
+            # The webhook appends it, and of two with one name the last counts.
+            for entry in reversed(container.get("env") or ()):
                 if entry.get("name") == names.ENV_RECORDED:
                     return _recorded_in(entry.get("value"))
         return None
