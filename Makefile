@@ -11,7 +11,6 @@ export PYTHONWARNINGS :=
 export PYTHONDONTWRITEBYTECODE :=
 # As many workers as processors that may be used (tests/conftest.py).
 WORKERS := $(BIN)/pytest -q -n auto --dist loadfile
-ON_SERVERS := $(WORKERS) --no-loadscope-reorder --durations=15
 
 .PHONY: help venv tools demo check static documented-unit format test servers-and-property property soak gotest unit servers integration e2e crds bench images clean
 
@@ -56,7 +55,7 @@ test: check gotest ## every test (some 15 min on 2 cores, tools built)
 servers-and-property: tools
 	@nice -n 5 $(MAKE) --no-print-directory property > .venv/property.log 2>&1 & property=$$!; \
 	trap 'kill $$property 2> /dev/null' EXIT; \
-	failed=0; $(ON_SERVERS) tests/integration tests/e2e || failed=$$?; \
+	failed=0; $(MAKE) --no-print-directory servers || failed=$$?; \
 	wait $$property || failed=$$?; trap - EXIT; \
 	cat .venv/property.log; exit $$failed
 
@@ -72,6 +71,8 @@ gotest: tools ## the Go tests of minikv
 
 unit: venv ## unit and golden tests alone
 	@$(BIN)/pytest -q tests/unit tests/golden
+
+ON_SERVERS := $(WORKERS) --no-loadscope-reorder --durations=15
 
 servers: tools ## integration and e2e together, which takes less time than one after the other
 	@$(ON_SERVERS) tests/integration tests/e2e

@@ -345,10 +345,10 @@ class Mark:
 def _not_restored(cursor: "Cursor", current: str | None) -> str:
     """Why there is nothing to restore: another run did it, or what it was before cannot be told any more."""
     before, _ = _row(cursor, MARKER, _SELECT)
-    if before is None:
+    if current is None or before is None:
         return "restored already by another run"
     return (
-        f"stays {current}: row {MARKER} of mysql.tidb says that it was {before[:40]!r} before, which is no duration. "
+        f"stays {current}: row {MARKER} of mysql.tidb says that it was {before[:40]!r} before, which is not a duration. "
         f"By hand: set global tidb_gc_life_time = '10m' (or what it was), and delete that row"
     )
 

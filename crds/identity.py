@@ -8,7 +8,7 @@ what was not set: ``{"backupMode": "log", "br.cluster": "basic", "s3.bucket": "b
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
@@ -62,21 +62,6 @@ FIELDS: Final = (
 )
 """Every field that is recorded, whatever the kind: no two kinds use one name for two things."""
 _PARTS: Final = {field: tuple(field.split(".")) for field in FIELDS}
-
-
-def _tree(fields: Sequence[tuple[str, tuple[str, ...]]]) -> dict[str, Any]:
-    """*fields* as nested as a spec has them: key to what is inside it, or to the field's path.
-
-    >>> _tree([("mode", ("mode",)), ("s3.bucket", ("s3", "bucket"))])
-    {'mode': 'mode', 's3': {'bucket': 's3.bucket'}}
-    """
-    inside: dict[str, Any] = {}
-    for field, (key, *rest) in fields:
-        inside.setdefault(key, []).append((field, tuple(rest)))
-    return {key: _tree(found) if found[0][1] else found[0][0] for key, found in inside.items()}
-
-
-_TREE: Final = _tree(list(_PARTS.items()))
 _SECTIONS: Final = (
     ("br",),
     ("from",),
@@ -267,6 +252,17 @@ def _set(spec: dict[str, Any], parts: tuple[str, ...], value: Any) -> None:
         spec[part] = inner = inner if isinstance(inner, dict) else {}
         spec = inner
     spec[last] = value
+
+
+def _field_tree() -> dict[str, Any]:
+    """The path of every field, nested as the field is in a spec: ``{"mode": "mode", "s3": {"bucket": "s3.bucket", ...}}``."""
+    tree: dict[str, Any] = {}
+    for field, parts in _PARTS.items():
+        _set(tree, parts, field)
+    return tree
+
+
+_TREE: Final = _field_tree()
 
 
 def _remove(spec: dict[str, Any], parts: tuple[str, ...]) -> None:

@@ -32,6 +32,10 @@ class Job:
         return self.obj.get("status") or {}
 
     @property
+    def _pod(self) -> Mapping[str, Any]:
+        return ((self.obj.get("spec") or {}).get("template") or {}).get("spec") or {}
+
+    @property
     def name(self) -> str:
         """Its name."""
         return str(metadata(self.obj).get("name") or "")
@@ -61,8 +65,7 @@ class Job:
     @property
     def recorded(self) -> Recorded | None:
         """What was recorded of the CR when it was made; None where it does not say."""
-        pod = ((self.obj.get("spec") or {}).get("template") or {}).get("spec") or {}
-        for container in (pod.get("containers") or ())[:1]:
+        for container in (self._pod.get("containers") or ())[:1]:
             # The webhook appends it, and of two with one name the last counts.
             for entry in reversed(container.get("env") or ()):
                 if entry.get("name") == names.ENV_RECORDED:
@@ -72,8 +75,7 @@ class Job:
     @property
     def args(self) -> list[str]:
         """Arguments of its main container."""
-        pod = ((self.obj.get("spec") or {}).get("template") or {}).get("spec") or {}
-        return [str(arg) for container in (pod.get("containers") or ())[:1] for arg in container.get("args") or ()]
+        return [str(arg) for container in (self._pod.get("containers") or ())[:1] for arg in container.get("args") or ()]
 
     @cached_property
     def report(self) -> Report | None:
@@ -145,8 +147,7 @@ class Job:
     @property
     def account(self) -> str:
         """ServiceAccount of its Pods."""
-        pod = ((self.obj.get("spec") or {}).get("template") or {}).get("spec") or {}
-        return str(pod.get("serviceAccountName") or "")
+        return str(self._pod.get("serviceAccountName") or "")
 
     @property
     def unready(self) -> bool:
