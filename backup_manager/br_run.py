@@ -2,13 +2,14 @@
 
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
+from backup_manager.content import Item
 from backup_manager.errors import ManagerError, NotFoundError, PermanentError, ToolError
-from backup_manager.storage.base import Storage
+from backup_manager.storage.base import ObjectInfo, Storage
 from backup_manager.tools import backupmeta, br, process
 from backup_manager.tools.failures import RESTORE_TASK_RUNNING, failure
 from crds import durations, names
@@ -126,6 +127,25 @@ def read_meta(storage: Storage, *, reason: str = "GetBackupMetadataFailed") -> b
             hint="Its last write was lost; the backup can be repeated.",
         ) from None
     return backupmeta.parse(data, storage.read)
+
+
+def read_content(storage: Storage, read: bytes | None = None) -> tuple[list[Item], dict[str, int]]:
+    """The objects of the backup, and its files with their sizes. *read* is ``backupmeta`` when it was read already."""
+    data = storage.read(backupmeta.NAME) if read is None else read
+    return backupmeta.content(data, storage.read)
+
+
+def damage(files: Mapping[str, int], listed: Iterable[ObjectInfo]) -> str:
+    """What *listed* lacks of *files*, in words; empty when all are there in full."""
+    left = dict(files)
+    for info in listed:
+        size = left.pop(info.key, None)
+        if size is not None and size != info.size:
+            return f"{info.key} has {info.size} bytes in the storage and {size} in {backupmeta.NAME}"
+    if not left:
+        return ""
+    more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+    return f"the storage does not hold {min(left)}{more}, which {backupmeta.NAME} names"
 
 
 def _operations(heard: br.Heard) -> list[dict[str, str]]:

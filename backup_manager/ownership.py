@@ -218,7 +218,7 @@ def finish_clean(there: Record | None, mine: Record, cleaned: Cleaned, actor: Ac
     """The record after the cleaner of *mine* found the path empty. Raises SupersededError."""
     found = _cleaning(there, mine)
     open_ = tuple(attempt for attempt in actor.still_open(found) if not _same(attempt, mine.cleaner))
-    return found.but(state=State.CLEANED, cleaned=cleaned, objects="", open=open_, revision=found.revision + 1)
+    return found.but(state=State.CLEANED, cleaned=cleaned, objects="", contents="", open=open_, revision=found.revision + 1)
 
 
 def _past_lives(there: Record) -> tuple[Past, ...]:

@@ -16,6 +16,7 @@ import msgspec
 import orjson
 
 from backup_manager import history
+from backup_manager.content import Content
 from backup_manager.custom_resource import Resource
 from backup_manager.errors import StorageError
 from backup_manager.masking import MASK, Masker
@@ -106,9 +107,10 @@ class Record(Document, frozen=True, kw_only=True):
 
     *attempts*: the last attempt number given out. *revision* differs at each write, so that an etag of the content never comes
     back. *attempt* holds the path as a writer, *cleaner* as the one that deletes. *open*: attempts that have not been seen to
-    end. *data*: the folder inside the path where the data lies, empty for the path itself. *neighbours_checked*: whether a
-    writer of this owner got past the check of ancestors and descendants, and so may have written. *withdrawn*: this claim was
-    given back before anything was written or deleted.
+    end. *content*: totals of what the artefact holds, None in a record of a release that did not look. *contents*: name of the
+    list of its objects beside the record. *data*: the folder inside the path where the data lies, empty for the path itself.
+    *neighbours_checked*: whether a writer of this owner got past the check of ancestors and descendants, and so may have
+    written. *withdrawn*: this claim was given back before anything was written or deleted.
     """
 
     v: Literal[1, 2] = 1
@@ -134,6 +136,8 @@ class Record(Document, frozen=True, kw_only=True):
     size: int | None = None
     object_count: int | None = None
     objects: str = ""
+    content: Content | None = None
+    contents: str = ""
     problem: Problem | None = None
     cleaned: Cleaned | None = None
     past: tuple[Past, ...] = ()

@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import uuid4
 
-from backup_manager import history, ownership
+from backup_manager import content, history, ownership
+from backup_manager.content import Content, Item
 from backup_manager.errors import (
     AccessDeniedError,
     ClaimedError,
@@ -41,7 +42,7 @@ from backup_manager.record import (
     unpack_objects,
 )
 from backup_manager.storage.base import Storage
-from crds.paths import ATTEMPT_FOLDER, OBJECTS_SUFFIX
+from crds.paths import ATTEMPT_FOLDER, CONTENT_SUFFIX, OBJECTS_SUFFIX
 from crds.report import Problem
 
 _RACES: Final = 32
@@ -154,9 +155,12 @@ class Records:
         commit_ts: str | None = None,
         mask: Masker | None = None,
         listed: bool = True,
+        held: Content | None = None,
+        items: Sequence[Item] = (),
     ) -> Record:
         """Close the account of the claim *mine*: list the data, keep the list (unless not *listed*: a log backup never ends),
-        count and size. Raises SupersededError when a later attempt or a clean holds the path."""
+        count and size; and what the data *held*, with the list of its *items*. Raises SupersededError when a later attempt or a
+        clean holds the path."""
         account: dict[str, Any] = {
             "tool": tool,
             "tool_version": tool_version,
@@ -167,9 +171,13 @@ class Records:
         self.confirm(mine)
         if listed:
             packed, count, size = pack_objects(info for info in self.data_storage(mine).list() if is_data(info.key))
-            name = self._objects_name(mine)
+            name = self._list_name(mine, OBJECTS_SUFFIX)
             self._beside.write(name, packed)
             account |= {"objects": name, "object_count": count, "size": size}
+        if held is not None:
+            name = self._list_name(mine, CONTENT_SUFFIX)
+            self._beside.write(name, content.pack(items))
+            account |= {"content": held, "contents": name}
         record = self._transit(lambda there: ownership.complete(there, mine, account))
         self._enter_if_possible(record)
         return record
@@ -270,6 +278,20 @@ class Records:
                 hint="It was damaged or edited: restore an older version of that object. The data itself may be whole.",
             ) from None
 
+    def items(self, record: Record) -> list[Item] | None:
+        """The kept list of what the data held; None when a release that did not look wrote the record. Raises StorageError
+        when the list is gone or damaged."""
+        if record.content is None or not record.contents:
+            return None
+        try:
+            return content.unpack(self._beside.read(record.contents))
+        except (NotFoundError, OSError, EOFError, ValueError, TypeError, zlib.error):
+            raise StorageError(
+                f"{self._beside.location.url.rstrip('/')}/{record.contents} is no list of content that can be read",
+                reason="UnreadableContentList",
+                hint="It was damaged or deleted: restore an older version of that object. The data itself may be whole.",
+            ) from None
+
     def check_around(
         self, uids: Set[str], *, only_checked: bool = False, ended_at: Callable[[Record], Set[str]] | None = None
     ) -> None:
@@ -309,22 +331,23 @@ class Records:
         self.last_claim = record
         return record
 
-    def _objects_name(self, mine: Record) -> str:
-        """Each attempt has a name of its own for its list of objects, so that a stale one overwrites nobody's."""
+    def _list_name(self, mine: Record, suffix: str) -> str:
+        """Each attempt has names of its own for its lists, so that a stale one overwrites nobody's."""
         number = mine.attempt.number if mine.attempt else mine.attempts
         stem = self._key.removesuffix(SUFFIX)
-        return f"{stem}{OBJECTS_SUFFIX}" if number == 1 else f"{stem}.{ATTEMPT_FOLDER}{number}{OBJECTS_SUFFIX}"
+        return f"{stem}{suffix}" if number == 1 else f"{stem}.{ATTEMPT_FOLDER}{number}{suffix}"
 
     def _remove_object_lists(self, record: Record) -> None:
         stem = self._key.removesuffix(SUFFIX)
         with suppress(ManagerError):
-            found = [f"{stem}{OBJECTS_SUFFIX}"]
+            found = [f"{stem}{suffix}" for suffix in (OBJECTS_SUFFIX, CONTENT_SUFFIX)]
             if record.attempts > 1:
                 start = f"{stem}.{ATTEMPT_FOLDER}"
-                numbers = (info.key[len(start) :].removesuffix(OBJECTS_SUFFIX) for info in self._beside.list(start))
-                # The path is free by now: a higher number is of its next owner.
-                old = [number for number in numbers if number.isdecimal() and int(number) <= record.attempts]
-                found += [f"{start}{number}{OBJECTS_SUFFIX}" for number in old]
+                for info in self._beside.list(start):
+                    number = info.key[len(start) :].removesuffix(OBJECTS_SUFFIX).removesuffix(CONTENT_SUFFIX)
+                    # The path is free by now: a higher number is of its next owner.
+                    if number.isdecimal() and int(number) <= record.attempts:
+                        found.append(info.key)
             self._beside.delete(found)
 
     def _fetch(self) -> tuple[Record, str] | None:

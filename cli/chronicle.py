@@ -8,6 +8,7 @@ from typing import Any, Final
 from app.domain.imported import Imported, ImportedError
 from app.domain.observed import Object, metadata
 from app.domain.times import moment
+from backup_manager.content import Content
 from backup_manager.history import ATTEMPT_ENDED, RESTORE_FAILED, RESTORED, WITHDRAWN, Account, Entry
 from backup_manager.record import Past, Record
 from cli.documents import key_of
@@ -34,6 +35,7 @@ class Event:
     ended: datetime | None = None
     size: int | None = None
     commit_ts: str = ""
+    content: Content | None = None
     cleaned: datetime | None = None
     notes: list[str] = field(default_factory=list)
     told_by: list[str] = field(default_factory=list)
@@ -56,6 +58,7 @@ class Event:
             "completed": self.ended,
             "bytes": self.size,
             "commitTs": self.commit_ts,
+            "content": self.content.plain() if self.content else None,
             "path": self.path,
             "cleaned": self.cleaned,
             "notes": self.notes,
@@ -137,6 +140,7 @@ class Chronicle:
         event.ended = record.time_completed or event.ended
         event.size = record.size if record.size is not None else event.size
         event.commit_ts = record.commit_ts or event.commit_ts
+        event.content = record.content
         if record.problem:
             event.notes = [f"{record.problem.reason}: {record.problem.message}"]
         if record.cleaned:

@@ -28,13 +28,14 @@ class Provider(StrEnum):
 
 RECORD_SUFFIX: Final = ".record.json"
 OBJECTS_SUFFIX: Final = ".objects.gz"
+CONTENT_SUFFIX: Final = ".content.gz"
 READERS_SUFFIX: Final = ".readers"
 HISTORY_FOLDER: Final = ".history"
 PROBE: Final = ".tidb-backup-probe-"
 """How the name of an object begins that only tries what may be done: it is deleted at once, unless its run is killed."""
 ARCHIVE_SUFFIX: Final = ".tgz"
 """TiDB Operator exports one archive; its path is an object, not a folder."""
-RESERVED_SUFFIXES: Final = (RECORD_SUFFIX, OBJECTS_SUFFIX, READERS_SUFFIX)
+RESERVED_SUFFIXES: Final = (RECORD_SUFFIX, OBJECTS_SUFFIX, CONTENT_SUFFIX, READERS_SUFFIX)
 RESERVED_NAMES: Final = (HISTORY_FOLDER,)
 """Parts of a path that name objects of our own beside the data: no data may be written under them, nor be cleaned there."""
 ATTEMPT_FOLDER: Final = "attempt-"

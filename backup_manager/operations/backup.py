@@ -1,26 +1,27 @@
 """Backup with br: a snapshot; one command of a log backup is :mod:`backup_manager.operations.log`'s.
 
-A snapshot is good when br ended with 0 and left a ``backupmeta`` that can be read. What an earlier attempt of the same Backup
+A snapshot is good when br ended with 0, left a ``backupmeta`` that can be read and names what the spec asks for, and every file
+it names is in the storage. What an earlier attempt of the same Backup
 wrote is continued where br can do that (TiKV v6.5.1 and later), and removed first where it cannot.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from backup_manager import br_run, gc_life_time, lease
+from backup_manager.content import NAMED, Asked, Content, Item, judge
 from backup_manager.database import Access, Database, connect
-from backup_manager.errors import ManagerError, NotFoundError, UsageError
+from backup_manager.errors import ManagerError, NotFoundError, PermanentError, UsageError
 from backup_manager.operations import log
 from backup_manager.operations.steps import Context, Result, Step, run_steps
 from backup_manager.ownership import Fence
-from backup_manager.record import Record
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
 from backup_manager.storage.tool_urls import ToolStorage, for_br
 from backup_manager.tools import backupmeta, br
-from backup_manager.writing import CompletedError, Folder
+from backup_manager.writing import CompletedError, Folder, already_complete
 from crds import names, paths, versions
 
 SNAPSHOT_REASON: Final = "BackupDataToRemoteFailed"
@@ -43,6 +44,10 @@ class Backup:
     argv: Sequence[str] = ()
     heard: br.Heard = field(default_factory=br.Heard)
     result: Result = field(default_factory=Result)
+
+    def argv_has(self, flag: str) -> bool:
+        """Whether br is run with *flag*."""
+        return any(word.partition("=")[0] == flag for word in self.argv)
 
 
 def run(context: Context) -> Result:
@@ -95,17 +100,12 @@ def _snapshot(context: Context, state: Backup) -> Result:
     state.argv = [state.binary, *br.backup(context.resource.spec, state.cluster, state.target.br_arguments)]
     context.journal.path(state.storage.location.url)
     if earlier := state.folder.finished():
-        return _already_complete(context, earlier)
+        return already_complete(context, earlier)
     try:
         with state.folder.told(), lease.held(context, state.cluster.namespace, state.cluster.name):
             return run_steps(context, SNAPSHOT_STEPS, state).result
     except CompletedError as meanwhile:
-        return _already_complete(context, meanwhile.record)
-
-
-def _already_complete(context: Context, record: Record) -> Result:
-    context.log("an earlier attempt of this backup was complete; br is not run again")
-    return Result(commit_ts=record.commit_ts, backup_size=record.size)
+        return already_complete(context, meanwhile.record)
 
 
 def prepare(context: Context, state: Backup) -> None:
@@ -150,14 +150,50 @@ def _await_lock(context: Context, error: ManagerError) -> None:
 
 
 def verify(context: Context, state: Backup) -> None:
-    """Read ``backupmeta``; of an encrypted one, br's own closing words tell the time."""
+    """Read ``backupmeta``: what it holds against the spec, its files against the storage. Of an encrypted one, br's own closing
+    words tell the time and whether there was anything."""
+    commit_ts: str | None
+    items: list[Item] = []
+    details: dict[str, Any] = dict(_numbers(state.heard))
     if br.encrypts(context.resource.spec):
         commit_ts, size = state.heard.summary.get("BackupTS"), None
+        held = Content(readable=False)
+        _refuse_empty(context, state.heard)
     else:
         meta = br_run.read_meta(state.storage)
         commit_ts, size = str(meta.end_version), meta.size
-    record = state.folder.complete(tool=br.NAME, version=state.version, argv=state.argv, commit_ts=commit_ts)
-    state.result = Result(commit_ts=commit_ts, backup_size=record.size if size is None else size, details=_numbers(state.heard))
+        items, files = br_run.read_content(state.storage)
+        if not state.argv_has("--lastbackupts"):
+            # An incremental backup may hold no change, and then names no table.
+            unmatched = judge(
+                Asked.of_br(context.resource.spec), items, reason="NothingDumped", verb="backed up", where="the cluster"
+            )
+            details |= {"rulesWithoutTable": unmatched[:NAMED]} if unmatched else {}
+        if damage := br_run.damage(files, state.storage.list()):
+            raise PermanentError(
+                f"br said it succeeded, but {damage}",
+                reason="BackupIncomplete",
+                retryable=False,
+                hint="The storage lost a write. Delete this backup, look at the storage, and take a new one.",
+            )
+        items = backupmeta.users(items)
+        held = Content.of(items).but(files=len(files))
+        details |= {"schemas": held.schemas, "tables": held.tables}
+    record = state.folder.complete(
+        tool=br.NAME, version=state.version, argv=state.argv, commit_ts=commit_ts, held=held, items=items
+    )
+    state.result = Result(commit_ts=commit_ts, backup_size=record.size if size is None else size, details=details)
+
+
+def _refuse_empty(context: Context, heard: br.Heard) -> None:
+    """Of an encrypted backup, br's own count decides whether what the spec names was there: no key was read."""
+    asked = Asked.of_br(context.resource.spec)
+    if not asked.all and heard.summary and int(heard.summary.get("total-ranges", "1") or 0) == 0:
+        raise PermanentError(
+            f"{asked} matches nothing in the cluster, so nothing was backed up",
+            reason="NothingDumped",
+            hint="Correct spec.tableFilter, or spec.br.db and spec.br.table.",
+        )
 
 
 SNAPSHOT_STEPS: Final = (

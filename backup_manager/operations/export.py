@@ -1,28 +1,31 @@
 """Export: dumpling writes straight to the storage; then the dump is read back and judged.
 
-An export is good when dumpling ended with 0, said so, wrote its ``metadata`` to the end, and wrote at least one file beside
-it. The path is the CR's own (``<prefix>/<cr>-<uid>``), known and reported before the first byte, so that a killed run can be
-found, repeated and cleaned. A repeated attempt writes into a folder of its own inside that path, ``attempt-<n>``, and the
-record says where the complete data lies: an attempt that was believed dead cannot mix its files into it.
+An export is good when dumpling ended with 0, said so, wrote its ``metadata`` to the end, every file that it wrote is in the
+storage with the bytes that dumpling counted, and the dump holds what the filter names. The path is the CR's own
+(``<prefix>/<cr>-<uid>``), known and reported before the first byte, so that a killed run can be found, repeated and cleaned. A
+repeated attempt writes into a folder of its own inside that path, ``attempt-<n>``, and the record says where the complete data
+lies: an attempt that was believed dead cannot mix its files into it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
 from backup_manager import gc_life_time
+from backup_manager.content import NAMED, Asked, Content, Item, Kind, judge
 from backup_manager.database import Access, Database, connect
 from backup_manager.errors import NotFoundError, PermanentError, UsageError
+from backup_manager.masking import Masked
 from backup_manager.operations.steps import Context, Result, Step, run_steps
-from backup_manager.record import Record
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
 from backup_manager.storage.tool_urls import ToolStorage, for_dumpling
 from backup_manager.tools import dumpling, dumpling_watch, process
 from backup_manager.tools.failures import failure
-from backup_manager.writing import CompletedError, Folder
+from backup_manager.tools.table_filter import literal
+from backup_manager.writing import CompletedError, Folder, already_complete
 from crds import names, paths
 
 REASON: Final = "DumpTidbClusterFailed"
@@ -42,6 +45,7 @@ class Export:
     schemas: frozenset[str] = frozenset()
     argv: Sequence[str] = ()
     version: str = ""
+    heard: dumpling.Heard = field(default_factory=dumpling.Heard)
     result: Result = field(default_factory=Result)
 
 
@@ -59,12 +63,13 @@ def run(context: Context) -> Result:
     )
     context.journal.path(location.url)
     if earlier := state.folder.finished():
-        return _already_complete(context, earlier)
+        return already_complete(context, earlier, details={"objectCount": earlier.object_count})
     try:
         with state.folder.told():
             return run_steps(context, STEPS, state).result
     except CompletedError as meanwhile:
-        return _already_complete(context, meanwhile.record)
+        record = meanwhile.record
+        return already_complete(context, record, details={"objectCount": record.object_count})
 
 
 def prepare(context: Context, state: Export) -> None:
@@ -87,7 +92,7 @@ def dump(context: Context, state: Export) -> None:
         spec=context.resource.spec,
         status_port=port,
     )
-    heard = dumpling.Heard()
+    heard = state.heard = dumpling.Heard()
     with gc_life_time.raised(context, state.database, context.resource.spec.get("tikvGCLifeTime")), _watched(context, port):
         state.folder.confirm()
         ended = process.run(
@@ -95,7 +100,7 @@ def dump(context: Context, state: Export) -> None:
             env={**context.env, **state.target.env},
             stop=context.stop,
             mask=context.mask,
-            log=context.log,
+            log=_quiet(context),
             on_line=heard.line,
         )
         if ended.code != 0 or not heard.success:
@@ -103,24 +108,85 @@ def dump(context: Context, state: Export) -> None:
     state.version = heard.version
 
 
+def _quiet(context: Context) -> Callable[[str], None]:
+    """The log without the debug lines that only we asked for."""
+    if dumpling.says_level(context.resource.spec):
+        return context.log
+
+    def log(block: str) -> None:
+        if kept := dumpling.without_debug(block):
+            context.log(Masked(kept) if isinstance(block, Masked) else kept)
+
+    return log
+
+
 def verify(context: Context, state: Export) -> None:
-    """Read back what was written: ``metadata`` to its end, and at least one file beside it."""
+    """Read back what was written: ``metadata`` to its end, every file with its bytes, and what the filter names."""
     said = dumpling.metadata(_metadata(state.storage))
     if not said.finished:
         raise _incomplete("`metadata` has no end")
-    keys = [item.key for item in state.storage.list()]
-    if not any(dumpling.is_dump_file(key) for key in keys):
+    listed = list(state.storage.list())
+    keys = [info.key for info in listed]
+    if not any(dumpling.is_dump_file(key) for key in keys) and not state.heard.tables:
         raise PermanentError(
             f"no table matched the filter {list(dumpling.filters(context.resource.spec))}, so nothing was exported",
             reason="NothingDumped",
             hint="Correct spec.tableFilter. Without one, every database but the system's own and `test` is exported.",
         )
-    record = state.folder.complete(tool=dumpling.NAME, version=state.version, argv=state.argv, commit_ts=said.commit_ts)
+    stored = dumpling.items((info.key, info.size) for info in listed)
+    _compare(state, keys, stored)
+    items = state.heard.items(stored)
+    unmatched = _judge(context, items, keys)
+    record = state.folder.complete(
+        tool=dumpling.NAME,
+        version=state.version,
+        argv=state.argv,
+        commit_ts=said.commit_ts,
+        held=Content.of(items),
+        items=items,
+    )
     left_out = sorted(name for name in state.schemas - dumpling.schemas(keys) if name.lower() not in dumpling.SYSTEM_SCHEMAS)
     if record.data:
         context.log(f"the data lies in {state.storage.location.url}; restores of {record.backup_path} find it by its record")
-    details = {"objectCount": record.object_count, "tables": len(dumpling.tables(keys)), "schemasLeftOut": left_out}
+    details = {"objectCount": record.object_count, **_numbers(Content.of(items)), "schemasLeftOut": left_out}
+    if unmatched:
+        details["rulesWithoutTable"] = unmatched[:NAMED]
     state.result = Result(commit_ts=said.commit_ts, backup_size=record.size, details=details)
+
+
+def _judge(context: Context, items: Sequence[Item], keys: Sequence[str]) -> list[str]:
+    """Whether the dump holds what the spec names: :func:`backup_manager.content.judge`. Rows of a query belong to no table, and
+    without schema files and rows (``--no-schemas``, ``--no-data``) an empty table or a view leaves nothing to be seen."""
+    spec = context.resource.spec
+    if dumpling.queries(spec) or not any(dumpling.is_dump_file(key) for key in keys):
+        return []
+    asked = Asked(rules=spec.get("tableFilter") or (spec.get("dumpling") or {}).get("tableFilter") or ())
+    if not dumpling.leaves_traces(spec):
+        asked = Asked(rules=[rule for rule in asked.rules if not literal(rule)])
+    return judge(asked, items, reason="NothingDumped", verb="exported", where="the dump")
+
+
+def _compare(state: Export, keys: Sequence[str], stored: Sequence[Item]) -> None:
+    """What dumpling says it wrote against what the storage lists. Raises DumpIncomplete, naming table and file."""
+    if missing := state.heard.missing(keys):
+        table = dumpling.table_of(missing[0])
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise _incomplete(f"the storage does not hold {missing[0]}" + (f" of table {table}" if table else "") + more)
+    for item in stored:
+        written = state.heard.tables.get((item.schema, item.name))
+        if written is None or not written.exact or item.kind is not Kind.TABLE:
+            continue
+        if item.files != written.files or (item.bytes is not None and item.bytes != written.bytes):
+            raise _incomplete(
+                f"of table {item.place} the storage holds {item.files} files of {item.bytes} bytes, while dumpling wrote "
+                f"{written.files} of {written.bytes}"
+            )
+
+
+def _numbers(held: Content) -> dict[str, int]:
+    """The totals as the report shows them."""
+    shown = {"schemas": held.schemas, "tables": held.tables, "views": held.views, "sequences": held.sequences}
+    return shown | ({"rows": held.rows} if held.rows is not None else {})
 
 
 STEPS: Final = (
@@ -128,11 +194,6 @@ STEPS: Final = (
     Step(name=TOOL_STEP, work=dump),
     Step(name="Verify", work=verify),
 )
-
-
-def _already_complete(context: Context, record: Record) -> Result:
-    context.log("an earlier attempt of this export was complete; nothing is dumped again")
-    return Result(commit_ts=record.commit_ts, backup_size=record.size, details={"objectCount": record.object_count})
 
 
 def _location(context: Context) -> paths.Location:

@@ -2,7 +2,8 @@
 
 An import never harms: a table that holds rows is refused before lightning starts, and from that look to the end of the load no
 other restore writes there (:mod:`backup_manager.target_lock`). It is good when lightning ended with 0 *and* said so, since
-lightning also ends with 0 after SIGTERM.
+lightning also ends with 0 after SIGTERM; when the dump was whole and held what the filter names; and when the target lists
+every table of it afterwards.
 """
 
 import os
@@ -11,13 +12,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, cast
 
-from backup_manager import archive, history, readers, target_lock
+from backup_manager import archive, history, readers, target_content, target_lock
+from backup_manager.content import NAMED, Asked, Item, Kind, judge
 from backup_manager.database import Access, Database, connect
 from backup_manager.errors import NotFoundError, PermanentError, StorageError, UsageError
 from backup_manager.operations.steps import Context, Result, Step, run_steps
-from backup_manager.record import is_attempt_folder
+from backup_manager.record import Record, is_attempt_folder
 from backup_manager.records import Records
-from backup_manager.storage.base import Storage
+from backup_manager.storage.base import ObjectInfo, Storage
 from backup_manager.storage.factory import open_storage
 from backup_manager.storage.tool_urls import ToolStorage, for_lightning
 from backup_manager.tools import dumpling, lightning, process
@@ -48,7 +50,10 @@ class Import:
     binary: str
     backend: lightning.Backend
     pd_addr: str
-    recorded: bool = False
+    records: Records = field(init=False)
+    record: Record | None = None
+    wanted: list[Item] = field(default_factory=list)
+    unmatched: list[str] = field(default_factory=list)
     reading: ToolStorage | None = None
     database: Database | None = None
     tables: frozenset[tuple[str, str]] = frozenset()
@@ -74,12 +79,11 @@ def run(context: Context) -> Result:
         run_steps(context, (PREPARE, UNPACK if source.archive else LOOK), state)
         database = cast(Database, state.database)
         with target_lock.held(context, database=database, pd=target_lock.pd_of(context, database)):
-            run_steps(context, (CHECK, LOAD), state)
-    return Result(
-        commit_ts=state.commit_ts,
-        backup_size=state.size,
-        details={"tables": len(state.tables), "rows": state.heard.rows, "backend": state.backend},
-    )
+            run_steps(context, (CHECK, LOAD, COMPARE), state)
+    details: dict[str, Any] = {"tables": len(state.tables), "rows": state.heard.rows, "backend": state.backend}
+    if state.unmatched:
+        details["rulesWithoutTable"] = state.unmatched[:NAMED]
+    return Result(commit_ts=state.commit_ts, backup_size=state.size, details=details)
 
 
 def _read(state: Import) -> Storage:
@@ -99,19 +103,18 @@ def look(context: Context, state: Import) -> None:
         text = state.storage.read(dumpling.METADATA)
     except NotFoundError as error:
         raise _no_dump(state.storage, error) from None
-    keys = []
-    for item in state.storage.list():
-        state.size += item.size
-        keys.append(item.key)
-    _refuse_ambiguous(state, keys)
-    _understand(state, text, keys)
+    listed = list(state.storage.list())
+    state.size = sum(info.size for info in listed)
+    _refuse_ambiguous(state, [info.key for info in listed])
+    _understand(context, state, text, [(info.key, info.size) for info in listed])
+    _refuse_damaged(context, state, listed)
     state.reading = for_lightning(context.resource.spec, state.storage.location, env=context.env, scratch=context.scratch)
 
 
 def _follow_record(context: Context, state: Import) -> None:
     """Read from where the record of the path says that the complete data lies; without one, or one that may not be read, from
     the path itself."""
-    records = Records(state.storage, now=context.now)
+    records = state.records = Records(state.storage, now=context.now)
     try:
         record = records.load()
     except StorageError as error:
@@ -122,7 +125,7 @@ def _follow_record(context: Context, state: Import) -> None:
     if record is None:
         return
     readers.require_complete(record, state.storage.location.url)
-    state.recorded = True
+    state.record = record
     if record.data:
         state.storage = records.data_storage(record)
         context.log(f"the record says that the data lies in {state.storage.location.url}")
@@ -132,7 +135,7 @@ def _follow_record(context: Context, state: Import) -> None:
 def _refuse_ambiguous(state: Import, keys: Sequence[str]) -> None:
     """Attempts of one export may lie inside each other; without the record nobody knows which of them counts."""
     folders = sorted({key.split("/")[0] for key in keys if is_attempt_folder(key.split("/")[0]) and "/" in key})
-    if folders and not state.recorded:
+    if folders and state.record is None:
         url = state.storage.location.url
         raise PermanentError(
             f"{url} holds several attempts of an export ({', '.join(folders[:_NAMED_TABLES])}), and its record cannot be read",
@@ -155,7 +158,8 @@ def unpack(context: Context, state: Import) -> None:
 
     with state.storage.open(state.source.archive) as stream:
         folder = archive.unpack(stream, state.size, target, stop=context.stop, tell=tell)
-    _understand(state, (folder / dumpling.METADATA).read_bytes(), os.listdir(folder))
+    files = [(file.name, file.stat().st_size) for file in folder.iterdir()]
+    _understand(context, state, (folder / dumpling.METADATA).read_bytes(), files)
     state.reading = ToolStorage(url=str(folder))
 
 
@@ -164,7 +168,7 @@ def check(context: Context, state: Import) -> None:
     if context.resource.annotations.get(names.ALLOW_NON_EMPTY_ANNOTATION) == "true":
         context.log(f"{names.ALLOW_NON_EMPTY_ANNOTATION} is set: tables that hold rows are not looked for")
         return
-    filled = _filled(cast(Database, state.database), [t for t in sorted(state.tables) if selects(_filters(context), *t)])
+    filled = _filled(cast(Database, state.database), sorted(state.tables))
     if filled:
         shown = ", ".join(f"{schema}.{table}" for schema, table in filled[:_NAMED_TABLES])
         more = f" and {len(filled) - _NAMED_TABLES} more" if len(filled) > _NAMED_TABLES else ""
@@ -210,11 +214,24 @@ def load(context: Context, state: Import) -> None:
         raise failure(lightning.NAME, ended, reason=REASON, mask=context.mask)
 
 
+def compare(_context: Context, state: Import) -> None:
+    """The target lists what was imported, and lightning loaded the rows that the record tells. Raises PermanentError."""
+    target_content.require(cast(Database, state.database), state.wanted)
+    expected = _rows_recorded(state)
+    if state.backend == "tidb" and expected is not None and state.heard.rows < expected:
+        raise PermanentError(
+            f"lightning loaded {state.heard.rows} rows, while the export holds {expected}",
+            reason="RestoreIncomplete",
+            hint="A file of the dump is damaged. Import another export; drop what came back first.",
+        )
+
+
 PREPARE: Final = Step(name="Prepare", work=prepare)
 LOOK: Final = Step(name="Look", work=look)
 UNPACK: Final = Step(name="Unpack", work=unpack)
 CHECK: Final = Step(name="Check", work=check)
 LOAD: Final = Step(name=TOOL_STEP, work=load)
+COMPARE: Final = Step(name="Compare", work=compare)
 
 
 def _source(context: Context) -> Source:
@@ -256,11 +273,49 @@ def _filters(context: Context) -> Sequence[str]:
     return [str(rule) for rule in context.resource.spec.get("tableFilter") or ()]
 
 
-def _understand(state: Import, metadata: bytes, keys: Sequence[str]) -> None:
+def _understand(context: Context, state: Import, metadata: bytes, files: Sequence[tuple[str, int]]) -> None:
+    """What the dump holds, and whether what the spec names is in it. Raises PermanentError."""
     state.commit_ts = dumpling.metadata(metadata.decode("utf-8", "replace")).commit_ts
-    state.tables = frozenset(dumpling.tables(keys))
-    if not any(dumpling.is_dump_file(key) for key in keys):
+    if not any(dumpling.is_dump_file(key) for key, _ in files):
         raise PermanentError("the dump holds no table", reason="SourceEmpty", hint="Check what the export's filter selected.")
+    asked, items = Asked(rules=_filters(context)), dumpling.items(files)
+    state.unmatched = judge(asked, items, reason="NothingRestored", verb="imported", where="the dump")
+    state.wanted = [item for item in asked.select(items) if item.kind in {Kind.SCHEMA, Kind.TABLE}]
+    state.tables = frozenset((item.schema, item.name) for item in state.wanted if item.kind is Kind.TABLE)
+
+
+def _refuse_damaged(context: Context, state: Import, listed: Sequence[ObjectInfo]) -> None:
+    """What the record knows of the files to import against the listing, before anything is written to the target. An export of
+    a release that kept no list is not known to be whole. Raises PermanentError."""
+    if state.record is None or not state.record.objects:
+        context.log("whether files of the dump are missing is not known: no list of objects was kept")
+        return
+    found = {info.key: info.size for info in listed}
+    kept = state.records.objects(state.record)
+    for key, (size, _) in sorted(kept.items()):
+        if found.get(key) == size or not dumpling.is_dump_file(key) or not _selected(context, key):
+            continue
+        table = dumpling.table_of(key)
+        of = f" of table {table}" if table else ""
+        now = f"has {found[key]} bytes, {size} when it was written" if key in found else "is gone"
+        raise PermanentError(
+            f"{key}{of} {now}; nothing was imported",
+            reason="SourceDamaged",
+            hint="Import another export; an older version of the object in a versioned bucket may bring this one back.",
+        )
+
+
+def _selected(context: Context, key: str) -> bool:
+    place = next(iter(dumpling.tables([key])), None)
+    return place is None or selects(_filters(context), *place)
+
+
+def _rows_recorded(state: Import) -> int | None:
+    """Rows of the tables to import, as dumpling told them; None when it did not."""
+    items = (state.records.items(state.record) if state.record else None) or []
+    known = {(item.schema, item.name): item.rows for item in items}
+    numbers = [known.get(table) for table in state.tables]
+    return None if None in numbers else sum(number or 0 for number in numbers)
 
 
 def _filled(database: Database, tables: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -1,7 +1,8 @@
 """Restore to a point in time: a base snapshot, or a start, and what the log holds after it.
 
 Whether the point can be reached is asked before the cluster is touched: ``br log metadata`` says how far the log reaches. br
-itself checks the same, but only in the middle of its run, and names no time that would do.
+itself checks the same, but only in the middle of its run, and names no time that would do. br sums up twice, the base snapshot
+and then the log: only the second one means success.
 """
 
 from collections.abc import Mapping
@@ -125,6 +126,14 @@ def put(context: Context, state: Point) -> None:
     work = br_run.BrRun(argv=_argv(context, state), env=state.storages.log.env, reason=REASON)
     with gc_life_time.raised(context, state.database, context.resource.spec.get("tikvGCLifeTime")):
         state.heard = br_run.run(context, work)
+    # The first phase of a restore beside a compaction restores the base alone.
+    if not state.heard.log_restored and int(context.flags.get("replicationPhase") or 0) != 1:
+        raise PermanentError(
+            f"br ended with 0, but never said `{br.RESTORED_LOG}`: the log was not restored to its end",
+            reason=REASON,
+            retryable=True,
+            hint="br goes on from its checkpoint in a retry; its log says where it stopped (kubectl logs).",
+        )
 
 
 PREPARE: Final = Step(name="Prepare", work=prepare)

@@ -5,7 +5,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from backup_manager import br_run, gc_life_time, history, lease, readers, target_lock
+from backup_manager import br_run, gc_life_time, history, lease, readers, target_content, target_lock
+from backup_manager.content import Asked, Content, Item, judge
 from backup_manager.database import Access, Database, connect
 from backup_manager.errors import NotFoundError, PermanentError, UsageError
 from backup_manager.operations import point
@@ -28,6 +29,7 @@ class Restore:
     target: ToolStorage
     storage: Storage
     database: Database | None = None
+    wanted: list[Item] = field(default_factory=list)
     heard: br.Heard = field(default_factory=br.Heard)
     result: Result = field(default_factory=Result)
 
@@ -64,7 +66,7 @@ def run(context: Context) -> Result:
     ):
         run_steps(context, (PREPARE, LOOK), state)
         with target_lock.held(context, database=state.database, pd=cluster):
-            run_steps(context, (PUT,), state)
+            run_steps(context, (PUT, CHECK), state)
     return state.result
 
 
@@ -88,6 +90,17 @@ def look(context: Context, state: Restore) -> None:
         ) from None
     if not br.encrypts(context.resource.spec):
         meta = backupmeta.parse(data, state.storage.read)
+        items, files = br_run.read_content(state.storage, data)
+        asked = Asked.of_br(context.resource.spec)
+        if meta.start_version in {0, meta.end_version}:  # an incremental one may hold no change
+            judge(asked, items, reason="NothingRestored", verb="restored", where="the backup")
+        if damage := br_run.damage(files, state.storage.list()):
+            raise PermanentError(
+                f"the backup is damaged: {damage}; nothing was restored",
+                reason="SourceDamaged",
+                hint="Restore another backup; an older version of the object in a versioned bucket may bring this one back.",
+            )
+        state.wanted = backupmeta.users(asked.select(items))
         state.result = Result(commit_ts=str(meta.end_version), backup_size=meta.size)
 
 
@@ -98,9 +111,28 @@ def put(context: Context, state: Restore) -> None:
         state.heard = br_run.run(context, work)
 
 
+def check(context: Context, state: Restore) -> None:
+    """The target holds what was asked for. Without ``spec.to``, and of what br alone can read, br's own words decide."""
+    if br.encrypts(context.resource.spec):
+        asked = Asked.of_br(context.resource.spec)
+        if not asked.all and state.heard.summary.get("total-ranges") == "0":
+            raise PermanentError(
+                f"{asked} matches nothing in the backup, so nothing was restored",
+                reason="NothingRestored",
+                hint="Correct spec.tableFilter, or spec.br.db and spec.br.table.",
+            )
+        return
+    if state.database is not None:
+        target_content.require(state.database, state.wanted)
+    held = Content.of(state.wanted)
+    details = {"schemas": held.schemas, "tables": held.tables}
+    state.result = Result(commit_ts=state.result.commit_ts, backup_size=state.result.backup_size, details=details)
+
+
 PREPARE: Final = Step(name="Prepare", work=prepare)
 LOOK: Final = Step(name="Look", work=look)
 PUT: Final = Step(name="Restore", work=put)
+CHECK: Final = Step(name="Check", work=check)
 
 
 def _database(context: Context) -> Database | None:

@@ -1,18 +1,21 @@
 """Verify: the storage against the record. What is missing, what is extra, what changed; exit 4 when anything differs.
 
-Compared are names, sizes and what the provider gives as a content mark in a listing (etag, crc32c, md5): no byte is downloaded.
+Compared are names, sizes and what the provider gives as a content mark in a listing (etag, crc32c, md5), and the schemas and
+tables of the artefact with those of the record. Of the data only ``backupmeta`` and its side files are read.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from backup_manager import br_run
 from backup_manager.errors import CheckError, NotFoundError
 from backup_manager.operations.steps import Context, Result
 from backup_manager.record import Record, State, is_data
 from backup_manager.records import Records
-from backup_manager.storage.base import ObjectInfo
+from backup_manager.storage.base import ObjectInfo, Storage
 from backup_manager.storage.factory import open_storage
+from backup_manager.tools import backupmeta, br, dumpling
 from crds import names
 from crds.paths import Location, PathError, location_of
 
@@ -86,11 +89,13 @@ def run(context: Context) -> Result:
         data = records.data_storage(record)
         # Lists of earlier releases name records and histories of other paths too.
         kept = {key: was for key, was in records.objects(record).items() if is_data(key)}
-        found = compare(kept, (info for info in data.list() if is_data(info.key)))
+        listed = [info for info in data.list() if is_data(info.key)]
+        found = compare(kept, listed)
+        held = _content(records, record, data, listed, found)
     finally:
         storage.close()
     where = {"dataPath": data.location.url} if record.data else {}
-    context.journal.note(objectCount=record.object_count, **where, **found.to_dict())
+    context.journal.note(objectCount=record.object_count, **where, **found.to_dict(), content=held)
     context.journal.step(STEP, 100)
     if found.total:
         counts = ", ".join(f"{count} {kind}" for kind, count in found.counts.items() if count)
@@ -101,6 +106,30 @@ def run(context: Context) -> Result:
             hint="Do not rely on this backup before you know why; the keys are in the report.",
         )
     return Result(backup_size=record.size, details={"recordedBy": str(record.owner)})
+
+
+def _content(
+    records: Records, record: Record, data: Storage, listed: Sequence[ObjectInfo], found: Differences
+) -> dict[str, Any]:
+    """What the artefact holds now against what the record tells; differences go to *found*. ``{"known": False}`` for a record
+    of a release that did not look. What only its tool can read is not looked into."""
+    then = records.items(record)
+    if record.content is None or then is None:
+        return {"known": False}
+    told = {"known": True, **record.content.plain()}
+    if not record.content.readable:
+        return told
+    if record.tool == br.NAME:
+        now, files = br_run.read_content(data)
+        now = backupmeta.users(now)
+        if damage := br_run.damage(files, listed):
+            found.add("changed", damage)
+    else:
+        now = dumpling.items((info.key, info.size) for info in listed)
+    before, after = ({(item.kind, item.place, item.files) for item in items} for items in (then, now))
+    for kind, place, _ in sorted(before - after):
+        found.add("missing", f"{kind} {place}: not as recorded")
+    return told
 
 
 def _judge_state(record: Record) -> None:

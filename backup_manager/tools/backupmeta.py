@@ -1,14 +1,16 @@
-"""The few numbers of br's ``backupmeta`` that a status shows, read without a protobuf library.
+"""What br's ``backupmeta`` tells: the times, the size, the files, and the schemas and tables; read without a protobuf library.
 
-The message is ``backup.BackupMeta``; only varint fields and the sizes of the files it lists are looked at. In layout v1 it
-lists the files itself; in v2 (``version`` 1) it names side files that do, in one or more levels. ``backup_size`` is the size of
-it all, but only newer br writes that.
+The message is ``backup.BackupMeta``. In layout v1 it lists files and schemas itself; in v2 (``version`` 1) it names side files
+that do, in one or more levels. ``backup_size`` is the size of it all, but only newer br writes that.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
+from backup_manager.content import Item, Kind
 from backup_manager.errors import PermanentError
 from backup_manager.tools.protobuf import walk
 
@@ -17,6 +19,11 @@ _FILES, _START, _END, _SIZE = 4, 5, 6, 25
 _FILE_INDEX, _OTHER_INDEXES = 13, (14, 15, 16)
 _INDEXED_META, _INDEXED_DATA = 1, 2
 _FILE_NAME, _FILE_SIZE = 1, 11
+_SCHEMAS, _SCHEMA_INDEX, _INDEXED_SCHEMA = 7, 14, 3
+_SCHEMA_DB, _SCHEMA_TABLE, _SCHEMA_KVS, _SCHEMA_BYTES = 1, 2, 4, 5
+_TEMPORARY: Final = "__TiDB_BR_Temporary_"
+"""Before the names of the system's schemas, which br backs up too."""
+_SYSTEM: Final = frozenset({"mysql", "sys"})
 _MOST_LEVELS: Final = 8
 """Of side files that name side files: br makes one or two."""
 
@@ -66,6 +73,108 @@ def parse(data: bytes, read: Read | None = None) -> BackupMeta:
         raise _unreadable(NAME, data, error) from None
     size = numbers.get(_SIZE) or len(data) + listed + sum(_indexed(NAME, index, read, _MOST_LEVELS) for index in indexes)
     return BackupMeta(start_version=numbers.get(_START, 0), end_version=numbers.get(_END, 0), size=size)
+
+
+_NULL: Final = msgspec.Raw(b"null")
+
+
+class _Name(msgspec.Struct, frozen=True):
+    """A name in TiDB's own JSON of schemas and tables: as it was written."""
+
+    original: str = msgspec.field(default="", name="O")
+
+
+class _Database(msgspec.Struct, frozen=True):
+    db_name: _Name
+
+
+class _Table(msgspec.Struct, frozen=True):
+    name: _Name
+    view: msgspec.Raw = _NULL
+    sequence: msgspec.Raw = _NULL
+
+
+def content(data: bytes, read: Read) -> tuple[list[Item], dict[str, int]]:
+    """The objects of the backup, those of the system under their own names (``mysql``); and names and sizes of its data files
+    and side files. *bytes* of a table are of rows and indexes, where br counted them (``--checksum``). Each side file is read
+    once, one at a time. Raises BackupMetaError, and what *read* raises.
+    """
+    objects: list[Item] = []
+    empty: dict[str, Item] = {}
+    files: dict[str, int] = {}
+    for field, message in _messages(data, read, files):
+        if field == _INDEXED_DATA:
+            name, size = _file(message)
+            files[name] = size
+        elif field == _INDEXED_SCHEMA:
+            item = _object(message)
+            if item.kind is Kind.SCHEMA:
+                empty[item.schema] = item
+            else:
+                objects.append(item)
+    for schema in {item.schema for item in objects}:
+        empty.pop(schema, None)
+    return sorted([*objects, *empty.values()], key=lambda item: (item.schema, item.name)), files
+
+
+def _messages(data: bytes, read: Read, sides: dict[str, int]) -> Iterator[tuple[int, memoryview]]:
+    """The files and schemas of all levels, by their field numbers in a ``MetaFile``; *sides* takes in the side files."""
+    try:
+        for number, value in _fields(data):
+            if isinstance(value, int):
+                continue
+            if number == _FILES:
+                yield _INDEXED_DATA, value
+            elif number == _SCHEMAS:
+                yield _INDEXED_SCHEMA, value
+            elif number == _FILE_INDEX or number in _OTHER_INDEXES:
+                yield from _side_messages(NAME, value, read, sides, _MOST_LEVELS)
+    except (IndexError, ValueError) as error:
+        raise _unreadable(NAME, data, error) from None
+
+
+def _side_messages(
+    name: str, index: bytes | memoryview, read: Read, sides: dict[str, int], levels: int
+) -> Iterator[tuple[int, memoryview]]:
+    if not levels:
+        raise ValueError("side files without end")
+    for number, value in walk(index):
+        if isinstance(value, int):
+            continue
+        if number == _INDEXED_META:
+            part, size = _file(value)
+            sides[_beside(part)] = size
+            yield from _side_messages(part, read(part), read, sides, levels - 1)
+        else:
+            yield number, value
+
+
+def users(items: Sequence[Item]) -> list[Item]:
+    """Those of *items* that are not the system's; all of them when there are no others."""
+    return [item for item in items if item.schema.lower() not in _SYSTEM] or list(items)
+
+
+def _object(message: memoryview) -> Item:
+    """The object that a ``Schema`` describes."""
+    texts, numbers = dict[int, memoryview](), dict[int, int]()
+    for number, value in walk(message):
+        if isinstance(value, int):
+            numbers[number] = value
+        else:
+            texts[number] = value
+    schema = msgspec.json.decode(texts.get(_SCHEMA_DB, b"{}"), type=_Database).db_name.original
+    schema = schema.removeprefix(_TEMPORARY)
+    if not texts.get(_SCHEMA_TABLE):
+        return Item(kind=Kind.SCHEMA, schema=schema)
+    table = msgspec.json.decode(texts[_SCHEMA_TABLE], type=_Table)
+    described = {Kind.SEQUENCE: table.sequence, Kind.VIEW: table.view}
+    kind = next((kind for kind, text in described.items() if bytes(text) != b"null"), Kind.TABLE)
+    return Item(
+        kind=kind,
+        schema=schema,
+        name=table.name.original,
+        bytes=numbers.get(_SCHEMA_BYTES) if kind is Kind.TABLE else None,
+    )
 
 
 def _indexed(name: str, index: bytes | memoryview, read: Read | None, levels: int) -> int:

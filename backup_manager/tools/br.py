@@ -168,6 +168,8 @@ class Heard:
     operations: dict[str, Operation] = field(default_factory=dict)
     summary: dict[str, str] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
+    log_restored: bool = False
+    """``restore point`` sums up the base snapshot first: its success says nothing of the log."""
     document: str = ""
     usage: bool = False
     asked: bool = False
@@ -191,6 +193,7 @@ class Heard:
             self.operations[announced.operation_id] = announced
         elif _SUCCESS in line:
             self.summary = fields(line)
+            self.log_restored |= f'"{RESTORED_LOG}"' in line
         elif "log-max-ts=" in line:  # `br log metadata`
             self.facts = fields(line)
         elif line.startswith('[{"name":'):  # `br log status --json`
@@ -199,6 +202,7 @@ class Heard:
             self.usage = True
 
 
+RESTORED_LOG: Final = "restore log success summary"
 _PROGRESS, _SUCCESS, _OPERATION = "[progress] [step=", " success summary", "BR operation started"
 _MARKS: Final = tuple(mark.encode() for mark in (_PROGRESS, _SUCCESS, _OPERATION))
 """Long ones, as those are found missing fastest."""

@@ -7,12 +7,14 @@ the tool's own argv inside the Pod; it is masked everywhere we print. Its status
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import unquote
 
+from backup_manager.content import Item, Kind
 from backup_manager.database import Access
 from backup_manager.errors import PermanentError
+from backup_manager.tools.brlog import fields
 from backup_manager.tools.process import Stream
 
 NAME: Final = "dumpling"
@@ -34,6 +36,14 @@ _TABLE_FILE: Final = re.compile(
     r"^(?P<schema>[^/.]+)\.(?P<table>[^/.]+?)(?:-schema\.sql|\.\d{9,13}\.(?:sql|csv|parquet))(?:\.\w+)?$"
 )
 _OTHER_FILE: Final = re.compile(r"-schema-(?:create|view|sequence|triggers|post)\.sql|-placement-policy-create\.sql")
+_OBJECT_FILE: Final = re.compile(r"^(?P<schema>[^/.]+)\.(?P<name>[^/.]+?)-schema-(?P<kind>view|sequence)\.sql(?:\.\w+)?$")
+_DATA_FILE: Final = re.compile(r"^(?P<schema>[^/.]+)\.(?P<table>[^/.]+?)\.\d{9,13}\.(?:sql|csv|parquet)(?P<packed>\.\w+)?$")
+_QUERY_FILE: Final = re.compile(r"^result\.\d{9,13}\.(?:sql|csv|parquet)(?:\.\w+)?$")
+"""What ``--sql`` writes: the rows of a query, of no table."""
+_OPENED, _FINISHED_CHUNK, _RETRIED = '["opened file"]', '["finish dumping table(chunk)"]', '["fail to dumping table(chunk)'
+_DEBUG: Final = re.compile(r"\[[^\]]*\] \[DEBUG\] ")
+_LOG_LEVEL: Final = "--loglevel=debug"
+"""Only at this level does dumpling tell its files, and rows and bytes of each chunk: a few lines for each file."""
 
 
 class CommitTsError(PermanentError):
@@ -62,13 +72,56 @@ class Heard:
 
     success: bool = False
     version: str = ""
+    opened: set[str] = field(default_factory=set)
+    """Paths of the files that it wrote, as it names them. Empty when its log does not tell (``--loglevel`` in the options)."""
+    tables: dict[tuple[str, str], "Written"] = field(default_factory=dict)
 
     def line(self, _stream: Stream, line: str) -> None:
         """Take in one line."""
-        if SUCCESS in line:
+        if _OPENED in line:
+            self.opened.add(fields(line).get("path", ""))
+        elif _FINISHED_CHUNK in line or _RETRIED in line:
+            self._chunk(line, again=_RETRIED in line)
+        elif SUCCESS in line:
             self.success = True
         elif (match := _VERSION.match(line)) and match["version"] != "Unknown":
             self.version = match["version"]
+
+    def _chunk(self, line: str, *, again: bool) -> None:
+        """A chunk is one SELECT; each file of it has a line with the rows and bytes in it."""
+        found = fields(line)
+        written = self.tables.setdefault((found.get("database", ""), found.get("table", "")), Written())
+        if again:
+            written.exact = False
+        elif "finished size" in found:
+            written.files += 1
+            written.rows += int(found.get("finished rows", "0"))
+            written.bytes += int(found["finished size"])
+
+    def missing(self, keys: Iterable[str]) -> list[str]:
+        """Names of the files that dumpling wrote and that are not among *keys*."""
+        kept = set(keys)
+        return sorted(name for name in {path.rpartition("/")[2] for path in self.opened} if name and name not in kept)
+
+    def items(self, listed: Sequence[Item]) -> list[Item]:
+        """The objects *listed* by their files, with the rows and bytes that dumpling told of each table."""
+        if not self.opened:
+            return list(listed)
+        return [self._with_numbers(item) if item.kind is Kind.TABLE else item for item in listed]
+
+    def _with_numbers(self, item: Item) -> Item:
+        written = self.tables.get((item.schema, item.name), Written())
+        return item.but(rows=written.rows, bytes=written.bytes) if written.exact else item
+
+
+@dataclass(slots=True, kw_only=True)
+class Written:
+    """What dumpling told of one table; not *exact* after a chunk of it was written again."""
+
+    files: int = 0
+    rows: int = 0
+    bytes: int = 0
+    exact: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +152,7 @@ def argv(
     ]
     if access.password:
         command.append(f"--password={access.password}")
-    command.append(f"--status-addr=127.0.0.1:{status_port}")
+    command += [f"--status-addr=127.0.0.1:{status_port}", _LOG_LEVEL]
     for rule in filters(spec):
         command += ["--filter", rule]
     command += [str(option) for option in options]
@@ -139,7 +192,74 @@ def metadata(text: str) -> Metadata:
 
 def is_dump_file(key: str) -> bool:
     """Whether *key* is a schema or data file, which a dump that matched nothing has none of."""
-    return bool(_TABLE_FILE.match(key) or _OTHER_FILE.search(key))
+    return bool(_TABLE_FILE.match(key) or _OTHER_FILE.search(key) or _QUERY_FILE.match(key))
+
+
+def queries(spec: Mapping[str, Any]) -> bool:
+    """Whether the options export the rows of a query (``--sql``, ``-S``): no rule selects tables then."""
+    options = [str(option) for option in (spec.get("dumpling") or {}).get("options") or ()]
+    return any(option == "-S" or option.partition("=")[0] == "--sql" for option in options)
+
+
+def leaves_traces(spec: Mapping[str, Any]) -> bool:
+    """Whether every table of the dump has a file: not with ``--no-schemas`` (``-d`` leaves the schemas) or names of its own."""
+    options = [str(option) for option in (spec.get("dumpling") or {}).get("options") or ()]
+    return not any(option.startswith(("--no-schemas", "-m", "--output-filename-template")) for option in options)
+
+
+def says_level(spec: Mapping[str, Any]) -> bool:
+    """Whether the options choose a log level: then rows and bytes of each table are told only at ``debug``."""
+    return any(str(option).startswith("--loglevel") for option in (spec.get("dumpling") or {}).get("options") or ())
+
+
+def without_debug(block: str) -> str:
+    """*block*, several lines, without those of level DEBUG.
+
+    >>> without_debug("[2026/01/01] [INFO] [a] [x]\\n[2026/01/01] [DEBUG] [a] [y]\\nz")
+    '[2026/01/01] [INFO] [a] [x]\\nz'
+    """
+    if "[DEBUG]" not in block:
+        return block
+    return "\n".join(line for line in block.split("\n") if not _DEBUG.match(line))
+
+
+def table_of(key: str) -> str:
+    """``schema.table`` of the file *key*, for messages; empty for other files.
+
+    >>> table_of("shop.we%2Eird t.000000000.sql")
+    'shop.we.ird t'
+    """
+    match = _TABLE_FILE.match(key)
+    return f"{unquote(match['schema'])}.{unquote(match['table'])}" if match else ""
+
+
+def items(files: Iterable[tuple[str, int]]) -> list[Item]:
+    """The objects of a dump, by names and sizes of its *files*. Sizes of compressed files tell no bytes.
+
+    >>> found = items([("a-schema-create.sql", 9), ("a.v-schema.sql", 9), ("a.v-schema-view.sql", 9), ("a.t.000000000.sql", 7)])
+    >>> [(item.kind.value, item.place, item.files, item.bytes) for item in found]
+    [('table', 'a.t', 1, 7), ('view', 'a.v', 0, None)]
+    """
+    kinds: dict[tuple[str, str], Kind] = {}
+    data: dict[tuple[str, str], tuple[int, int | None]] = {}
+    empty: set[str] = set()
+    for key, size in files:
+        if match := _OBJECT_FILE.match(key):
+            kinds[unquote(match["schema"]), unquote(match["name"])] = Kind(match["kind"])
+        elif match := _SCHEMA_FILE.match(key):
+            empty.add(unquote(match["schema"]))
+        elif match := _TABLE_FILE.match(key):
+            place = unquote(match["schema"]), unquote(match["table"])
+            kinds.setdefault(place, Kind.TABLE)
+            if told := _DATA_FILE.match(key):
+                count, total = data.get(place, (0, 0))
+                data[place] = count + 1, None if told["packed"] or total is None else total + size
+    found = []
+    for place, kind in sorted(kinds.items()):
+        count, total = data.get(place, (0, 0))
+        found.append(Item(kind=kind, schema=place[0], name=place[1], files=count, bytes=total if kind is Kind.TABLE else None))
+    alone = empty - {schema for schema, _ in kinds}
+    return [*found, *(Item(kind=Kind.SCHEMA, schema=schema) for schema in sorted(alone))]
 
 
 def schemas(keys: Iterable[str]) -> set[str]:

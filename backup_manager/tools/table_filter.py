@@ -30,6 +30,25 @@ def selects(rules: Sequence[str], schema: str, table: str) -> bool:
     return not rules
 
 
+def literal(rule: str) -> bool:
+    """Whether *rule* names exactly one table: it has neither wildcard nor regular expression, and does not leave out.
+
+    >>> [literal(rule) for rule in ("shop.orders", '"a.b".`c*`', "shop.*", "/^s/.t", "!a.b", "shop")]
+    [True, True, False, False, False, False]
+    """
+    first = _PART.match(rule)
+    if rule.startswith("!") or first is None or rule[first.end() : first.end() + 1] != ".":
+        return False
+    second = _PART.fullmatch(rule, first.end() + 1)
+    return second is not None and all(_is_name(part) for part in (first, second))
+
+
+def _is_name(part: "re.Match[str]") -> bool:
+    if part["regex"] is not None:
+        return False
+    return part["glob"] is None or not re.search(r"[*?\[]", re.sub(r"\\.", "", part["glob"]))
+
+
 def _matches(rule: str, schema: str, table: str) -> bool | None:
     """None when *rule* is not understood."""
     first = _PART.match(rule)

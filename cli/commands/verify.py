@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import click
+import msgspec
 
+from backup_manager.content import Content
 from backup_manager.errors import UsageError
 from backup_manager.operations import check as check_operation
 from backup_manager.operations import verify as verify_operation
@@ -89,9 +91,17 @@ def _path(url: str) -> str:
 def _verdict(what: str, outcome: Outcome) -> str:
     if outcome.problem is None:
         checked = outcome.result.get("objectCount")
-        return f"{what}: as recorded" + (f", {count(int(checked), 'object')}" if checked is not None else "")
+        held = content_words(outcome.result.get("content"))
+        return f"{what}: as recorded" + (f", {count(int(checked), 'object')}" if checked is not None else "") + held
     problem = outcome.problem
     return "\n".join(text for text in (f"{problem.reason}: {problem.message}", problem.hint) if text)
+
+
+def content_words(told: Any) -> str:
+    """What the backup holds, for people."""
+    if not isinstance(told, Mapping):
+        return ""
+    return f"; {msgspec.convert(told, Content)}" if told.get("known") else "; which tables it holds was not recorded"
 
 
 def _data(outcome: Outcome) -> Mapping[str, Any]:

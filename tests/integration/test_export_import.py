@@ -19,6 +19,7 @@ from crds.report import Report
 from sandbox.patience import PATIENCE
 from sandbox.ports import free_port
 from tests.support import servers
+from tests.support.lying_store import lying_store
 
 pytestmark = pytest.mark.integration
 
@@ -164,8 +165,10 @@ def test_round_trip(stage: Stage, exported: Report) -> None:
     assert exported.commit_ts is not None
     assert int(exported.commit_ts) > 4 * 10**17
     assert "test_left_out" in exported.result["schemasLeftOut"]
+    assert (exported.result["tables"], exported.result["rows"]) == (4, 903)
     code, report = stage.run("import", stage.restore(path_of(exported)), BACKUP_MANAGER_PASSWORD="")
     assert (code, report.phase, report.commit_ts) == (0, "Complete", exported.commit_ts)
+    assert (report.result["tables"], report.result["rows"]) == (4, 903)
     for table in TABLES:
         assert stage.source.checksum(table) == stage.target.checksum(table), table
     assert stage.source.checksum("shop.orders")[0] == 900
@@ -271,6 +274,46 @@ def test_a_killed_export_is_repeated_in_a_clean_folder_and_gc_comes_back(stage: 
 
 def test_nothing_matched(stage: Stage) -> None:
     assert stage.fails("export", stage.backup("nothing", tableFilter=["no_such.*"])) == "NothingDumped"
+
+
+def test_a_table_that_the_filter_names_and_nobody_has(stage: Stage, exported: Report) -> None:
+    """dumpling dumps the empty schema; lightning loads the other table."""
+    for number, rules in enumerate((["shop.typo"], ["shop.orders", "shop.typo"])):
+        assert stage.fails("export", stage.backup(f"typo{number}", tableFilter=rules)) == "NothingDumped"
+        cr = stage.restore(path_of(exported), tableFilter=rules)
+        assert stage.fails("import", cr, BACKUP_MANAGER_PASSWORD="") == "NothingRestored"
+
+
+def test_an_import_counts_what_came_back(stage: Stage, exported: Report) -> None:
+    stage.empty_target()
+    cr = stage.restore(path_of(exported), tableFilter=["shop.we*", "typo.*"])
+    code, report = stage.run("import", cr, BACKUP_MANAGER_PASSWORD="")
+    assert (code, report.phase) == (0, "Complete"), report
+    assert (report.result["tables"], report.result["rows"]) == (1, 2)
+    assert report.result["rulesWithoutTable"] == ["typo.*"]
+
+
+@pytest.mark.parametrize("options", [["--threads=2", "--rows=100"], ["--compress=gzip"], ["--filetype=csv"]])
+def test_a_store_that_keeps_nothing_of_a_data_file_fails_the_export(stage: Stage, options: list[str]) -> None:
+    """It answers 200 to the completion of the upload."""
+    with lying_store(stage.s3.endpoint, r"shop\.orders\.0+1?\.") as (endpoint, gone):
+        s3 = stage.storage(f"lost{abs(hash(options[0])):x}") | {"endpoint": endpoint}
+        code, report = stage.run("export", stage.backup(s3["prefix"], s3=s3, dumpling={"options": options}))
+    assert gone
+    assert (code, report.error is not None) == (1, True), report
+    assert report.error is not None
+    assert report.error.reason == "DumpIncomplete"
+    assert "of table shop.orders" in report.error.message
+
+
+def test_a_dump_that_lost_a_data_file_since_is_not_imported(stage: Stage) -> None:
+    stage.empty_target()
+    code, report = stage.run("export", stage.backup("rotten"))
+    assert code == 0
+    (victim,) = [key for key in stage.s3.keys("backups", path_of(report)[13:] + "/") if "shop.orders.0" in key]
+    stage.s3.client().delete_object(Bucket="backups", Key=path_of(report)[13:] + "/" + victim.rpartition("/")[2])
+    assert stage.fails("import", stage.restore(path_of(report)), BACKUP_MANAGER_PASSWORD="") == "SourceDamaged"
+    assert not stage.target.execute("show databases like 'shop'")
 
 
 @pytest.mark.parametrize("verb", ["export", "import"])

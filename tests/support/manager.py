@@ -96,6 +96,8 @@ class FakeDatabase:
     rows_of_tidb: dict[str, tuple[str, str]] = field(default_factory=lambda: {gc_life_time.VARIABLE: ("10m0s", "")})
     schemas: Sequence[str] = ("shop", "test", "mysql", "INFORMATION_SCHEMA")
     filled: Sequence[tuple[str, str]] = ()
+    present: Sequence[tuple[str, str]] = (("shop", "o"),)
+    """What the target lists after a restore."""
     pd: Sequence[str] = ()
     failures: list[ManagerError | None] = field(default_factory=list)
     access: Access = field(default_factory=lambda: Access(host="db"))
@@ -135,7 +137,7 @@ class FakeDatabase:
         if "information_schema.schemata" in statement:
             return [(name,) for name in self.schemas]
         if "information_schema.tables" in statement:
-            return list(self.filled)
+            return list(self.filled if "table_type" in statement else self.present)
         if "cluster_info" in statement:
             return [(address,) for address in self.pd]
         return [(1,)]

@@ -115,7 +115,7 @@ class Script(Decider):
 
     def keys(self, prefix: str) -> list[str]:
         """Objects of data under *prefix*."""
-        ours = (".record.json", ".objects.gz", "/.history/")
+        ours = (".record.json", ".objects.gz", ".content.gz", "/.history/")
         found = sorted(key for key in self.world.bucket.objects if key.startswith(prefix))
         return [key for key in found if not any(mark in key for mark in ours)]
 

@@ -15,6 +15,7 @@ import pytest
 
 from backup_manager.attempts import has_ended
 from backup_manager.cleaner import Cleaner
+from backup_manager.content import Content
 from backup_manager.errors import ClaimedError, StorageError, SupersededError, UnreachableError, UsageError
 from backup_manager.operations import clean
 from backup_manager.operations.steps import Context, Result
@@ -53,7 +54,8 @@ def loaded(bucket: Bucket, prefix: str = PATH) -> Record:
 
 
 def data(bucket: Bucket) -> set[str]:
-    return {key for key in bucket.objects if ".history/" not in key and not key.endswith((".record.json", ".objects.gz"))}
+    ours = (".record.json", ".objects.gz", ".content.gz")
+    return {key for key in bucket.objects if ".history/" not in key and not key.endswith(ours)}
 
 
 class Pods:
@@ -391,7 +393,7 @@ def test_a_frozen_export_neither_completes_nor_mixes_its_files_into_its_successo
     assert second.data.location.prefix == "p/q/attempt-2"
     second.data.write("t.1.sql", b"new")
     second.data.write("metadata", b"Finished dump at")
-    done = second.complete(tool="dumpling", version="v8", argv=[], commit_ts="2")
+    done = second.complete(tool="dumpling", version="v8", argv=[], commit_ts="2", held=Content())
     assert (done.data, done.object_count, done.size) == ("attempt-2", 2, 19)
     # The first one thaws: it goes on writing, and means to be done.
     first.data.write("t.2.sql", b"old snapshot")
@@ -399,7 +401,7 @@ def test_a_frozen_export_neither_completes_nor_mixes_its_files_into_its_successo
     with pytest.raises(SupersededError) as caught:
         first.confirm()
     with pytest.raises(SupersededError), first.told():
-        first.complete(tool="dumpling", version="v8", argv=[], commit_ts="1")
+        first.complete(tool="dumpling", version="v8", argv=[], commit_ts="1", held=Content())
     assert (caught.value.problem().reason, caught.value.problem().retryable) == ("AttemptSuperseded", False)
     record = loaded(scene.bucket)
     assert (record.state, record.commit_ts, record.data, record.problem) == (State.COMPLETE, "2", "attempt-2", None)
@@ -426,7 +428,7 @@ def test_what_an_earlier_attempt_completed_meanwhile_is_not_touched(scene: Scene
     first.claim()
     assert second.finished() is None
     first.data.write("metadata", b"x")
-    first.complete(tool="dumpling", version="", argv=[], commit_ts="1")
+    first.complete(tool="dumpling", version="", argv=[], commit_ts="1", held=Content())
     before = dict(scene.bucket.objects)
     with pytest.raises(CompletedError) as caught, second.told():
         second.claim()

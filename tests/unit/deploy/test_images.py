@@ -99,12 +99,15 @@ def test_the_crs_of_the_compose_file_are_sound(verb: str, kind: str) -> None:
     assert choose([document], kinds=(kind,)).name == "compose"
 
 
-def test_import_reads_what_export_wrote() -> None:
+def test_each_run_of_the_compose_export_is_a_backup_of_its_own_that_import_can_name() -> None:
+    """A pinned uid would make the second run of a cron job no backup at all."""
     export, back = (
         yaml.safe_load((ROOT / "examples" / "compose" / f"{verb}.yaml").read_text()) for verb in ("export", "import")
     )
-    written = export_location(export["spec"], export["metadata"]["name"], export["metadata"]["uid"])
-    assert written.url == f"s3://{back['spec']['s3']['path']}"
+    assert "uid" not in export["metadata"]
+    written = export_location(export["spec"], export["metadata"]["name"], "0f5e9c1a-77")
+    assert written.parent.url == f"s3://{back['spec']['s3']['path']}"
+    assert "--backupPath=${EXPORT:-}" in COMPOSE["services"]["import"]["command"]
 
 
 def test_the_example_request_is_answered_with_a_job() -> None:

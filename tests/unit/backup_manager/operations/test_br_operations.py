@@ -96,6 +96,45 @@ def test_a_good_snapshot(case: Case) -> None:
     assert case.argv()[1:3] == ["backup", "full"]
 
 
+NOTHING = [
+    {"tableFilter": ["nosuch.*"]},
+    {"backupType": "db", "br": {"cluster": "basic", "db": "nosuch"}},
+    {"backupType": "table", "br": {"cluster": "basic", "db": "nosuch", "table": "t"}},
+]
+
+
+@pytest.mark.parametrize("spec", NOTHING)
+def test_a_snapshot_without_what_the_spec_names_is_a_failure(case: Case, spec: dict[str, Any]) -> None:
+    """br ends with 0, and leaves a backupmeta of no table."""
+    case.spec |= spec
+    case.install()
+    assert case.fails().problem().reason == "NothingDumped"
+
+
+@pytest.mark.parametrize("spec", NOTHING)
+def test_a_restore_without_what_the_spec_names_never_reaches_the_cluster(case: Case, spec: dict[str, Any]) -> None:
+    put_backup(case)
+    (case.folder / "backupmeta").write_bytes(bytes.fromhex("30ac02c8018827"))
+    case.spec |= spec
+    case.install(meta=None)
+    assert case.fails(restore).problem().reason == "NothingRestored"
+    assert case.tool.called("br") == []
+
+
+def test_of_an_encrypted_snapshot_br_s_own_count_decides(case: Case) -> None:
+    case.spec |= {"tableFilter": ["nosuch.*"], "br": {"cluster": "basic", "options": ["--crypter.method=aes128-ctr"]}}
+    case.install(out=[SUMMARY.replace("[total-kv=100]", "[total-ranges=0]")])
+    assert case.fails().problem().reason == "NothingDumped"
+
+
+def test_a_data_file_that_backupmeta_names_and_the_store_lost(case: Case) -> None:
+    lost = META + bytes.fromhex("2209").decode("latin-1") + "\n\x05a.sst" + "\x58\x07"
+    case.install(meta=lost)
+    problem = case.fails().problem()
+    assert problem.reason == "BackupIncomplete"
+    assert "a.sst" in problem.message
+
+
 def test_no_database_named_means_no_gc_change(case: Case) -> None:
     del case.spec["from"]
     case.install()
@@ -347,7 +386,7 @@ def test_a_good_restore(case: Case) -> None:
     assert (result.commit_ts, result.backup_size) == ("300", 5000)
     assert case.argv()[1:3] == ["restore", "full"]
     assert here.report.result["brOperations"][0]["operationID"] == "a"
-    assert [p.step for p in here.report.progress] == ["Prepare", "Look", "Restore", "Full Restore"]
+    assert [p.step for p in here.report.progress] == ["Prepare", "Look", "Restore", "Full Restore", "Check"]
     assert case.database.history == ["72h", "10m0s"]
 
 

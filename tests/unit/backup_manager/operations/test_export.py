@@ -1,5 +1,6 @@
 """Export with a dumpling that does what a test says: every reason, and what is left behind."""
 
+import dataclasses
 import json
 import signal
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from backup_manager import content
 from backup_manager.errors import ClaimedError, InterruptedError_, ManagerError, SupersededError
 from backup_manager.operations import export
 from backup_manager.operations.steps import Result
@@ -75,12 +77,106 @@ def test_a_good_export(case: Case) -> None:
     result, here = case.run()
     assert result.commit_ts == "470656142251917312"
     assert result.backup_size == sum(map(len, FILES.values()))
-    assert dict(result.details) == {"objectCount": 4, "tables": 1, "schemasLeftOut": ["test"]}
+    assert dict(result.details) == {
+        "objectCount": 4,
+        "schemas": 1,
+        "tables": 1,
+        "views": 0,
+        "sequences": 0,
+        "schemasLeftOut": ["test"],
+    }
     assert (case.database.history, case.database.life_time) == (["72h", "10m0s"], "10m0s")
     record = json.loads(case.record.read_text())
     assert (record["state"], record["toolVersion"], record["commitTs"]) == ("Complete", "v8.5.0", "470656142251917312")
     assert "hunter22" not in case.record.read_text() + "".join(here.lines)
     assert [(p.step, p.progress) for p in here.report.progress] == [("Prepare", 100), ("Dump", 100), ("Verify", 100)]
+
+
+def said(files: dict[str, int], rows: int = 1) -> list[str]:
+    """What dumpling logs at debug level for these data files of shop.o, and of the schema files."""
+    opened = [f'[t] [DEBUG] [writer_util.go:497] ["opened file"] [path="local:///x/{name}"]' for name in FILES | files]
+    done = [
+        f'[t] [DEBUG] [writer_util.go:203] ["finish dumping table(chunk)"] [database=shop] [table=o] ["finished rows"={rows}] '
+        f'["finished size"={size}]'
+        for size in files.values()
+    ]
+    return [*opened, *done, SUCCESS]
+
+
+ONE = {"shop.o.000000001.sql": len(FILES["shop.o.000000001.sql"])}
+
+
+def test_rows_and_bytes_of_each_table_are_in_the_record(case: Case) -> None:
+    case.tool.install("dumpling", out=said(ONE), files=FILES)
+    result, here = case.run()
+    assert (result.details["tables"], result.details["rows"]) == (1, 1)
+    assert json.loads(case.record.read_text())["content"] == {
+        "schemas": 1,
+        "tables": 1,
+        "views": 0,
+        "sequences": 0,
+        "files": 1,
+        "rows": 1,
+        "bytes": ONE["shop.o.000000001.sql"],
+        "readable": True,
+    }
+    (kept,) = content.unpack(Path(str(case.folder) + ".content.gz").read_bytes())
+    assert (kept.place, kept.rows, kept.bytes, kept.files) == ("shop.o", 1, ONE["shop.o.000000001.sql"], 1)
+    assert "[DEBUG]" not in "".join(here.lines)
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({"shop.o.000000001.sql": 25, "shop.o.000000002.sql": 30}, "shop.o.000000002.sql of table shop.o"),
+        ({"shop.o.000000001.sql": 26}, "table shop.o the storage holds 1 files of 25 bytes"),
+        ({"shop.p%2Eq.000000000.sql": 7}, "shop.p%2Eq.000000000.sql of table shop.p.q"),
+    ],
+    ids=["vanished", "cut", "the whole table"],
+)
+def test_a_data_file_that_the_store_lost_fails_the_export(case: Case, files: dict[str, int], told: str) -> None:
+    """The store answered 200 to every write."""
+    assert len(FILES["shop.o.000000001.sql"]) == 25
+    case.tool.install("dumpling", out=said(files), files=FILES)
+    here = case.world()
+    with pytest.raises(ManagerError) as caught:
+        export.run(here.context)
+    assert (caught.value.problem().reason, caught.value.problem().retryable) == ("DumpIncomplete", True)
+    assert told in caught.value.message
+    assert json.loads(case.record.read_text())["state"] == "Failed"
+
+
+def test_a_schema_file_that_the_store_lost_fails_the_export(case: Case) -> None:
+    case.tool.install("dumpling", out=said(ONE), files={name: FILES[name] for name in FILES if "o-schema" not in name})
+    assert case.fails()[0] == "DumpIncomplete"
+
+
+@pytest.mark.parametrize("rules", [["shop.typo"], ["shop.o", "shop.typo"], ["typo.*"]])
+def test_a_filter_that_names_nothing_is_no_export(case: Case, rules: list[str]) -> None:
+    """dumpling writes the empty schema of a rule whose table does not exist, and succeeds."""
+    case.spec["tableFilter"] = rules
+    files = FILES if "shop.o" in rules else {name: FILES[name] for name in ("metadata", "shop-schema-create.sql")}
+    case.tool.install("dumpling", out=[SUCCESS], files=files)
+    assert case.fails()[0] == "NothingDumped"
+
+
+def test_the_rows_of_a_query_are_an_export(case: Case) -> None:
+    case.spec["dumpling"] = {"options": ["--sql=select 1"]}
+    case.tool.install("dumpling", out=[SUCCESS], files={"metadata": METADATA, "result.000000000.sql": "INSERT"})
+    assert case.run()[0].details["tables"] == 0
+
+
+def test_a_file_with_a_pinned_uid_that_is_run_again_says_that_nothing_was_done(case: Case) -> None:
+    case.tool.install("dumpling", out=[SUCCESS], files=FILES)
+    case.run()
+    here = case.world()
+    again = dataclasses.replace(here.context, flags={"from-file": "export.yaml"})
+    with pytest.raises(ManagerError) as caught:
+        export.run(again)
+    assert caught.value.problem().reason == "AlreadyComplete"
+    assert caught.value.exit_code != 0
+    assert "nothing was done" in caught.value.message
+    assert "metadata.uid" in caught.value.hint
 
 
 def test_the_path_is_told_before_the_tool_starts(case: Case) -> None:

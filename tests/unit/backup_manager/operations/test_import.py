@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 
 from backup_manager import target_lock
+from backup_manager.content import Content, Item, Kind
 from backup_manager.database import Database
 from backup_manager.errors import InterruptedError_, ManagerError
 from backup_manager.locks import Note
@@ -101,7 +102,7 @@ def test_a_good_import(case: Case) -> None:
     assert dict(result.details) == {"tables": 1, "rows": 0, "backend": "tidb"}
     call = case.tool.called("tidb-lightning")[0]
     assert "hunter22" not in "".join(call["argv"]) + "".join(here.lines)
-    assert [p.step for p in here.report.progress] == ["Prepare", "Look", "Check", "Load"]
+    assert [p.step for p in here.report.progress] == ["Prepare", "Look", "Check", "Load", "Compare"]
     config = here.context.scratch / "lightning.toml"
     assert config.stat().st_mode & 0o777 == 0o600
     assert tomllib.loads(config.read_text())["tidb"]["password"] == "hunter22"
@@ -191,6 +192,61 @@ def test_tables_that_the_filter_leaves_out_do_not_matter(case: Case) -> None:
     case.run()
 
 
+@pytest.mark.parametrize("rules", [["typo.*"], ["shop.typo"], ["shop.o", "shop.typo"]])
+def test_a_filter_that_names_nothing_is_no_import(case: Case, rules: list[str]) -> None:
+    case.dump()
+    case.spec["tableFilter"] = rules
+    case.tool.install("tidb-lightning", out=[SUCCESS])
+    error = case.fails()
+    assert error.problem().reason == "NothingRestored"
+    assert not case.tool.called("tidb-lightning")
+
+
+def test_counts_are_of_what_came_back(case: Case) -> None:
+    case.dump(FILES | {"shop.b-schema.sql": "CREATE", "shop.c-schema.sql": "CREATE"})
+    case.spec["tableFilter"] = ["shop.o", "typo.*"]
+    case.tool.install("tidb-lightning", out=[SUCCESS])
+    result, _ = case.run()
+    assert (result.details["tables"], result.details["rulesWithoutTable"]) == (1, ["typo.*"])
+
+
+def test_a_table_that_did_not_come_back_fails_the_import(case: Case) -> None:
+    case.dump()
+    case.database.present = [("shop", "other")]
+    case.tool.install("tidb-lightning", out=[SUCCESS])
+    error = case.fails()
+    assert error.problem().reason == "RestoreIncomplete"
+    assert "shop.o" in error.message
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+def test_a_dump_that_lost_a_file_since_is_refused_before_lightning_starts(case: Case, damage: str) -> None:
+    case.dump()
+    where = Location(provider=Provider.LOCAL, bucket=str(case.tmp_path / "volume"), prefix=f"backups/{FOLDER}")
+    records = Records(LocalStorage(where))
+    records.complete(records.claim(Owner(name="b", uid="u"), operation="export", spec={}))
+    file = case.volume / FOLDER / "shop.o.000000001.sql"
+    file.write_text("INSERT") if damage == "cut" else file.unlink()
+    case.tool.install("tidb-lightning", out=[SUCCESS])
+    error = case.fails()
+    assert (error.problem().reason, error.problem().retryable) == ("SourceDamaged", False)
+    assert "shop.o.000000001.sql of table shop.o" in error.message
+    assert not case.tool.called("tidb-lightning")
+
+
+def test_fewer_rows_than_the_record_tells_fail_the_import(case: Case) -> None:
+    case.dump()
+    where = Location(provider=Provider.LOCAL, bucket=str(case.tmp_path / "volume"), prefix=f"backups/{FOLDER}")
+    records = Records(LocalStorage(where))
+    items = [Item(kind=Kind.TABLE, schema="shop", name="o", rows=2, files=1)]
+    claim = records.claim(Owner(name="b", uid="u"), operation="export", spec={})
+    records.complete(claim, held=Content.of(items), items=items)
+    case.tool.install("tidb-lightning", out=[SUCCESS])
+    error = case.fails()
+    assert error.problem().reason == "RestoreIncomplete"
+    assert "loaded 0 rows, while the export holds 2" in error.message
+
+
 def test_a_folder_without_a_dump_names_the_ones_inside(case: Case) -> None:
     case.dump()
     case.tool.install("tidb-lightning")
@@ -218,7 +274,7 @@ def test_an_archive_of_tidb_operator(case: Case, name: str) -> None:
     config = tomllib.loads((here.context.scratch / "lightning.toml").read_text())
     folder = Path(config["mydumper"]["data-source-dir"])
     assert sorted(os.listdir(folder)) == sorted(FILES)
-    assert [p.step for p in here.report.progress] == ["Prepare", "Unpack", "Check", "Load"]
+    assert [p.step for p in here.report.progress] == ["Prepare", "Unpack", "Check", "Load", "Compare"]
 
 
 def test_a_missing_archive_is_told_as_such(case: Case) -> None:

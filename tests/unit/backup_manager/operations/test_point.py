@@ -19,6 +19,7 @@ from tests.support.manager import World, local_storage, world
 META = bytes.fromhex("280730ac02c80188271a00")  # end_version 300
 REACH = '[x] [INFO] [collector.go:268] ["log metadata"] [log-min-ts=200] [log-min-date="-"] [log-max-ts=450] [log-max-date="-"]'
 
+DONE = '[x] [INFO] [collector.go:268] ["restore log success summary"] [total-take=2.3s]'
 CLOSING = (
     '[x] [INFO] [collector.go:264] ["Full Restore success summary"] [BackupTS=300] [RestoreTS=900]\n'
     '[x] [INFO] [collector.go:268] ["restore log success summary"] [total-take=2.3s] [source-start-point=300] '
@@ -66,8 +67,8 @@ class Case:
         }
         (tmp_path / "volume" / "log").mkdir()
 
-    def run(self, *, out: str = REACH, refuses: str = "") -> tuple[Result, World]:
-        self.tool.install("br", out=[out], refuses=refuses)
+    def run(self, *, out: str = REACH, closing: str = DONE, refuses: str = "") -> tuple[Result, World]:
+        self.tool.install("br", out=[out, *([] if out == CLOSING else [closing])], refuses=refuses)
         here = world(self.tmp_path, self.spec, kind="Restore", env=self.tool.env, flags=self.flags)
         return restore.run(here.context), here
 
@@ -109,6 +110,14 @@ def test_a_br_without_phases_does_not_begin(case: Case) -> None:
 def test_br_s_last_word_is_the_point_it_reached(case: Case) -> None:
     """br v8.5.0 on a log whose reach it did not tell beforehand."""
     assert case.run(out=CLOSING)[0].commit_ts == "450"
+
+
+def test_the_summary_of_the_base_alone_is_no_success(case: Case) -> None:
+    """br prints it before it begins with the log, in the very same words."""
+    with pytest.raises(ManagerError) as caught:
+        case.run(closing='[x] [INFO] [collector.go:264] ["Full Restore success summary"] [BackupTS=300] [RestoreTS=900]')
+    problem = caught.value.problem()
+    assert (problem.reason, problem.retryable) == ("RestoreDataFromRemoteFailed", True)
 
 
 def test_a_point_past_the_log_never_reaches_the_cluster(case: Case) -> None:

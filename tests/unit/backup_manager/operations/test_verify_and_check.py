@@ -49,7 +49,7 @@ def test_unchanged(scene: World, folder: LocalStorage) -> None:
     complete(folder)
     result = verified(scene)
     assert result.backup_size == 5
-    assert scene.report.result == {"objectCount": 3, "missing": 0, "extra": 0, "changed": 0}
+    assert scene.report.result == {"objectCount": 3, "missing": 0, "extra": 0, "changed": 0, "content": {"known": False}}
 
 
 def test_missing_extra_changed(scene: World, folder: LocalStorage) -> None:

@@ -28,6 +28,7 @@ def test_the_whole_line_with_defaults() -> None:
         "--user=u",
         "--password=p w",
         "--status-addr=127.0.0.1:81",
+        "--loglevel=debug",
         "--filter",
         "*.*",
         "--filter",
