@@ -60,6 +60,9 @@ OWNER_LABELS: Final = {BACKUP_LABEL: "Backup", RESTORE_LABEL: "Restore", COMPACT
 """Kind of the CR that a Job's label names."""
 
 SERVICE_ACCOUNT: Final = "tidb-backup-manager"
+REPORT_GROUP: Final = "tidb.pingcap.com"
+"""API group of a resource without objects: who may ``report`` on ``jobreports`` is held by the admission policy to the report
+of the own Job; who may ``manage`` them is not."""
 NAMESPACE_LABEL: Final = "tidb.pingcap.com/backup"
 """On a Namespace: ``enabled`` brings the account that Jobs run as, with its rights."""
 
@@ -127,9 +130,35 @@ def retry(first: str, attempt: int) -> str:
     return fit(first, LABEL_LIMIT - len(suffix)) + suffix
 
 
+_SHARDS: Final = "-shards"
+_SHARD: Final = re.compile(rf"{_SHARDS}-[0-9]+$")
+_SHARDS_LIMIT: Final = 47
+"""Kubernetes cuts what stands before the 5 random characters of a Pod's name to 58: room for an index of 9 digits is left."""
+
+
+def _job(name: str) -> str:
+    """*name* as that of a Job with Pods of its own kind: those of Job ``x-shards`` are called like those of a Job
+    ``x-shards-0`` would be, so no other Job may have such a name.
+
+    >>> _job("backup-x"), _job("backup-x-shards-0")
+    ('backup-x', 'backup-x-shards-0-0bd27321')
+    """
+    return fit(f"{name}-{hashlib.sha256(name.encode()).hexdigest()[:_DIGEST]}" if _SHARD.search(name) else name)
+
+
+def compact_job(compact: str, *, sharded: bool = False) -> str:
+    """Job of a CompactBackup. A sharded one has a Pod ``<job>-<index>-<random>`` for each shard; that its Job is called as no
+    other kind of Job is tells whose a Pod is.
+
+    >>> compact_job("nightly"), compact_job("nightly", sharded=True)
+    ('nightly', 'nightly-shards')
+    """
+    return fit(compact, _SHARDS_LIMIT - len(_SHARDS)) + _SHARDS if sharded else _job(compact)
+
+
 def backup_job(backup: str) -> str:
     """Job of a snapshot or export Backup."""
-    return fit(f"backup-{backup}")
+    return _job(f"backup-{backup}")
 
 
 def log_job(backup: str, command: str) -> str:
@@ -139,17 +168,17 @@ def log_job(backup: str, command: str) -> str:
 
 def stop_job(backup: str) -> str:
     """Job that ends a log backup when its CR is deleted."""
-    return fit(f"stop-{backup}")
+    return _job(f"stop-{backup}")
 
 
 def clean_job(backup: str) -> str:
     """Job that deletes a Backup's data."""
-    return fit(f"clean-{backup}")
+    return _job(f"clean-{backup}")
 
 
 def restore_job(restore: str) -> str:
     """Job of a Restore."""
-    return fit(f"restore-{restore}")
+    return _job(f"restore-{restore}")
 
 
 def prune_job(restore: str) -> str:
@@ -187,6 +216,8 @@ def possible_owners(job: str) -> list[tuple[str, str]]:
                 found.setdefault((kind, name.removeprefix(prefix)))
         if name == job:
             found.setdefault(("CompactBackup", name))
+            if name.endswith(_SHARDS) and name != _SHARDS:
+                found.setdefault(("CompactBackup", name.removesuffix(_SHARDS)))
     return list(found)
 
 
@@ -196,7 +227,7 @@ def gc_life_time_job(kind: str, name: str) -> str:
     >>> gc_life_time_job("Backup", "nightly")
     'gc-life-time-backup-nightly'
     """
-    return fit(f"gc-life-time-{kind.lower()}-{name}")
+    return _job(f"gc-life-time-{kind.lower()}-{name}")
 
 
 def cluster_lease(namespace: str, cluster: str) -> str:

@@ -17,6 +17,8 @@ _RBAC: Final = "rbac.authorization.k8s.io"
 RULES: Final = (
     # Its own Job, where it reports; a ValidatingAdmissionPolicy narrows the patch to that.
     {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get", "patch"]},
+    # Tells that policy whom to narrow: whoever holds this Role, whatever the account is called.
+    {"apiGroups": [names.REPORT_GROUP], "resources": ["jobreports"], "verbs": ["report"]},
     # What it was asked to do.
     {
         "apiGroups": [names.GROUP],

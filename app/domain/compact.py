@@ -57,8 +57,9 @@ def _decide(observed: Observed, now: datetime, config: Config) -> Decision[JobIn
         return Decision(status=draft.done(), finalized=True)
     if draft.phase in _TERMINAL:
         return Decision(status=draft.done())
-    name = names.fit(observed.name)
-    job = observed_jobs(observed).get(name)
+    name, jobs = names.compact_job(observed.name, sharded=_sharded(observed)), observed_jobs(observed)
+    # An earlier release called the Job of every compaction like its CR.
+    job = jobs.get(name) or jobs.get(names.fit(observed.name))
     if job:
         return _follow(draft, job, observed, now, config)
     if holds(observed.status, Phase.SCHEDULED):

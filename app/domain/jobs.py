@@ -42,8 +42,10 @@ class Job:
 
     @property
     def path(self) -> str:
-        """Where its data goes, decided before it existed; empty for Jobs that write none."""
-        return str((metadata(self.obj).get("annotations") or {}).get(names.PATH_ANNOTATION) or "")
+        """Where its data goes, decided before it existed; empty for Jobs that write none. The environment counts first: of a
+        Job it cannot be edited."""
+        annotations = metadata(self.obj).get("annotations") or {}
+        return self._told(names.ENV_BACKUP_PATH) or str(annotations.get(names.PATH_ANNOTATION) or "")
 
     @property
     def owner_uid(self) -> str:
@@ -65,12 +67,22 @@ class Job:
     @property
     def recorded(self) -> Recorded | None:
         """What was recorded of the CR when it was made; None where it does not say."""
+        return _recorded_in(self._told(names.ENV_RECORDED))
+
+    def _told(self, variable: str) -> str:
+        """The value of *variable* in the environment of its main container; empty when it has none."""
         for container in (self._pod.get("containers") or ())[:1]:
-            # The webhook appends it, and of two with one name the last counts.
+            # The webhook appends its own, and of two with one name the last counts.
             for entry in reversed(container.get("env") or ()):
-                if entry.get("name") == names.ENV_RECORDED:
-                    return _recorded_in(entry.get("value"))
-        return None
+                if entry.get("name") == variable:
+                    return str(entry.get("value") or "")
+        return ""
+
+    @property
+    def reported_elsewhere(self) -> str:
+        """The path in its report when that is not the one it was given: no proof of the work that was asked for."""
+        said = (self.report.backup_path if self.report else None) or ""
+        return said if self.path and said and said.rstrip("/") != self.path.rstrip("/") else ""
 
     @property
     def args(self) -> list[str]:
@@ -105,8 +117,9 @@ class Job:
 
     @property
     def succeeded(self) -> bool:
-        """Whether it has ended well: exit 0 *and* the final report says so."""
-        return self.complete and self.report is not None and self.report.phase is ReportPhase.COMPLETE
+        """Whether it has ended well: exit 0 *and* the final report says so, of the path that it was given."""
+        said = self.report
+        return self.complete and said is not None and said.phase is ReportPhase.COMPLETE and not self.reported_elsewhere
 
     @property
     def failed_because(self) -> tuple[str, str]:

@@ -1,16 +1,18 @@
 """What a CR's status shows of its Job's report: percent, times, size, position, runs of br."""
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from app.domain.jobs import Job
-from app.domain.status import Draft
+from app.domain.status import Draft, Phase
 from app.domain.times import moment, stamp
-from crds import durations, sizes
+from crds import durations, sizes, tso
 from crds.report import Report, StepProgress
 
 _MAX_OPERATIONS: Final = 10
+_CLOCKS_APART: Final = timedelta(hours=1)
+"""How far PD's clock may be ahead of Kubernetes'."""
 
 
 def percent(report: Report) -> str:
@@ -51,16 +53,37 @@ def show_ended(draft: Draft, job: Job, *, complete: bool) -> None:
 
 
 def show_position(draft: Draft, job: Job) -> None:
-    """The snapshot's TSO, once known."""
-    if job.report and job.report.commit_ts:
-        draft.put(commitTs=job.report.commit_ts)
+    """The snapshot's TSO, once known. One from after its Job's end is not believed: a schedule cuts its log up to there."""
+    if not (job.report and (said := job.report.commit_ts)):
+        return
+    if job.ended and _after(said, job.ended + _CLOCKS_APART):
+        message = f"the report of Job {job.name} names a commitTs from after the end of the Job"
+        draft.mark(Phase.REPORT_REFUSED, at=job.created, reason="ReportedTimeImpossible", message=message)
+        draft.put(commitTs=None)
+    else:
+        draft.put(commitTs=said)
+
+
+def _after(timestamp: str, limit: datetime) -> bool:
+    try:
+        return tso.to_datetime(tso.parse(timestamp)) > limit
+    except (ValueError, OverflowError):
+        return False  # no TSO: whoever reads it takes it for unknown
 
 
 def show_data(draft: Draft, job: Job) -> None:
-    """Where a Backup's data lies, from the moment its Job exists, and how much it is."""
+    """Where a Backup's data lies, from the moment its Job exists, and how much it is.
+
+    The path is the one that the Job was given. A report is an annotation, and what lies at this path is deleted one day: what
+    it names is taken over only where nothing was given (a Job of an earlier version) and nothing is known.
+    """
     report = job.report
-    if path := (report.backup_path if report else None) or job.path:
+    said = report.backup_path if report else None
+    if path := job.path or draft.get("backupPath") or said:
         draft.put(backupPath=path)
+    if job.reported_elsewhere:
+        message = f"the report of Job {job.name} names another path than the one it was given; that path is not touched"
+        draft.mark(Phase.REPORT_REFUSED, at=job.created, reason="ReportedPathDiffers", message=message)
     if report and report.backup_size is not None:
         draft.put(backupSize=report.backup_size, backupSizeReadable=sizes.readable(report.backup_size))
 

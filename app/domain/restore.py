@@ -130,8 +130,6 @@ def _sync(draft: Draft, observed: Observed, now: datetime, config: Config) -> De
     outcome = run.evaluate(now, config)
     show(draft, outcome)
     gc_life_time.show(draft, run.jobs.values())
-    if outcome.job and outcome.job.report and outcome.job.report.backup_path:
-        draft.put(backupPath=outcome.job.report.backup_path)
     if not outcome.due:
         return Decision(status=draft.done(), resync_after=outcome.wait)
     admission = pitr.judge(admit("Restore", observed, config), observed)

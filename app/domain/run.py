@@ -163,6 +163,8 @@ def _ended(job: Job, name: str, records: list[dict[str, Any]]) -> Outcome:
     error = job.report.error if job.report else None
     reason = error.reason if error else "ReportMissing"
     message = error.message if error else f"Job {name} is complete but left no final report, so nothing proves its work"
+    if job.reported_elsewhere:
+        reason, message = "ReportedPathDiffers", f"Job {name} reports on another path than {job.path}, which it was given"
     return Outcome(name=name, job=job, phase=Phase.FAILED, reason=reason, message=message, at=job.ended, records=records)
 
 

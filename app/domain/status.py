@@ -40,6 +40,7 @@ class Phase(StrEnum):
     PRUNE_FAILED = "PruneFailed"
     STALLED = "Stalled"
     GC_LIFE_TIME_RAISED = "GcLifeTimeRaised"
+    REPORT_REFUSED = "ReportRefused"
 
 
 PASSING: Final = frozenset({Phase.WAITING, Phase.INVALID, Phase.STALLED})

@@ -62,7 +62,8 @@ class Compactions(World):
         return sorted(int(key.partition("-")[0]) for key in keys)
 
     def pods_of(self, name: str) -> list[Object]:
-        return self.cluster.pods(self.namespace, labels=f"batch.kubernetes.io/job-name={name}")
+        job = names.compact_job(name, sharded=CRS[name].get("mode") == "sharded")
+        return self.cluster.pods(self.namespace, labels=f"batch.kubernetes.io/job-name={job}")
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,10 @@ BACKUPS = Resource("pingcap.com/v1alpha1", "backups", "Backup", namespaced=True)
 RBAC = "rbac.authorization.k8s.io"
 
 
+FIFTY = "backup-" + "b" * 43
+"""50 characters that the names of two Jobs have in common."""
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """An API server with every overlay applied, one after the other, and one namespace with the manager's rights."""
@@ -39,7 +43,7 @@ def cluster() -> Iterator[Cluster]:
         apply(running, OVERLAYS / "tidb-operator-v1")
         apply(running, OVERLAYS / "metacontroller-least-privilege")
         running.api.apply(bind_metacontroller())
-        for job in (job_of(OWN), job_of("backup-other"), job_of(LONG), job_of("compact-nightly", completionMode="Indexed")):
+        for job in (job_of(OWN), job_of("backup-other"), job_of(LONG), *NAMESAKES):
             running.api.apply(job)
         running.api.apply(job_of("of-somebody-else", labels={}))
         until_enforced(running)
@@ -103,6 +107,32 @@ def as_account(cluster: Cluster, name: str, where: str = APP, *, pod: str = "") 
         request["spec"] = {"boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": made["metadata"]["uid"]}}
     answer = cluster.api.request("POST", f"/api/v1/namespaces/{where}/serviceaccounts/{name}/token", request)
     return Api(cluster.api.server, token=answer["status"]["token"], ca_file=cluster.layout.certificates / "ca.crt")
+
+
+def jobs_role(cluster: Cluster, name: str, *verbs: str) -> str:
+    """A Role *name* for Jobs that is not ours; its name."""
+    rule = {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": list(verbs)}
+    cluster.api.apply(
+        {"apiVersion": f"{RBAC}/v1", "kind": "Role", "metadata": {"name": name, "namespace": APP}, "rules": [rule]}
+    )
+    return name
+
+
+def bind(cluster: Cluster, name: str, *, role: str = ROLE) -> None:
+    """An account *name*, bound to *role* as docs/install.md tells."""
+    cluster.api.apply(account(name, APP))
+    subject = {"kind": "ServiceAccount", "name": name, "namespace": APP}
+    reference = {"apiGroup": RBAC, "kind": "Role", "name": role}
+    meta = {"name": f"{name}-{role}", "namespace": APP}
+    binding = {"metadata": meta, "roleRef": reference, "subjects": [subject]}
+    cluster.api.apply({"apiVersion": f"{RBAC}/v1", "kind": "RoleBinding", **binding})
+
+
+NAMESAKES = (
+    *(job_of(name, completionMode="Indexed") for name in ("nightly-shards", "cpbk")),
+    *map(job_of, ("cpbk-0", "nightly-shards-0", f"{FIFTY}-one", f"{FIFTY}-two")),
+)
+"""Jobs whose Pods are called almost alike."""
 
 
 def manager(cluster: Cluster, pod: str = f"{OWN}-x7k2p") -> Api:
@@ -176,10 +206,12 @@ class TestReport:
         ("job", "pod"),
         [
             (LONG, LONG[:58] + "abcde"),
-            ("compact-nightly", "compact-nightly-0-abcde"),
-            ("compact-nightly", "compact-nightly-11-abcde"),
+            ("nightly-shards", "nightly-shards-0-abcde"),
+            ("nightly-shards", "nightly-shards-11-abcde"),
+            ("cpbk-0", "cpbk-0-abcde"),
+            (f"{FIFTY}-one", f"{FIFTY}-one-abcde"),
         ],
-        ids=["long name", "first index", "later index"],
+        ids=["long name", "first index", "later index", "a number at its end", "a namesake in 50 characters"],
     )
     def test_whatever_the_name_of_the_pod(self, cluster: Cluster, job: str, pod: str) -> None:
         manager(cluster, pod).patch(JOBS, APP, job, report())
@@ -214,8 +246,16 @@ class TestReport:
             (OWN, "backup-night-ly-x7k2p"),
             (OWN, f"{OWN}-r1-x7k2p"),
             (OWN, f"{OWN}-0-x7k2p"),
-            ("compact-nightly", "compact-nightly-x7k2p"),
+            ("nightly-shards", "nightly-shards-x7k2p"),
+            ("nightly-shards", "nightly-shards-01-x7k2p"),
+            ("nightly-shards-0", "nightly-shards-0-x7k2p"),
+            ("cpbk", "cpbk-0-x7k2p"),
+            ("cpbk", "cpbk-x7k2p"),
+            ("cpbk-0", "cpbk-x7k2p"),
+            (f"{FIFTY}-one", f"{FIFTY}-two-x7k2p"),
+            (f"{FIFTY}-two", f"{FIFTY}-x7k2p"),
             (LONG, "backup-" + "a" * 40 + "-x7k2p"),
+            (LONG, LONG[:57] + "bx7k2p"),
             ("of-somebody-else", "of-somebody-else-x7k2p"),
         ],
     )
@@ -227,17 +267,43 @@ class TestReport:
         assert "its own Job" in refused(lambda: api.patch(JOBS, APP, OWN, report()))
 
     def test_the_same_for_an_account_of_the_users_choice(self, cluster: Cluster) -> None:
-        cluster.api.apply(account("with-iam-role", APP))
-        role = {"apiGroup": RBAC, "kind": "Role", "name": ROLE}
-        subject = {"kind": "ServiceAccount", "name": "with-iam-role", "namespace": APP}
-        binding = {"metadata": {"name": "with-iam-role", "namespace": APP}, "roleRef": role, "subjects": [subject]}
-        cluster.api.apply({"apiVersion": f"{RBAC}/v1", "kind": "RoleBinding", **binding})
+        bind(cluster, "with-iam-role")
         for job in ("backup-iam", "backup-iam-2"):
             cluster.api.apply(job_of(job, runs_as="with-iam-role"))
         api = as_account(cluster, "with-iam-role", pod="backup-iam-x7k2p")
         api.patch(JOBS, APP, "backup-iam", report())
         assert "spec" in refused(lambda: api.patch(JOBS, APP, "backup-iam", {"spec": {"suspend": True}}))
         assert "its own Job" in refused(lambda: api.patch(JOBS, APP, "backup-iam-2", report()))
+
+    @pytest.mark.parametrize("may_update", [False, True], ids=["by the Role alone", "with more rights on Jobs"])
+    def test_the_same_for_whoever_holds_the_role_on_jobs_of_other_accounts(self, cluster: Cluster, *, may_update: bool) -> None:
+        name = "nightly-updates" if may_update else "nightly"
+        bind(cluster, name)
+        if may_update:
+            bind(cluster, name, role=jobs_role(cluster, "updates-jobs", "get", "update"))
+        for api in (as_account(cluster, name), as_account(cluster, name, pod=f"{name}-x7k2p")):
+            for job in (OWN, "of-somebody-else"):
+                for patch in (report(), {"spec": {"suspend": True}}, {"metadata": {"labels": {"a": "b"}}}):
+                    assert "tidb-backup-reports" in refused(lambda: api.patch(JOBS, APP, job, patch))  # noqa: B023
+                if may_update:
+                    changed = cluster.api.get(JOBS, APP, job)
+                    changed["spec"]["suspend"] = True
+                    assert "tidb-backup-reports" in refused(lambda: api.replace(JOBS, changed))  # noqa: B023
+        as_account(cluster, name, pod=f"{OWN}-{int(may_update)}2345").patch(JOBS, APP, OWN, report())
+
+    def test_a_report_is_forged_by_no_account_that_may_edit_jobs(self, cluster: Cluster) -> None:
+        bind(cluster, "editor", role=jobs_role(cluster, "edits-jobs", "create", "delete", "get", "patch", "update"))
+        api = as_account(cluster, "editor")
+        api.patch(JOBS, APP, "backup-other", {"metadata": {"annotations": {"theirs": "x"}}})
+        assert "its own Job" in refused(lambda: api.patch(JOBS, APP, "backup-other", report('{"v":1,"backupPath":"s3://b/x"}')))
+        api.patch(JOBS, APP, "of-somebody-else", report())
+
+    def test_an_administrator_and_metacontroller_are_not_narrowed(self, cluster: Cluster) -> None:
+        cluster.api.patch(JOBS, APP, "backup-other", report())
+        api = as_account(cluster, "metacontroller", "metacontroller")
+        job = api.get(JOBS, APP, "backup-other")
+        job["metadata"]["labels"]["adopted"] = "yes"
+        assert api.replace(JOBS, job)["metadata"]["labels"]["adopted"] == "yes"
 
     def test_others_are_left_alone(self, cluster: Cluster) -> None:
         cluster.api.patch(JOBS, APP, "backup-other", {"metadata": {"labels": {"a": "b"}}})

@@ -69,6 +69,7 @@ def test_no_right_reaches_secrets_or_other_kinds_of_write() -> None:
     writes = {grant for grant in granted if grant[2] not in {"get", "list"}}
     assert writes == {
         ("batch", "jobs", "patch"),
+        (names.REPORT_GROUP, "jobreports", "report"),
         ("", "events", "create"),
         ("", "events", "patch"),
         ("coordination.k8s.io", "leases", "create"),

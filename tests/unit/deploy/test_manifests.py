@@ -198,6 +198,7 @@ def test_the_policy_names_what_the_manager_writes() -> None:
     assert f"\"'{names.REPORT_ANNOTATION}'\"" in text
     assert f"'{names.OWNER_UID_LABEL}' in oldObject" in text
     assert f"':{names.SERVICE_ACCOUNT}'" in text
+    assert f"authorizer.group('{names.REPORT_GROUP}').resource('jobreports')" in text
     assert f"<= {report.MAX_BYTES}" in text
     assert one("ValidatingAdmissionPolicy", "tidb-backup-reports")["spec"]["failurePolicy"] == "Fail"
 

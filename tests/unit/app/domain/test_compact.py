@@ -27,7 +27,13 @@ def sync(spec: dict[str, Any], *jobs: Any, status: Any = None, after: float = 0)
 
 @pytest.mark.parametrize("spec", [SPEC, SHARDED])
 def test_the_job_is_named_after_the_cr(spec: dict[str, Any]) -> None:
-    assert [intent.name for intent in sync(spec).create] == ["basic"]
+    named = "basic-shards" if spec.get("mode") == "sharded" else "basic"
+    assert [intent.name for intent in sync(spec).create] == [named]
+
+
+def test_a_sharded_job_of_an_earlier_release_that_is_called_like_its_cr_is_followed() -> None:
+    seen = sync(SHARDED, job("basic", completedIndexes="0"))
+    assert (seen.status["state"], list(seen.create)) == ("Scheduled", [])
 
 
 @pytest.mark.parametrize(

@@ -241,8 +241,8 @@ def test_a_compaction_goes_on_with_the_stretch_and_shards_it_was_made_for() -> N
     world.settle()
     world.edit(shardCount=3, startTs="5", s3=ELSEWHERE)
     world.settle()
-    assert world.created == ["basic"]
-    assert {"shardCount": "2", "startTs": "1", "s3.prefix": "daily"}.items() <= recorded(world.jobs["basic"]).items()
+    assert world.created == ["basic-shards"]
+    assert {"shardCount": "2", "startTs": "1", "s3.prefix": "daily"}.items() <= recorded(world.jobs["basic-shards"]).items()
     assert condition(world)["reason"] == "IdentityChanged"
 
 
