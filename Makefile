@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # As many workers as processors that may be used (tests/conftest.py).
 WORKERS := $(BIN)/pytest -q -n auto --dist loadfile
 
-.PHONY: help venv tools demo check static documented-unit format test servers-and-property property soak gotest unit servers integration e2e crds bench images clean
+.PHONY: help venv tools demo check audit release static documented-unit format test servers-and-property property soak gotest unit servers integration e2e crds bench images clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,7 +48,15 @@ documented-unit: venv
 format: venv ## let ruff format and sort
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
 
-test: check gotest ## every test (some 15 min on 2 cores, tools built)
+audit: venv ## the locked packages against the database of known vulnerabilities; says so where it cannot be reached
+	@scripts/audit.sh
+
+release: venv ## dist/: the wheel, and a bill of materials (CycloneDX) for each image and the command
+	@rm -rf dist
+	@$(BIN)/uv build --wheel --quiet --out-dir dist
+	@scripts/sbom.sh dist
+
+test: check audit gotest ## every test (some 15 min on 2 cores, tools built)
 	@if [ "$$(nproc)" -gt 1 ]; then $(MAKE) --no-print-directory servers-and-property; else $(MAKE) --no-print-directory property servers; fi
 
 # Tests on servers mostly wait. What needs nothing but a processor runs beside them, yields to them, and is shown at the end.

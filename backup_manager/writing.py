@@ -152,7 +152,7 @@ class Folder:
 
     @property
     def _claimed(self) -> Record:
-        assert self._mine is not None, "claim() comes first"  # noqa: S101
+        assert self._mine is not None, "claim() comes first"  # noqa: S101  (its message says so)
         return self._mine
 
     def _first_key(self) -> str | None:

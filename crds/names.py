@@ -78,7 +78,7 @@ ENV_BACKUP_PATH: Final = "BACKUP_PATH"
 """Where a run writes, what a log command works on, or what a clean deletes: a URL as in ``status.backupPath``."""
 ENV_RECORDED: Final = "RECORDED_SPEC"
 """What the CR recorded at its start (:mod:`crds.identity`), as JSON: the manager works on it, whatever the spec says since."""
-ENV_PASSWORD: Final = "BACKUP_MANAGER_PASSWORD"
+ENV_PASSWORD: Final = "BACKUP_MANAGER_PASSWORD"  # noqa: S105  (the name of a variable)
 ENV_FULL_BACKUP: Final = "FULL_BACKUP_"
 """Before the names of storage variables: they are those of ``pitrFullBackupStorageProvider``."""
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 from app.domain.jobs import JobIntent, Purpose
 from crds import names
 
-TOKEN_DIR: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
+TOKEN_DIR: Final = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105  (a folder)
 _TMP: Final = "/tmp"  # noqa: S108 - an emptyDir: the root file system is read-only
 _TOKEN_SECONDS: Final = 3607
 _OWN_STORAGE: Final = frozenset({Purpose.EXPORT, Purpose.BACKUP, Purpose.LOG, Purpose.RESTORE, Purpose.IMPORT, Purpose.COMPACT})

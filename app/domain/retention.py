@@ -53,7 +53,7 @@ class Rule(StrEnum):
     FAILED_HISTORY = "failedHistoryLimit"
     NEWEST = "newest"
     IN_USE = "inUse"
-    NEXT_PASS = "nextPass"
+    NEXT_PASS = "nextPass"  # noqa: S105  (a rule's name)
     UNREADABLE = "unreadable"
     CLOCK = "clockBehind"
 

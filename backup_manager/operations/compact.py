@@ -60,7 +60,7 @@ def _encoded(context: Context, target: ToolStorage) -> str:
     env = {name: value for name, value in {**context.env, **target.env}.items() if name != "BR_LOG_TO_TERM"}
     env["TMPDIR"] = str(context.scratch)
     try:
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603  (argv is a list of ours, no shell reads it)
             argv, env=env, cwd=context.scratch, capture_output=True, text=True, timeout=_ENCODE_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -34,7 +34,7 @@ def unknown(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> str:
     A tool that fails for another reason is not judged: its run will tell.
     """
     try:
-        asked = subprocess.run(
+        asked = subprocess.run(  # noqa: S603  (argv is a list of ours, no shell reads it)
             [*argv, "--help"], env=env, cwd=cwd, capture_output=True, text=True, errors="replace", timeout=_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired):

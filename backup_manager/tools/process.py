@@ -151,7 +151,7 @@ def run(
 
 def _start(argv: Sequence[str], env: Mapping[str, str], cwd: Path | None) -> subprocess.Popen[bytes]:
     try:
-        return subprocess.Popen(
+        return subprocess.Popen(  # noqa: S603  (argv is a list of ours, no shell reads it)
             list(argv),
             env=dict(env),
             cwd=cwd,
