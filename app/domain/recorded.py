@@ -129,7 +129,8 @@ def _of_status(parent: Object, namespace: str, now: Recorded) -> Recorded:
         return fields
     spec = parent.get("spec") or {}
     # A log backup is known by what only it has.
-    mode = {"backupMode": "log"} if status.get("logSubCommandStatuses") else {}
+    is_log = parent.get("kind") == "Backup" and status.get("logSubCommandStatuses")
+    mode = {"backupMode": "log"} if is_log else {}
     path = str(status.get("backupPath") or "")
     if not path or parent.get("kind") != "Backup":
         return {**now, **mode}

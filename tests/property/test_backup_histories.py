@@ -47,6 +47,7 @@ SAID = [
     report("Running", progress=[{"step": "x", "progress": 12.0}], backupPath="s3://bucket/daily"),
     report("Waiting", error={"reason": "Busy", "message": "another"}),
     report("Complete", commitTs="450", backupPath="s3://bucket/daily", backupSize=1, result={"deleted": 1, "left": 0}),
+    report("Complete", commitTs="450", backupSize=1, result={"deleted": 1, "left": 0}),
     report("Failed", error={"reason": "Gone", "message": "x"}, result={"left": 3}),
     report("Failed", error={"reason": "Away", "retryable": True}, result={"left": 3, "deferredUntil": at(10**6)}),
     *(
