@@ -5,7 +5,7 @@ failures: what repeating cannot cure fails at once, under its own name. A retry 
 record is a fact of a Job, so the timeout is judged by when the retry would be due, not by when somebody looked.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -122,12 +122,12 @@ def walk(
     policy: Policy,
     *,
     seen: bool,
-    sign: datetime | None,
+    last_sign: Callable[[], datetime | None],
 ) -> Chain:
     """Follow the attempts of *first* through the observed *jobs*.
 
     Jobs count for more than the *records* of the received status, which may be one write behind. *seen* says that the status
-    knows the first Job to have existed: if it is absent now it vanished, and *sign* is the last sign of life.
+    knows the first Job to have existed: if it is absent now it vanished, and *last_sign* finds the last sign of life.
     """
     known: list[dict[str, Any]] = [dict(record) for record in records]
     number = 0
@@ -139,7 +139,7 @@ def walk(
             return Chain(number=number, job=job, failure=None, records=known[:number])
         if job is None and not (seen or was_followed or number < len(known)):
             return Chain(number=number, job=None, failure=None, records=known[:number])
-        noted = moment(known[number].get("detectFailedAt")) if number < len(known) else sign
+        noted = moment(known[number].get("detectFailedAt")) if number < len(known) else last_sign()
         failure = failure_of(job) if job and job.failed else _vanished(name, noted)
         if not was_followed:
             return Chain(number=number, job=job, failure=failure, records=known[: number + 1])

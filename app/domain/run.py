@@ -18,6 +18,7 @@ Job failed or vanished:
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final, Self
 
 from app.domain import progress
@@ -108,8 +109,7 @@ class Run:
     def evaluate(self, now: datetime, config: Config) -> Outcome:
         """Where the run stands; *now* only decides what is due."""
         records = self.status.get("backoffRetryStatus") or []
-        sign = last_sign(self.status)
-        chain = walk(self.first, self.jobs, records, self.policy, seen=self.seen, sign=sign)
+        chain = walk(self.first, self.jobs, records, self.policy, seen=self.seen, last_sign=partial(last_sign, self.status))
         name = names.retry(self.first, chain.number)
         if chain.failure:
             return self._failed(chain, chain.failure, name, now)
