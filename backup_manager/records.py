@@ -157,6 +157,7 @@ class Records:
         listed: bool = True,
         held: Content | None = None,
         items: Sequence[Item] = (),
+        left_out: Sequence[str] = (),
     ) -> Record:
         """Close the account of the claim *mine*: list the data, keep the list (unless not *listed*: a log backup never ends),
         count and size; and what the data *held*, with the list of its *items*. Raises SupersededError when a later attempt or a
@@ -167,6 +168,7 @@ class Records:
             "argv": tuple((mask or Masker())(argument) for argument in argv),
             "commit_ts": commit_ts,
             "time_completed": self._now(),
+            "left_out": tuple(left_out),
         }
         self.confirm(mine)
         if listed:

@@ -115,6 +115,7 @@ class Folder:
         commit_ts: str | None,
         held: Content,
         items: Sequence[Item] = (),
+        left_out: Sequence[str] = (),
     ) -> Record:
         """Close the account with the list of objects and with what the data *held*; the record has number and size of the
         objects. Raises SupersededError."""
@@ -127,6 +128,7 @@ class Folder:
             mask=self._context.mask,
             held=held,
             items=items,
+            left_out=left_out,
         )
 
     @contextmanager

@@ -270,7 +270,10 @@ def _success(cr: Object, summary: Summary) -> str:
         facts.append(f"took {age(summary.took)}")
     if path := status.get("backupPath"):
         facts.append(f"at {path}")
-    return ", ".join(facts) if facts else "it ended well"
+    text = ", ".join(facts) if facts else "it ended well"
+    if left_out := status.get("leftOut"):
+        text += f". The export does not hold: {'; '.join(map(str, left_out))} (docs/export-contents.md)"
+    return text
 
 
 def _never_seen(found: Explanation, cr: Object, now: datetime) -> None:

@@ -13,6 +13,8 @@ from crds.report import Report, StepProgress
 _MAX_OPERATIONS: Final = 10
 _CLOCKS_APART: Final = timedelta(hours=1)
 """How far PD's clock may be ahead of Kubernetes'."""
+_LINES, _LINE = 16, 200
+"""Of what an export left out: how many lines of how many characters a status takes."""
 
 
 def percent(report: Report) -> str:
@@ -86,6 +88,9 @@ def show_data(draft: Draft, job: Job) -> None:
         draft.mark(Phase.REPORT_REFUSED, at=job.created, reason="ReportedPathDiffers", message=message)
     if report and report.backup_size is not None:
         draft.put(backupSize=report.backup_size, backupSizeReadable=sizes.readable(report.backup_size))
+    said = report.result.get("leftOut") if report else None
+    if isinstance(said, list) and said:
+        draft.put(leftOut=[str(line)[:_LINE] for line in said[:_LINES]])
 
 
 def show_operations(draft: Draft, job: Job) -> None:

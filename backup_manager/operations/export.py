@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Final, cast
 
-from backup_manager import gc_life_time
+from backup_manager import gc_life_time, schema_objects
 from backup_manager.content import NAMED, Asked, Content, Item, Kind, judge
 from backup_manager.database import Access, Database, connect
 from backup_manager.errors import NotFoundError, PermanentError, UsageError
@@ -22,7 +22,7 @@ from backup_manager.operations.steps import Context, Result, Step, run_steps
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
 from backup_manager.storage.tool_urls import ToolStorage, for_dumpling
-from backup_manager.tools import dumpling, dumpling_watch, process
+from backup_manager.tools import dump_options, dumpling, dumpling_watch, process
 from backup_manager.tools.failures import failure
 from backup_manager.tools.table_filter import literal
 from backup_manager.writing import CompletedError, Folder, already_complete
@@ -43,6 +43,8 @@ class Export:
     binary: str
     database: Database | None = None
     schemas: frozenset[str] = frozenset()
+    options: dump_options.DumpOptions
+    found: schema_objects.Found = field(default_factory=schema_objects.Found)
     argv: Sequence[str] = ()
     version: str = ""
     heard: dumpling.Heard = field(default_factory=dumpling.Heard)
@@ -60,6 +62,7 @@ def run(context: Context) -> Result:
         folder=Folder(context, storage, operation="export"),
         target=for_dumpling(context.resource.spec, location, env=context.env, scratch=context.scratch),
         binary=process.find_tool(dumpling.NAME, names.DUMPLING_BIN_DIR, context.env),
+        options=dump_options.read(context.resource.spec, dumpling.DEFAULT_OPTIONS),
     )
     context.journal.path(location.url)
     if earlier := state.folder.finished():
@@ -76,6 +79,9 @@ def prepare(context: Context, state: Export) -> None:
     """The database answers; the folder is ours, and where this attempt writes is empty."""
     state.database = connect(context, state.access)
     state.schemas = frozenset(str(row[0]) for row in state.database.rows("select schema_name from information_schema.schemata"))
+    schema_objects.collect(
+        state.database, dumpling.filters(context.resource.spec)
+    )  # a missing right shows now and not after hours
     state.folder.claim()
     state.storage = state.folder.data
     state.target = for_dumpling(context.resource.spec, state.storage.location, env=context.env, scratch=context.scratch)
@@ -120,6 +126,16 @@ def _quiet(context: Context) -> Callable[[str], None]:
     return log
 
 
+def describe(context: Context, state: Export) -> None:
+    """Write what dumpling cannot dump beside the dump (views, sequences, policies), and find what stays out of the export."""
+    database = cast(Database, state.database)
+    options, rules = state.options, dumpling.filters(context.resource.spec)
+    state.found = schema_objects.collect(database, rules, views=options.views, sequences=options.sequences)
+    if options.schemas and state.found.objects:
+        state.folder.confirm()
+        state.storage.write(schema_objects.KEY, state.found.objects.to_json())
+
+
 def verify(context: Context, state: Export) -> None:
     """Read back what was written: ``metadata`` to its end, every file with its bytes, and what the filter names."""
     said = dumpling.metadata(_metadata(state.storage))
@@ -135,8 +151,13 @@ def verify(context: Context, state: Export) -> None:
         )
     stored = dumpling.items((info.key, info.size) for info in listed)
     _compare(state, keys, stored)
-    items = state.heard.items(stored)
+    items = [*state.heard.items(stored), *_described(state, stored)]
     unmatched = _judge(context, items, keys)
+    schemas_left_out = sorted(
+        name for name in state.schemas - dumpling.schemas(keys) if name.lower() not in dumpling.SYSTEM_SCHEMAS
+    )
+    of_cluster = schema_objects.left_out_of_cluster(cast(Database, state.database), schemas_left_out)
+    left_out = schema_objects.bounded((*state.found.left_out, *of_cluster))
     record = state.folder.complete(
         tool=dumpling.NAME,
         version=state.version,
@@ -144,21 +165,26 @@ def verify(context: Context, state: Export) -> None:
         commit_ts=said.commit_ts,
         held=Content.of(items),
         items=items,
+        left_out=left_out,
     )
-    left_out = sorted(name for name in state.schemas - dumpling.schemas(keys) if name.lower() not in dumpling.SYSTEM_SCHEMAS)
     if record.data:
         context.log(f"the data lies in {state.storage.location.url}; restores of {record.backup_path} find it by its record")
-    details = {"objectCount": record.object_count, **_numbers(Content.of(items)), "schemasLeftOut": left_out}
+    details = {
+        "objectCount": record.object_count,
+        **_numbers(Content.of(items)),
+        "schemasLeftOut": schemas_left_out,
+        "leftOut": left_out,
+    }
     if unmatched:
         details["rulesWithoutTable"] = unmatched[:NAMED]
     state.result = Result(commit_ts=said.commit_ts, backup_size=record.size, details=details)
 
 
 def _judge(context: Context, items: Sequence[Item], keys: Sequence[str]) -> list[str]:
-    """Whether the dump holds what the spec names: :func:`backup_manager.content.judge`. Rows of a query belong to no table, and
-    without schema files and rows (``--no-schemas``, ``--no-data``) an empty table or a view leaves nothing to be seen."""
+    """Whether the dump holds what the spec names: :func:`backup_manager.content.judge`. Without
+    schema files and rows (``--no-schemas``, ``--no-data``) an empty table or a view leaves nothing to be seen."""
     spec = context.resource.spec
-    if dumpling.queries(spec) or not any(dumpling.is_dump_file(key) for key in keys):
+    if not any(dumpling.is_dump_file(key) for key in keys):
         return []
     asked = Asked(rules=spec.get("tableFilter") or (spec.get("dumpling") or {}).get("tableFilter") or ())
     if not dumpling.leaves_traces(spec):
@@ -183,6 +209,14 @@ def _compare(state: Export, keys: Sequence[str], stored: Sequence[Item]) -> None
             )
 
 
+def _described(state: Export, stored: Sequence[Item]) -> list[Item]:
+    """The views and sequences that :func:`describe` wrote, without those that dumpling has a file of."""
+    known = {(item.kind, item.schema, item.name) for item in stored}
+    if not state.options.schemas:
+        return []
+    return [item for item in state.found.objects.items() if (item.kind, item.schema, item.name) not in known]
+
+
 def _numbers(held: Content) -> dict[str, int]:
     """The totals as the report shows them."""
     shown = {"schemas": held.schemas, "tables": held.tables, "views": held.views, "sequences": held.sequences}
@@ -192,6 +226,7 @@ def _numbers(held: Content) -> dict[str, int]:
 STEPS: Final = (
     Step(name="Prepare", work=prepare),
     Step(name=TOOL_STEP, work=dump),
+    Step(name="Describe", work=describe),
     Step(name="Verify", work=verify),
 )
 

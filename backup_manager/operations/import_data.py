@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, cast
 
-from backup_manager import archive, history, readers, target_content, target_lock
+from backup_manager import archive, history, readers, schema_objects, target_content, target_lock
 from backup_manager.content import NAMED, Asked, Item, Kind, judge
 from backup_manager.database import Access, Database, connect
 from backup_manager.errors import NotFoundError, PermanentError, StorageError, UsageError
@@ -57,6 +57,8 @@ class Import:
     reading: ToolStorage | None = None
     database: Database | None = None
     tables: frozenset[tuple[str, str]] = frozenset()
+    objects: schema_objects.SchemaObjects = field(default_factory=schema_objects.SchemaObjects)
+    views_kept: Sequence[str] = ()
     commit_ts: str = ""
     size: int = 0
     heard: lightning.Heard = field(default_factory=lightning.Heard)
@@ -79,8 +81,15 @@ def run(context: Context) -> Result:
         run_steps(context, (PREPARE, UNPACK if source.archive else LOOK), state)
         database = cast(Database, state.database)
         with target_lock.held(context, database=database, pd=target_lock.pd_of(context, database)):
-            run_steps(context, (CHECK, LOAD, COMPARE), state)
-    details: dict[str, Any] = {"tables": len(state.tables), "rows": state.heard.rows, "backend": state.backend}
+            run_steps(context, (CHECK, BEFORE, LOAD, AFTER, COMPARE), state)
+    details: dict[str, Any] = {
+        "tables": len(state.tables),
+        "rows": state.heard.rows,
+        "backend": state.backend,
+        "views": len(state.objects.views),
+        "viewsKept": schema_objects.bounded(state.views_kept),
+        "sequences": len(state.objects.sequences),
+    }
     if state.unmatched:
         details["rulesWithoutTable"] = state.unmatched[:NAMED]
     return Result(commit_ts=state.commit_ts, backup_size=state.size, details=details)
@@ -105,8 +114,10 @@ def look(context: Context, state: Import) -> None:
         raise _no_dump(state.storage, error) from None
     listed = list(state.storage.list())
     state.size = sum(info.size for info in listed)
-    _refuse_ambiguous(state, [info.key for info in listed])
-    _understand(context, state, text, [(info.key, info.size) for info in listed])
+    keys = [info.key for info in listed]
+    _refuse_ambiguous(state, keys)
+    objects = schema_objects.of_dump(keys, state.storage.read, state.storage.location.url)
+    _understand(context, state, text, [(info.key, info.size) for info in listed], objects)
     _refuse_damaged(context, state, listed)
     state.reading = for_lightning(context.resource.spec, state.storage.location, env=context.env, scratch=context.scratch)
 
@@ -159,7 +170,9 @@ def unpack(context: Context, state: Import) -> None:
     with state.storage.open(state.source.archive) as stream:
         folder = archive.unpack(stream, state.size, target, stop=context.stop, tell=tell)
     files = [(file.name, file.stat().st_size) for file in folder.iterdir()]
-    _understand(context, state, (folder / dumpling.METADATA).read_bytes(), files)
+    keys = [name for name, _ in files]
+    objects = schema_objects.of_dump(keys, lambda key: (folder / key).read_bytes(), state.source.archive)
+    _understand(context, state, (folder / dumpling.METADATA).read_bytes(), files, objects)
     state.reading = ToolStorage(url=str(folder))
 
 
@@ -177,6 +190,16 @@ def check(context: Context, state: Import) -> None:
             reason="TargetNotEmpty",
             hint=f'Drop these tables, import elsewhere, or set the annotation {names.ALLOW_NON_EMPTY_ANNOTATION}: "true".',
         )
+
+
+def before(context: Context, state: Import) -> None:
+    """Placement policies and sequences: tables need them."""
+    schema_objects.before_load(cast(Database, state.database), state.objects, context.log)
+
+
+def after(_context: Context, state: Import) -> None:
+    """Views: they need the tables."""
+    state.views_kept = schema_objects.after_load(cast(Database, state.database), state.objects)
 
 
 def load(context: Context, state: Import) -> None:
@@ -230,7 +253,9 @@ PREPARE: Final = Step(name="Prepare", work=prepare)
 LOOK: Final = Step(name="Look", work=look)
 UNPACK: Final = Step(name="Unpack", work=unpack)
 CHECK: Final = Step(name="Check", work=check)
+BEFORE: Final = Step(name="Sequences", work=before)
 LOAD: Final = Step(name=TOOL_STEP, work=load)
+AFTER: Final = Step(name="Views", work=after)
 COMPARE: Final = Step(name="Compare", work=compare)
 
 
@@ -273,12 +298,19 @@ def _filters(context: Context) -> Sequence[str]:
     return [str(rule) for rule in context.resource.spec.get("tableFilter") or ()]
 
 
-def _understand(context: Context, state: Import, metadata: bytes, files: Sequence[tuple[str, int]]) -> None:
+def _understand(
+    context: Context,
+    state: Import,
+    metadata: bytes,
+    files: Sequence[tuple[str, int]],
+    objects: schema_objects.SchemaObjects,
+) -> None:
     """What the dump holds, and whether what the spec names is in it. Raises PermanentError."""
     state.commit_ts = dumpling.metadata(metadata.decode("utf-8", "replace")).commit_ts
     if not any(dumpling.is_dump_file(key) for key, _ in files):
         raise PermanentError("the dump holds no table", reason="SourceEmpty", hint="Check what the export's filter selected.")
-    asked, items = Asked(rules=_filters(context)), dumpling.items(files)
+    asked, items = Asked(rules=_filters(context)), [*dumpling.items(files), *objects.items()]
+    state.objects = objects.selected(asked.rules)
     state.unmatched = judge(asked, items, reason="NothingRestored", verb="imported", where="the dump")
     state.wanted = [item for item in asked.select(items) if item.kind in {Kind.SCHEMA, Kind.TABLE}]
     state.tables = frozenset((item.schema, item.name) for item in state.wanted if item.kind is Kind.TABLE)

@@ -14,16 +14,23 @@ from urllib.parse import unquote
 from backup_manager.content import Item, Kind
 from backup_manager.database import Access
 from backup_manager.errors import PermanentError
+from backup_manager.tools import dump_options
 from backup_manager.tools.brlog import fields
 from backup_manager.tools.process import Stream
 
 NAME: Final = "dumpling"
 SUCCESS: Final = "dump data successfully, dumpling will exit now"
 METADATA: Final = "metadata"
-DEFAULT_FILTERS: Final = ("*.*", "!/^(mysql|test|INFORMATION_SCHEMA|PERFORMANCE_SCHEMA|METRICS_SCHEMA|INSPECTION_SCHEMA)$/.*")
+LIGHTNING_SCHEMA: Final = "lightning_task_info"
+"""Left behind by imports of other programs, and of this one before it switched that off; not data of a user."""
+DEFAULT_FILTERS: Final = (
+    "*.*",
+    "!/^(mysql|test|INFORMATION_SCHEMA|PERFORMANCE_SCHEMA|METRICS_SCHEMA|INSPECTION_SCHEMA)$/.*",
+    f"!{LIGHTNING_SCHEMA}.*",
+)
 DEFAULT_OPTIONS: Final = ("--threads=16", "--rows=10000")
 SYSTEM_SCHEMAS: Final = frozenset(
-    {"mysql", "sys", "information_schema", "performance_schema", "metrics_schema", "inspection_schema"}
+    {"mysql", "sys", "information_schema", "performance_schema", "metrics_schema", "inspection_schema", LIGHTNING_SCHEMA}
 )
 
 _FINISHED: Final = "Finished dump at"
@@ -140,8 +147,11 @@ def filters(spec: Mapping[str, Any]) -> Sequence[str]:
 def argv(
     binary: str, *, access: Access, output: str, storage_flags: Sequence[str], spec: Mapping[str, Any], status_port: int
 ) -> list[str]:
-    """dumpling's command line, in TiDB Operator's order; the user's options come last but for TLS, so that they win."""
-    options = (spec.get("dumpling") or {}).get("options") or DEFAULT_OPTIONS
+    """dumpling's command line, in TiDB Operator's order; the user's options come last but for TLS, so that they win.
+
+    Views and sequences are not its work (:mod:`backup_manager.schema_objects`). Raises UsageError.
+    """
+    options = dump_options.read(spec, DEFAULT_OPTIONS).words
     command = [
         binary,
         f"--output={output}",
@@ -155,7 +165,7 @@ def argv(
     command += [f"--status-addr=127.0.0.1:{status_port}", _LOG_LEVEL]
     for rule in filters(spec):
         command += ["--filter", rule]
-    command += [str(option) for option in options]
+    command += options
     if access.tls:
         if access.tls.verify:
             command.append(f"--ca={access.tls.ca}")
@@ -193,12 +203,6 @@ def metadata(text: str) -> Metadata:
 def is_dump_file(key: str) -> bool:
     """Whether *key* is a schema or data file, which a dump that matched nothing has none of."""
     return bool(_TABLE_FILE.match(key) or _OTHER_FILE.search(key) or _QUERY_FILE.match(key))
-
-
-def queries(spec: Mapping[str, Any]) -> bool:
-    """Whether the options export the rows of a query (``--sql``, ``-S``): no rule selects tables then."""
-    options = [str(option) for option in (spec.get("dumpling") or {}).get("options") or ()]
-    return any(option == "-S" or option.partition("=")[0] == "--sql" for option in options)
 
 
 def leaves_traces(spec: Mapping[str, Any]) -> bool:

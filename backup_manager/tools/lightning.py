@@ -1,7 +1,8 @@
 """tidb-lightning: its configuration and what it says.
 
 The password goes into a TOML file that only we may read, never into argv. Its status server stays off (a busy port makes
-lightning end with 0, having imported nothing), and so do its checkpoints (a stale one makes a later run skip tables).
+lightning end with 0, having imported nothing), and so do its checkpoints (a stale one makes a later run skip tables). It keeps
+no rows that conflict: those are an error, and the schema ``lightning_task_info``, which it would leave behind, is switched off.
 """
 
 import re
@@ -23,6 +24,11 @@ _FILE, _PROGRESS = '"restore file completed"', "[progress]"
 _MARKS: Final = tuple(mark.encode() for mark in (SUCCESS, CANCELED, _FILE, _PROGRESS))
 _PROGRESS_SECONDS: Final = 10
 _PERCENT: Final = re.compile(r"(?P<percent>[\d.]+)%")
+_NOT_DATA: Final = """[[mydumper.files]]
+pattern = '(?i).*-schema-sequence\\.sql(?:\\.\\w*)?$'
+type = "ignore"
+"""
+"""lightning takes a file of a sequence for rows of a table ``<name>-schema-sequence``, and ends with an error."""
 _ROWS: Final = re.compile(r"kvs=(?P<rows>\d+)")
 
 
@@ -80,11 +86,18 @@ def toml(work: Import) -> str:
     """The configuration file."""
     tls = work.access.tls
     sections: dict[str, Mapping[str, Any]] = {
-        "lightning": {"level": "info", "status-addr": "", "server-mode": False, "check-requirements": True},
+        "lightning": {
+            "level": "info",
+            "status-addr": "",
+            "server-mode": False,
+            "check-requirements": True,
+            "task-info-schema-name": "",
+        },
         "checkpoint": {"enable": False},
         "tikv-importer": {"backend": work.backend}
         | ({"sorted-kv-dir": str(work.sorted_kv_dir)} if work.backend == "local" and work.sorted_kv_dir else {}),
-        "mydumper": {"data-source-dir": work.source} | ({"filter": list(work.filters)} if work.filters else {}),
+        "mydumper": {"data-source-dir": work.source, "default-file-rules": True}
+        | ({"filter": list(work.filters)} if work.filters else {}),
         "tidb": {"host": work.access.host, "port": work.access.port, "user": work.access.user, "password": work.access.password}
         | ({"pd-addr": work.pd_addr} if work.pd_addr else {})
         | ({"tls": "skip-verify"} if tls and not tls.verify else {}),
@@ -93,7 +106,7 @@ def toml(work: Import) -> str:
     if tls:
         certificate = {"cert-path": str(tls.cert), "key-path": str(tls.key)}
         sections["security"] = ({"ca-path": str(tls.ca)} if tls.verify else {}) | certificate
-    return "\n".join(_section(name, values) for name, values in sections.items())
+    return "\n".join((*(_section(name, values) for name, values in sections.items()), _NOT_DATA))
 
 
 def progress(line: str) -> Progress | None:

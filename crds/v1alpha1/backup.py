@@ -164,6 +164,11 @@ class BackupStatus(RunStatus):
     )
     backup_size: Int64 | None = Field(default=None, description="Bytes of data.")
     backup_size_readable: str = Field(default="", description="The same for people.")
+    left_out: list[str] = Field(
+        default_factory=list,
+        description="What the cluster has and an export has not, a line for each kind.",
+        json_schema_extra={"nullable": True},
+    )
     incremental_backup_size: Int64 | None = Field(default=None, description="Of volume-snapshot, which is not served.")
     incremental_backup_size_readable: str = Field(default="", description="Of volume-snapshot, which is not served.")
     commit_ts: str = Field(default="", description="TSO of the snapshot, or where the log backup starts.")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pymysql
 import pytest
 import yaml
 
@@ -360,3 +361,149 @@ def test_a_full_disk(stage: Stage, tmp_path: Path) -> None:
         assert stage.fails("export", stage.backup("full", s3=None, local=local)) == "DiskFull"
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+WHOLE = (
+    "create database whole",
+    "create database also_whole collate utf8mb4_general_ci",
+    "create placement policy far followers=2",
+    "create sequence whole.numbers",
+    "create sequence whole.`odd s-schema %x` start with 100 increment by 5 maxvalue 1000 cache 3",
+    "create sequence whole.down start with -1 increment by -2 minvalue -1000 maxvalue -1 nocache",
+    "create sequence whole.unused start with 7 nocache",
+    "create sequence also_whole.s",
+    "create table whole.orders (id bigint default nextval(whole.numbers) primary key, b varchar(20))",
+    "insert into whole.orders (b) values ('a'), ('b')",
+    "create table whole.across (id bigint default nextval(also_whole.s), x int)",
+    "insert into whole.across (x) values (1)",
+    "select nextval(whole.`odd s-schema %x`)",
+    "select nextval(whole.down)",
+    "select nextval(whole.down)",
+    "create view whole.z_base as select * from whole.orders",
+    "create view whole.b_on_z as select b from whole.z_base",
+    "create view also_whole.a_on_b as select b from whole.b_on_z",
+    "create algorithm=merge definer=`nobody`@`10.%` sql security invoker view whole.`odd.v-schema ``q%s` (`x y`, z) as "
+    "select id, b from whole.orders where b <> 'ä%s' with cascaded check option",
+    "create table whole.gone (i int)",
+    "create view whole.broken as select * from whole.gone",
+    "drop table whole.gone",
+    "create table whole.z_parent (id int primary key)",
+    "create table whole.a_child (id int primary key, p int, foreign key (p) references whole.z_parent (id) on delete cascade)",
+    "insert into whole.z_parent values (1)",
+    "insert into whole.a_child values (1, 1)",
+    "create table whole.made (id bigint auto_random primary key, n int, g int as (n*2) stored, v int as (n*3) virtual, "
+    "key ((n+1)))",
+    "insert into whole.made (n) values (5)",
+    "create table whole.counted (id bigint auto_increment primary key clustered, x int)",
+    "insert into whole.counted (x) values (1), (2)",
+    "create table whole.parts (id int, primary key (id) nonclustered) partition by range (id) "
+    "(partition p0 values less than (10), partition p1 values less than maxvalue)",
+    "insert into whole.parts values (1), (11)",
+    "create table whole.letters (a varchar(20) character set gbk, b varchar(20) character set latin1, "
+    "c varchar(20) collate utf8mb4_general_ci)",
+    "insert into whole.letters values ('中', 'e', 'Ä')",
+    "create table whole.placed (id int) placement policy=far",
+    "create global temporary table whole.fleeting (id int) on commit delete rows",
+    "create table whole.ends (id int primary key, t datetime) ttl = t + interval 1 day",
+    "create table whole.quick (id int primary key)",
+    "alter table whole.quick cache",
+    "create table test.here (id int)",
+    "create global binding for select * from whole.parts using select /*+ use_index(parts) */ * from whole.parts",
+)
+
+
+@pytest.fixture(scope="module")
+def whole(stage: Stage) -> Report:
+    """An export of one database with everything in it, imported into the target."""
+    stage.source.execute(*WHOLE)
+    code, report = stage.run("export", stage.backup("whole", tableFilter=["whole.*", "also_whole.*"]))
+    assert (code, report.phase) == (0, "Complete"), report
+    code, imported = stage.run("import", stage.restore(path_of(report)), BACKUP_MANAGER_PASSWORD="")
+    assert (code, imported.phase) == (0, "Complete"), imported
+    assert (imported.result["views"], imported.result["sequences"]) == (4, 5)
+    return report
+
+
+def test_sequences_come_back_and_never_give_a_value_twice(stage: Stage, whole: Report) -> None:
+    stage.target.execute("insert into whole.orders (b) values ('new')", "insert into whole.across (x) values (2)")
+    for sequence in ("numbers", "`odd s-schema %x`", "unused", "down"):
+        query = f"select nextval(whole.{sequence})"
+        theirs, ours = stage.source.execute(query)[0][0], stage.target.execute(query)[0][0]
+        assert (ours <= theirs) if sequence == "down" else (ours >= theirs), sequence
+        assert (ours + 1) % 2 == 0 or sequence != "down"
+    assert stage.target.execute("select nextval(whole.unused)")[0][0] in range(8, 20)
+
+
+def test_views_come_back_and_can_be_read(stage: Stage, whole: Report) -> None:
+    for view in ("whole.z_base", "whole.b_on_z", "also_whole.a_on_b"):
+        assert stage.target.execute(f"select b from {view} where b < 'm' order by b") == [("a",), ("b",)]
+    shown = "show create view whole.`odd.v-schema ``q%s`"
+    assert stage.target.execute(shown) == stage.source.execute(shown)
+    assert "view whole.broken" in " ".join(whole.result["leftOut"])
+
+
+def test_what_tables_are_made_of_works_after_an_import(stage: Stage, whole: Report) -> None:
+    target = stage.target
+    for table in ("letters", "parts", "a_child", "z_parent"):
+        assert target.checksum(f"whole.{table}") == stage.source.checksum(f"whole.{table}"), table
+    with pytest.raises(pymysql.Error, match="foreign key"):
+        target.execute("insert into whole.a_child values (9, 9)")
+    target.execute("insert into whole.made (n) values (6)", "insert into whole.counted (x) values (3)")
+    assert target.execute("select n, g, v from whole.made order by n") == [(5, 10, 15), (6, 12, 18)]
+    assert target.execute("select count(distinct id) from whole.counted") == [(3,)]
+    assert target.execute("select * from whole.parts partition (p1)") == [(11,)]
+    assert "PLACEMENT POLICY=`far`" in target.execute("show create table whole.placed")[0][1]
+    assert target.execute("select default_collation_name from information_schema.schemata where schema_name='also_whole'") == [
+        ("utf8mb4_general_ci",)
+    ]
+    assert "ON COMMIT DELETE ROWS" in target.execute("show create table whole.fleeting")[0][1]
+    assert "TTL_ENABLE='OFF'" in target.execute("show create table whole.ends")[0][1]
+
+
+def test_what_an_export_cannot_hold_is_named_in_report_and_record(stage: Stage, whole: Report) -> None:
+    said = whole.result["leftOut"]
+    for line in ("schema test, tables: 1", "users and roles, with their grants: 1", "SQL bindings: 1"):
+        assert line in said
+    assert any(line.startswith("cached tables") for line in said)
+    key = path_of(whole).removeprefix("s3://backups/") + ".record.json"
+    record = json.loads(stage.s3.client().get_object(Bucket="backups", Key=key)["Body"].read())
+    assert record["leftOut"] == said
+
+
+def test_an_import_leaves_no_schema_of_lightning_behind(stage: Stage, whole: Report) -> None:
+    assert stage.target.execute("show databases like 'lightning%'") == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--no-sequences=false", "--no-views=false"],
+        ["--no-data"],
+        ["--filetype=csv", "--compress=gzip"],
+        ["--compress=zstd", "--consistency=none"],
+        ["--compress=snappy", "--complete-insert", "--filesize=1KiB"],
+    ],
+    ids=["views and sequences", "no data", "csv", "zstd", "snappy"],
+)
+def test_an_export_with_any_accepted_option_can_be_imported(stage: Stage, whole: Report, options: list[str]) -> None:
+    stage.empty_target()
+    stage.target.execute("drop database whole", "drop database also_whole")
+    cr = stage.backup("options" + "".join(options), tableFilter=["whole.*", "also_whole.*"], dumpling={"options": options})
+    code, report = stage.run("export", cr)
+    assert (code, report.phase) == (0, "Complete"), report
+    code, imported = stage.run("import", stage.restore(path_of(report)), BACKUP_MANAGER_PASSWORD="")
+    assert (code, imported.phase) == (0, "Complete"), imported
+    stage.target.execute("insert into whole.orders (b) values ('new')")
+    expected = 0 if options == ["--no-data"] else stage.source.checksum("whole.orders")[0]
+    assert stage.target.execute("select count(*) from whole.z_base") == [(expected + 1,)]
+
+
+def test_dumplings_own_files_of_sequences_and_policies_are_imported(stage: Stage, whole: Report, tmp_path: Path) -> None:
+    stage.target.execute("drop database whole", "drop database also_whole", "drop placement policy far")
+    dump = [servers.tool("dumpling"), f"--port={stage.source.port}", "--user=root", f"--output={tmp_path / 'p' / 'd'}"]
+    argv = [*dump, "--no-sequences=false", "--compress=gzip", "--filter=whole.*,also_whole.*"]
+    subprocess.run(argv, check=True, capture_output=True, timeout=PATIENCE)
+    local = {"prefix": "p/d", "volume": {"name": "v"}, "volumeMount": {"name": "v", "mountPath": str(tmp_path)}}
+    code, report = stage.run("import", stage.restore("", s3=None, local=local), BACKUP_MANAGER_PASSWORD="")
+    assert (code, report.phase, report.result["sequences"]) == (0, "Complete", 5), report
+    stage.target.execute("insert into whole.orders (b) values ('new')")

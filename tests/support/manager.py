@@ -98,6 +98,12 @@ class FakeDatabase:
     filled: Sequence[tuple[str, str]] = ()
     present: Sequence[tuple[str, str]] = (("shop", "o"),)
     """What the target lists after a restore."""
+    objects: Sequence[tuple[str, str, str]] = ()
+    """Views and sequences: schema, name, type."""
+    shown: Mapping[str, Sequence[tuple[Any, ...]]] = field(default_factory=dict)
+    """Answers to statements by how they begin."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Rows of a table, by its name in a statement."""
     pd: Sequence[str] = ()
     failures: list[ManagerError | None] = field(default_factory=list)
     access: Access = field(default_factory=lambda: Access(host="db"))
@@ -134,6 +140,8 @@ class FakeDatabase:
             self.rows_of_tidb = cursor.rows
 
     def rows(self, statement: str, parameters: Sequence[Any] = ()) -> Sequence[tuple[Any, ...]]:
+        if (answer := self._of_objects(statement)) is not None:
+            return answer
         if "information_schema.schemata" in statement:
             return [(name,) for name in self.schemas]
         if "information_schema.tables" in statement:
@@ -141,6 +149,16 @@ class FakeDatabase:
         if "cluster_info" in statement:
             return [(address,) for address in self.pd]
         return [(1,)]
+
+    def _of_objects(self, statement: str) -> Sequence[tuple[Any, ...]] | None:
+        """Answers to :mod:`backup_manager.schema_objects`; None for any other statement."""
+        if "count(*)" in statement:
+            return [(self.counts.get(statement.split()[3], 0),)]
+        if "table_type" in statement and "'VIEW'" in statement:
+            return list(self.objects)
+        if "information_schema.placement_policies" in statement:
+            return []
+        return next((answer for start, answer in self.shown.items() if statement.startswith(start)), None)
 
 
 @dataclass

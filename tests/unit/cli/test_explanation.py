@@ -252,3 +252,9 @@ def test_what_deletes_data_says_so() -> None:
     assert "Deleting this one deletes what is at s3://b/p (cleanPolicy Delete)." in why(cr).step
     cr["spec"]["backupMode"] = "log"
     assert "Take a snapshot after it" in why(cr).step
+
+
+def test_why_names_what_an_export_left_out() -> None:
+    status = {"phase": "Complete", "backupPath": "s3://b/p", "leftOut": ["SQL bindings: 2", "schema test, tables: 1"]}
+    cr = {"kind": "Backup", "metadata": {"name": "b", "namespace": "ns"}, "status": status}
+    assert "does not hold: SQL bindings: 2; schema test, tables: 1" in why(cr).text

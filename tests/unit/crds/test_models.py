@@ -30,7 +30,7 @@ FIELDS = {
     "Backup.status": """backupPath timeStarted timeCompleted timeTaken timeSynced backupSize backupSizeReadable
         incrementalBackupSize incrementalBackupSizeReadable commitTs logCheckpointTs logSuccessTruncateUntil phase conditions
         logTask logSubCommandStatuses progresses brOperations backoffRetryStatus
-        observedGeneration progress eta cleanStatus recorded awaitedJobs""",
+        observedGeneration progress eta cleanStatus recorded awaitedJobs leftOut""",
     "Backup.status.conditions": "command type status lastTransitionTime reason message observedGeneration",
     "Backup.status.progresses": "step progress lastTransitionTime",
     "Backup.status.brOperations": "operationID startedAt command observedAt",

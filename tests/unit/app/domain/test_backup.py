@@ -125,6 +125,13 @@ def test_complete_with_a_final_report_is_complete() -> None:
     assert conditions(decision)["Complete"]["lastTransitionTime"] == at(60)
 
 
+def test_what_an_export_left_out_is_in_the_status_and_bounded() -> None:
+    said = report("Complete", backupPath=PATH, result={"leftOut": ["SQL bindings: 2", "x" * 500, *(["more"] * 50)]})
+    decision = sync(export(), job("backup-basic", state="complete", ended=at(60), said=said))
+    assert decision.status["leftOut"][0] == "SQL bindings: 2"
+    assert (len(decision.status["leftOut"]), len(decision.status["leftOut"][1])) == (16, 200)
+
+
 @pytest.mark.parametrize("said", [None, report("Running"), "not json"])
 def test_complete_without_a_final_report_is_a_failure(said: str | None) -> None:
     decision = sync(export(), job("backup-basic", state="complete", said=said))

@@ -84,12 +84,18 @@ def test_a_good_export(case: Case) -> None:
         "views": 0,
         "sequences": 0,
         "schemasLeftOut": ["test"],
+        "leftOut": [],
     }
     assert (case.database.history, case.database.life_time) == (["72h", "10m0s"], "10m0s")
     record = json.loads(case.record.read_text())
     assert (record["state"], record["toolVersion"], record["commitTs"]) == ("Complete", "v8.5.0", "470656142251917312")
     assert "hunter22" not in case.record.read_text() + "".join(here.lines)
-    assert [(p.step, p.progress) for p in here.report.progress] == [("Prepare", 100), ("Dump", 100), ("Verify", 100)]
+    assert [(p.step, p.progress) for p in here.report.progress] == [
+        ("Prepare", 100),
+        ("Dump", 100),
+        ("Describe", 100),
+        ("Verify", 100),
+    ]
 
 
 def said(files: dict[str, int], rows: int = 1) -> list[str]:
@@ -158,12 +164,6 @@ def test_a_filter_that_names_nothing_is_no_export(case: Case, rules: list[str]) 
     files = FILES if "shop.o" in rules else {name: FILES[name] for name in ("metadata", "shop-schema-create.sql")}
     case.tool.install("dumpling", out=[SUCCESS], files=files)
     assert case.fails()[0] == "NothingDumped"
-
-
-def test_the_rows_of_a_query_are_an_export(case: Case) -> None:
-    case.spec["dumpling"] = {"options": ["--sql=select 1"]}
-    case.tool.install("dumpling", out=[SUCCESS], files={"metadata": METADATA, "result.000000000.sql": "INSERT"})
-    assert case.run()[0].details["tables"] == 0
 
 
 def test_a_file_with_a_pinned_uid_that_is_run_again_says_that_nothing_was_done(case: Case) -> None:

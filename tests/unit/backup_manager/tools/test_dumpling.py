@@ -33,6 +33,8 @@ def test_the_whole_line_with_defaults() -> None:
         "*.*",
         "--filter",
         "!/^(mysql|test|INFORMATION_SCHEMA|PERFORMANCE_SCHEMA|METRICS_SCHEMA|INSPECTION_SCHEMA)$/.*",
+        "--filter",
+        "!lightning_task_info.*",
         "--threads=16",
         "--rows=10000",
     ]

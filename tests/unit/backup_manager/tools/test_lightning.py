@@ -1,5 +1,6 @@
 """lightning's configuration: read back with a TOML parser, password never in argv."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -15,7 +16,15 @@ def test_the_file_says_what_was_meant() -> None:
     )
     config = tomllib.loads(lightning.toml(work))
     assert config["tidb"] == {"host": "h", "port": 1, "user": "u", "password": AWKWARD}
-    assert config["mydumper"] == {"data-source-dir": "s3://b/p?endpoint=x", "filter": ["a.*", "!b.*"]}
+    assert config["lightning"]["task-info-schema-name"] == ""
+    (rule,) = config["mydumper"].pop("files")
+    assert rule["type"] == "ignore"
+    assert re.fullmatch(rule["pattern"], "shop.s-schema-sequence.sql.gz")
+    assert config["mydumper"] == {
+        "data-source-dir": "s3://b/p?endpoint=x",
+        "default-file-rules": True,
+        "filter": ["a.*", "!b.*"],
+    }
     assert config["tikv-importer"] == {"backend": "tidb"}
     assert config["checkpoint"] == {"enable": False}
     assert config["lightning"]["status-addr"] == ""
