@@ -163,7 +163,7 @@ def _schedule_samples(seen: _Seen, now: datetime) -> Iterator[Sample]:
             yield name, labels, time.timestamp()
     if seen.last_state in {"complete", "failed"}:
         yield "schedule_last_status", labels, float(seen.last_state == "complete")
-    if (kept := (status.get("retention") or {}).get("kept")) is not None:
+    if isinstance(kept := (status.get("retention") or {}).get("kept"), int | float):
         yield "schedule_kept_backups", labels, kept
     window = status.get("recoveryWindow") or {}
     begin, end = moment(window.get("from")), moment(window.get("to"))

@@ -55,6 +55,8 @@ _FIELDS: Final = (
     _Field("month", 1, 12, _MONTHS),
     _Field("day of week", 0, 6, _WEEKDAYS),
 )
+_ZONE_PREFIXES: Final = ("CRON_TZ=", "TZ=")
+"""How other cron parsers are told a zone inside the text."""
 _DESCRIPTORS: Final = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
@@ -208,6 +210,10 @@ def parse(text: str, *, anchor: datetime, tz: ZoneInfo) -> Timetable:
     >>> parse("30 2 * * mon-fri", anchor=when, tz=zone("Asia/Tokyo")).following(when).isoformat()
     '2026-02-01T17:30:00+00:00'
     """
+    prefix, _, rest = text.strip().partition(" ")
+    if prefix.startswith(_ZONE_PREFIXES):
+        named = prefix.partition("=")[2]
+        raise CronError(f"{text!r} names a time zone; write spec.timeZone: {named!r} and spec.schedule: {rest.strip()!r}")
     if text.startswith(_EVERY):
         try:
             step = durations.parse(text.removeprefix(_EVERY).strip())

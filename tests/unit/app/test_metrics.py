@@ -119,6 +119,15 @@ def test_a_wrong_schedule_has_no_interval_and_breaks_nothing(metrics: Metrics) -
     assert not any("expected_interval" in name for name in samples(metrics))
 
 
+@pytest.mark.parametrize("junk", ["x", [], ["x"], {}, {"x": 1}, True])
+@pytest.mark.parametrize("field", ["retention", "kept", "cleanStatus", "recoveryWindow", "conditions", "backupSize"])
+def test_a_status_of_any_type_never_costs_the_series_of_others(metrics: Metrics, field: str, junk: Any) -> None:
+    status = {"retention": {"kept": junk}} if field == "kept" else {field: junk}
+    metrics.note("backupschedule", observed(schedule(DAILY), []), status, gone=False)
+    metrics.note("backup", *run(phase="Complete", backupSize=4096), gone=False)
+    assert samples(metrics)[f"run_bytes{RUN}"] == 4096
+
+
 def test_series_go_with_their_cr(metrics: Metrics) -> None:
     seen, status = run(phase="Running")
     metrics.note("backup", seen, status, gone=False)

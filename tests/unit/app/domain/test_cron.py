@@ -90,13 +90,21 @@ def test_day_of_month_and_day_of_week(text: str, expected: list[str]) -> None:
         ("@every 0s", "at least 1s"),
         ("@every 999ms", "at least 1s"),
         ("@every -5m", "at least 1s"),
-        ("TZ=UTC 0 2 * * *", "has 6 fields"),
+        ("TZ=UTC 0 2 * * *", "write spec.timeZone: 'UTC'"),
     ],
 )
 def test_refuses(text: str, says: str) -> None:
     with pytest.raises(cron.CronError) as refused:
         table(text)
     assert says in str(refused.value)
+
+
+@pytest.mark.parametrize("prefix", ["CRON_TZ=", "TZ="])
+@pytest.mark.parametrize("times", ["0 2 * * *", "@daily", "@every 1h"])
+def test_a_zone_inside_the_text_names_the_field_and_its_value(prefix: str, times: str) -> None:
+    with pytest.raises(cron.CronError) as refused:
+        cron.parse(f"{prefix}Asia/Tokyo {times}", anchor=datetime(2026, 1, 31, tzinfo=UTC), tz=cron.zone(""))
+    assert f"write spec.timeZone: 'Asia/Tokyo' and spec.schedule: {times!r}" in str(refused.value)
 
 
 def test_an_impossible_day_with_a_weekday_is_possible() -> None:
