@@ -178,7 +178,7 @@ class Database:
                 host=self.access.host,
                 port=self.access.port,
                 user=self.access.user,
-                password=self.access.password,
+                password=self.access.password.encode("utf-8", "surrogateescape"),  # of a text the driver makes latin-1
                 database="mysql",
                 charset="utf8mb4",
                 connect_timeout=min(_CONNECT_SECONDS, seconds),

@@ -5,10 +5,13 @@ they appear; and well-known places of a secret (``--password=``, ``sas-token=``,
 blanked whatever stands there, since tools print what they were given in their own form.
 """
 
+import base64
+import json
 import re
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import quote, unquote
+from urllib.parse import quote, quote_plus, unquote
 
 from backup_manager import log_blocks
 
@@ -37,7 +40,27 @@ _ASSIGNED: Final = re.compile(
 )
 _WORDS: Final = ("passw", "pwd", "sig", "key", "token", "credential", "secret", "authorization")
 """Most lines of a log have none of these: substring search is a hundred times cheaper than the expression above."""
-_DSN: Final = re.compile(r"(?<=[/\s\"'=\[(])([^:/@\s\"'\[(]+):([^@\s\"']+)@(?=[\w\[(.-]+)")
+_USER: Final = re.compile(r"(?:^|(?<=[/=\[(]))[^:/=\[(]+:(?=.)")
+"""A user's name and the colon after it, in what stands before an ``@`` without a blank or a quote."""
+_DELIMITER: Final = re.compile(r"[\s\"']")
+
+SECRET_FLAGS: Final = frozenset(
+    {
+        "--password",
+        "-p",
+        "--tidb-password",
+        "--crypter.key",
+        "--master-key",
+        "--log.crypter.key",
+        "--azblob.account-key",
+        "--azblob.sas-token",
+        "--azblob.encryption-key",
+        "--s3.access-key",
+        "--s3.secret-access-key",
+        "--s3.session-token",
+    }
+)
+"""Flags of br, dumpling and lightning whose value is a secret, also when it is the argument after the flag."""
 
 
 class Masked(str):
@@ -54,9 +77,7 @@ class Masker:
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        forms = {
-            form for secret in secrets if len(secret) >= _SHORTEST for form in (secret, quote(secret, safe=""), quote(secret))
-        }
+        forms = {form for secret in secrets if len(secret) >= _SHORTEST for form in _forms(secret)}
         longest_first = sorted(forms, key=len, reverse=True)
         self._known = re.compile("|".join(re.escape(form) for form in longest_first)) if longest_first else None
         lowered = (form.encode("utf-8", "replace").lower() for form in longest_first if "\n" not in form)
@@ -69,7 +90,17 @@ class Masker:
         lowered = text.lower()
         if any(word in lowered for word in _WORDS):
             text = _ASSIGNED.sub(rf"\g<1>{MASK}", text)
-        return _DSN.sub(rf"\g<1>:{MASK}@", text) if "@" in text else text
+        return _without_passwords(text) if "@" in text else text
+
+    def argv(self, argv: Sequence[str]) -> list[str]:
+        """*argv* without secrets, argument by argument: quoting first would change the look of a known value."""
+        shown, after = list[str](), False
+        for argument in argv:
+            flag, assigned, _ = argument.partition("=")
+            secret = flag in SECRET_FLAGS
+            shown.append(MASK if after else f"{flag}={MASK}" if secret and assigned else self(argument))
+            after = secret and not assigned and not after
+        return shown
 
     def block(self, block: bytes) -> Masked:
         """*block* (whole lines of a log) without secrets: the lines that may hold one are treated alone, the others stay."""
@@ -86,10 +117,34 @@ class Masker:
                 return self(value)
             case dict():
                 return {key: self.value(item) for key, item in value.items()}
+            case list() | tuple() if value and all(isinstance(item, str) for item in value):
+                return self.argv(value)
             case list() | tuple():
                 return [self.value(item) for item in value]
             case _:
                 return value
+
+
+def _forms(secret: str) -> set[str]:
+    """*secret* as it is written in a shell, a URL, JSON, Go's ``%q`` and base64."""
+    raw = secret.encode("utf-8", "surrogateescape")
+    urls = {quote(raw, safe=""), quote(raw), quote_plus(raw)}
+    lower = {re.sub(r"%[0-9A-F]{2}", lambda found: found[0].lower(), url) for url in urls}
+    quoted = {json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (False, True)}
+    go = {re.sub(r"[<>&]", lambda found: f"\\u{ord(found[0]):04x}", text) for text in quoted}
+    shell = {shlex.quote(secret), secret.replace("'", "'\"'\"'"), secret.replace("'", "'\\''")}
+    coded = {form.decode() for form in (base64.b64encode(raw), base64.urlsafe_b64encode(raw))}
+    return {secret, *urls, *lower, *quoted, *go, *shell, *coded, *(form.rstrip("=") for form in coded)}
+
+
+def _without_passwords(text: str) -> str:
+    """*text* with ``user:password@host`` masked. Each character is looked at a fixed number of times."""
+    pieces = text.split("@")
+    for index, following in enumerate(pieces[1:]):
+        run = _DELIMITER.split(pieces[index])[-1]
+        if (found := _USER.search(run)) and following and (following[0].isalnum() or following[0] in "_[(.-"):
+            pieces[index] = pieces[index][: len(pieces[index]) - len(run) + found.end()] + MASK
+    return "@".join(pieces)
 
 
 def secrets_of(env: Mapping[str, str], spec: Mapping[str, Any]) -> list[str]:

@@ -165,7 +165,7 @@ class Records:
         account: dict[str, Any] = {
             "tool": tool,
             "tool_version": tool_version,
-            "argv": tuple((mask or Masker())(argument) for argument in argv),
+            "argv": tuple((mask or Masker()).argv(argv)),
             "commit_ts": commit_ts,
             "time_completed": self._now(),
             "left_out": tuple(left_out),

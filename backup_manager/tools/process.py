@@ -121,7 +121,7 @@ def run(
     a stream. *log* gets one line, or several with line ends between them."""
     stop.check()
     tool = Path(argv[0]).name
-    log(f"run: {mask(shlex.join(argv))}")
+    log(f"run: {shlex.join(mask.argv(argv))}")
     process = _start(argv, env, cwd)
     outputs = [
         _Output(tool=tool, stream=stream, pipe=pipe, on_line=on_line, select=select, mask=mask, log=log)

@@ -144,3 +144,18 @@ def test_kms_is_refused_in_words() -> None:
     with pytest.raises(ManagerError) as caught:
         Access.of({"host": "db"}, name="from", env={"KMS_ENCRYPTED_BACKUP_MANAGER_PASSWORD": "x"}, flags={})
     assert "useKMS" in caught.value.message
+
+
+@pytest.mark.parametrize("password", ["pässwort", "пароль", "密码🔑", " a`b'c\" d@:/?#% "])
+def test_any_unicode_password_is_sent_as_utf8(monkeypatch: pytest.MonkeyPatch, password: str) -> None:
+    """pymysql encodes a text as latin-1; TiDB and the tools take UTF-8."""
+    sent = list[bytes]()
+
+    def refuse(connection: Any, *_: object) -> None:
+        sent.append(connection.password)
+        raise pymysql.err.OperationalError(1045, "Access denied")
+
+    monkeypatch.setattr(pymysql.Connection, "connect", refuse)
+    with pytest.raises(LoginError):
+        Database(Access(host="db", password=password)).rows("select 1")
+    assert sent == [password.encode()]

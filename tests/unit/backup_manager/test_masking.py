@@ -1,8 +1,16 @@
 """Secrets, in every dress that the tools and providers give them."""
 
-import pytest
+import base64
+import json
+import shlex
+from urllib.parse import quote, quote_plus
 
-from backup_manager.masking import Masker, secrets_of
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backup_manager import masking
+from backup_manager.masking import MASK, Masker, secrets_of
 
 SECRET = "S3cr3t/+value=="
 
@@ -80,3 +88,60 @@ def test_parts_of_a_sas_token(line: str) -> None:
 
 def test_a_signature_that_nobody_told_us_of() -> None:
     assert "abcdef" not in Masker()(r'"x?sv=1\u0026sig=abcdef%3D\u0026se"')
+
+
+FLAGS = sorted(masking.SECRET_FLAGS)
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_the_value_of_a_secret_flag_is_masked_in_both_forms(flag: str) -> None:
+    assert Masker().argv(["br", flag, "0123abc", "--pd", "pd:2379"]) == ["br", flag, MASK, "--pd", "pd:2379"]
+    assert Masker().argv(["br", f"{flag}=0123abc", "--pd", "pd:2379"]) == ["br", f"{flag}={MASK}", "--pd", "pd:2379"]
+
+
+def test_options_in_a_document_are_masked_like_arguments() -> None:
+    spec = {"br": {"options": ["--crypter.key", "0123abc"]}, "dumpling": {"options": ["--password", "0123abc", "--rows=10"]}}
+    assert Masker().value(spec) == {
+        "br": {"options": ["--crypter.key", MASK]},
+        "dumpling": {"options": ["--password", MASK, "--rows=10"]},
+    }
+
+
+@given(secret=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=4, max_size=40))
+def test_no_known_value_survives_in_any_of_its_forms(secret: str) -> None:
+    raw, mask = secret.encode(), Masker([secret])
+    percent = quote(raw, safe="")
+    for form in (
+        shlex.quote(secret),
+        percent,
+        quote_plus(raw),
+        json.dumps(secret),
+        json.dumps(secret, ensure_ascii=False),
+        base64.b64encode(raw).decode(),
+        base64.urlsafe_b64encode(raw).decode().rstrip("="),
+    ):
+        bare = form[1:-1] if form[0] == form[-1] == '"' else form
+        assert bare not in mask(f"<{form}>").replace(MASK, "\0")
+        assert bare not in mask.block(f"<{form}>".encode()).replace(MASK, "\0")
+
+
+@pytest.mark.parametrize("secret", ["PÄSSwort-Ä", "it's-a-tail", "ПАРОЛЬ"])
+def test_a_known_value_is_masked_in_a_block_whatever_its_letters(secret: str) -> None:
+    shown = Masker([secret]).block(f"one\ntwo {secret} {shlex.quote(secret)}\nthree".encode())
+    assert secret not in shown
+    assert "tail" not in shown
+
+
+def test_a_password_before_a_host_is_looked_for_once_in_each_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is searched is never longer in all than the line: the former expression began again at each separator."""
+    searched = list[int]()
+
+    class Counted:
+        def search(self, run: str) -> None:
+            searched.append(len(run))
+
+    monkeypatch.setattr(masking, "_USER", Counted())
+    for line in ("@ " + "=a:" * 20_000, "=a:@" * 16_000, "/x:y@ " * 10_000, "a" * 65_000 + "@"):
+        searched.clear()
+        Masker()(line)
+        assert sum(searched) <= len(line)

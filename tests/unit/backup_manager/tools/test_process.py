@@ -212,3 +212,11 @@ def test_a_handler_that_fails_does_not_stop_the_tool(tmp_path: Path) -> None:
     ended = process.run([str(tool)], env={}, stop=Stop(), mask=Masker(), log=logged.append, on_line=broken)
     assert ended.code == 0
     assert sum("could not read a line" in line for line in logged) == 2
+
+
+def test_a_password_with_a_quote_is_masked_before_the_command_line_is_quoted() -> None:
+    logged = list[str]()
+    argv = ["/bin/true", "--password=it's-a-SecretTail-987", "--crypter.key", "0123abcd", "it's-a-SecretTail-987"]
+    process.run(argv, env={}, stop=Stop(), mask=Masker(["it's-a-SecretTail-987"]), log=logged.append)
+    assert "SecretTail" not in "\n".join(logged)
+    assert "0123abcd" not in "\n".join(logged)
