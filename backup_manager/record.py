@@ -109,9 +109,9 @@ class Record(Document, frozen=True, kw_only=True):
     back. *attempt* holds the path as a writer, *cleaner* as the one that deletes. *open*: attempts that have not been seen to
     end. *content*: totals of what the artefact holds, None in a record of a release that did not look. *contents*: name of the
     list of its objects beside the record. *data*: the folder inside the path where the data lies, empty for the path itself.
-    *neighbours_checked*: whether a writer of this owner got past the check of ancestors and descendants, and so may have
-    written. *withdrawn*: this claim was given back before anything was written or deleted. *left_out*: what the cluster
-    has and the export has not, a line each.
+    *left_out*: what the cluster has and the export has not, a line each. *neighbours_checked*: whether a writer of this owner
+    got past the check of ancestors and descendants, and so may have written. *withdrawn*: this claim was given back before
+    anything was written or deleted.
     """
 
     v: Literal[1, 2] = 1
@@ -139,7 +139,7 @@ class Record(Document, frozen=True, kw_only=True):
     objects: str = ""
     content: Content | None = None
     contents: str = ""
-    left_out: tuple[str, ...] = ()
+    left_out: tuple[str, ...] | None = None
     problem: Problem | None = None
     cleaned: Cleaned | None = None
     past: tuple[Past, ...] = ()

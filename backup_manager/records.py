@@ -168,7 +168,7 @@ class Records:
             "argv": tuple((mask or Masker()).argv(argv)),
             "commit_ts": commit_ts,
             "time_completed": self._now(),
-            "left_out": tuple(left_out),
+            "left_out": tuple(left_out) or None,
         }
         self.confirm(mine)
         if listed:

@@ -88,9 +88,9 @@ def show_data(draft: Draft, job: Job) -> None:
         draft.mark(Phase.REPORT_REFUSED, at=job.created, reason="ReportedPathDiffers", message=message)
     if report and report.backup_size is not None:
         draft.put(backupSize=report.backup_size, backupSizeReadable=sizes.readable(report.backup_size))
-    said = report.result.get("leftOut") if report else None
-    if isinstance(said, list) and said:
-        draft.put(leftOut=[str(line)[:_LINE] for line in said[:_LINES]])
+    left_out = report.result.get("leftOut") if report else None
+    if isinstance(left_out, list) and left_out:
+        draft.put(leftOut=[str(line)[:_LINE] for line in left_out[:_LINES]])
 
 
 def show_operations(draft: Draft, job: Job) -> None:

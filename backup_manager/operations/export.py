@@ -181,8 +181,8 @@ def verify(context: Context, state: Export) -> None:
 
 
 def _judge(context: Context, items: Sequence[Item], keys: Sequence[str]) -> list[str]:
-    """Whether the dump holds what the spec names: :func:`backup_manager.content.judge`. Without
-    schema files and rows (``--no-schemas``, ``--no-data``) an empty table or a view leaves nothing to be seen."""
+    """Whether the dump holds what the spec names: :func:`backup_manager.content.judge`. Without schema files and
+    rows (``--no-schemas``, ``--no-data``) an empty table or a view leaves nothing to be seen."""
     spec = context.resource.spec
     if not any(dumpling.is_dump_file(key) for key in keys):
         return []

@@ -81,7 +81,7 @@ def run(context: Context) -> Result:
         run_steps(context, (PREPARE, UNPACK if source.archive else LOOK), state)
         database = cast(Database, state.database)
         with target_lock.held(context, database=database, pd=target_lock.pd_of(context, database)):
-            run_steps(context, (CHECK, BEFORE, LOAD, AFTER, COMPARE), state)
+            run_steps(context, (CHECK, BEFORE, LOAD, COMPARE, AFTER), state)
     details: dict[str, Any] = {
         "tables": len(state.tables),
         "rows": state.heard.rows,
@@ -116,9 +116,9 @@ def look(context: Context, state: Import) -> None:
     state.size = sum(info.size for info in listed)
     keys = [info.key for info in listed]
     _refuse_ambiguous(state, keys)
-    objects = schema_objects.of_dump(keys, state.storage.read, state.storage.location.url)
-    _understand(context, state, text, [(info.key, info.size) for info in listed], objects)
     _refuse_damaged(context, state, listed)
+    state.objects = schema_objects.of_dump(keys, state.storage.read, state.storage.location.url)
+    _understand(context, state, text, [(info.key, info.size) for info in listed])
     state.reading = for_lightning(context.resource.spec, state.storage.location, env=context.env, scratch=context.scratch)
 
 
@@ -171,8 +171,8 @@ def unpack(context: Context, state: Import) -> None:
         folder = archive.unpack(stream, state.size, target, stop=context.stop, tell=tell)
     files = [(file.name, file.stat().st_size) for file in folder.iterdir()]
     keys = [name for name, _ in files]
-    objects = schema_objects.of_dump(keys, lambda key: (folder / key).read_bytes(), state.source.archive)
-    _understand(context, state, (folder / dumpling.METADATA).read_bytes(), files, objects)
+    state.objects = schema_objects.of_dump(keys, lambda key: (folder / key).read_bytes(), state.source.archive)
+    _understand(context, state, (folder / dumpling.METADATA).read_bytes(), files)
     state.reading = ToolStorage(url=str(folder))
 
 
@@ -255,8 +255,8 @@ UNPACK: Final = Step(name="Unpack", work=unpack)
 CHECK: Final = Step(name="Check", work=check)
 BEFORE: Final = Step(name="Sequences", work=before)
 LOAD: Final = Step(name=TOOL_STEP, work=load)
-AFTER: Final = Step(name="Views", work=after)
 COMPARE: Final = Step(name="Compare", work=compare)
+AFTER: Final = Step(name="Views", work=after)
 
 
 def _source(context: Context) -> Source:
@@ -298,21 +298,15 @@ def _filters(context: Context) -> Sequence[str]:
     return [str(rule) for rule in context.resource.spec.get("tableFilter") or ()]
 
 
-def _understand(
-    context: Context,
-    state: Import,
-    metadata: bytes,
-    files: Sequence[tuple[str, int]],
-    objects: schema_objects.SchemaObjects,
-) -> None:
+def _understand(context: Context, state: Import, metadata: bytes, files: Sequence[tuple[str, int]]) -> None:
     """What the dump holds, and whether what the spec names is in it. Raises PermanentError."""
     state.commit_ts = dumpling.metadata(metadata.decode("utf-8", "replace")).commit_ts
     if not any(dumpling.is_dump_file(key) for key, _ in files):
         raise PermanentError("the dump holds no table", reason="SourceEmpty", hint="Check what the export's filter selected.")
-    asked, items = Asked(rules=_filters(context)), [*dumpling.items(files), *objects.items()]
-    state.objects = objects.selected(asked.rules)
+    asked, items = Asked(rules=_filters(context)), [*dumpling.items(files), *state.objects.items()]
     state.unmatched = judge(asked, items, reason="NothingRestored", verb="imported", where="the dump")
     state.wanted = [item for item in asked.select(items) if item.kind in {Kind.SCHEMA, Kind.TABLE}]
+    state.objects = state.objects.selected(_filters(context))
     state.tables = frozenset((item.schema, item.name) for item in state.wanted if item.kind is Kind.TABLE)
 
 
@@ -325,7 +319,7 @@ def _refuse_damaged(context: Context, state: Import, listed: Sequence[ObjectInfo
     found = {info.key: info.size for info in listed}
     kept = state.records.objects(state.record)
     for key, (size, _) in sorted(kept.items()):
-        if found.get(key) == size or not dumpling.is_dump_file(key) or not _selected(context, key):
+        if found.get(key) == size or not _needed(key) or not _selected(context, key):
             continue
         table = dumpling.table_of(key)
         of = f" of table {table}" if table else ""
@@ -335,6 +329,10 @@ def _refuse_damaged(context: Context, state: Import, listed: Sequence[ObjectInfo
             reason="SourceDamaged",
             hint="Import another export; an older version of the object in a versioned bucket may bring this one back.",
         )
+
+
+def _needed(key: str) -> bool:
+    return dumpling.is_dump_file(key) or key == schema_objects.KEY
 
 
 def _selected(context: Context, key: str) -> bool:
