@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from backup_manager import target_lock
+from backup_manager import schema_objects, target_lock
 from backup_manager.content import Content, Item, Kind
 from backup_manager.database import Database
 from backup_manager.errors import InterruptedError_, ManagerError
@@ -231,6 +231,21 @@ def test_a_dump_that_lost_a_file_since_is_refused_before_lightning_starts(case: 
     error = case.fails()
     assert (error.problem().reason, error.problem().retryable) == ("SourceDamaged", False)
     assert "shop.o.000000001.sql of table shop.o" in error.message
+    assert not case.tool.called("tidb-lightning")
+
+
+def test_a_dump_that_lost_its_file_of_views_and_sequences_is_refused_before_lightning_starts(case: Case) -> None:
+    case.dump()
+    file = case.volume / FOLDER / schema_objects.KEY
+    file.write_bytes(schema_objects.SchemaObjects().to_json())
+    where = Location(provider=Provider.LOCAL, bucket=str(case.tmp_path / "volume"), prefix=f"backups/{FOLDER}")
+    records = Records(LocalStorage(where))
+    records.complete(records.claim(Owner(name="b", uid="u"), operation="export", spec={}))
+    file.unlink()
+    case.tool.install("tidb-lightning", out=[SUCCESS])
+    error = case.fails()
+    assert error.problem().reason == "SourceDamaged"
+    assert schema_objects.KEY in error.message
     assert not case.tool.called("tidb-lightning")
 
 
