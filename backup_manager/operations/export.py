@@ -138,7 +138,7 @@ def describe(context: Context, state: Export) -> None:
 
 def verify(context: Context, state: Export) -> None:
     """Read back what was written: ``metadata`` to its end, every file with its bytes, and what the filter names."""
-    # A later attempt removes the files of one that was frozen: that is no damage.
+    # A later attempt removes the files of one that was frozen: none of them is lost.
     state.folder.confirm()
     said = dumpling.metadata(_metadata(state.storage))
     if not said.finished:
@@ -154,7 +154,7 @@ def verify(context: Context, state: Export) -> None:
     stored = dumpling.items((info.key, info.size) for info in listed)
     _compare(state, keys, stored)
     items = [*state.heard.items(stored), *_described(state, stored)]
-    unmatched = _judge(context, items, keys)
+    unmatched = _judge(context, state, items)
     schemas_left_out = sorted(
         name for name in state.schemas - dumpling.schemas(keys) if name.lower() not in dumpling.SYSTEM_SCHEMAS
     )
@@ -182,14 +182,12 @@ def verify(context: Context, state: Export) -> None:
     state.result = Result(commit_ts=said.commit_ts, backup_size=record.size, details=details)
 
 
-def _judge(context: Context, items: Sequence[Item], keys: Sequence[str]) -> list[str]:
-    """Whether the dump holds what the spec names: :func:`backup_manager.content.judge`. Without schema files and
-    rows (``--no-schemas``, ``--no-data``) an empty table or a view leaves nothing to be seen."""
+def _judge(context: Context, state: Export, items: Sequence[Item]) -> list[str]:
+    """Whether the dump holds what the spec names: :func:`backup_manager.content.judge`. Without schema files
+    (``--no-schemas``) an empty table leaves nothing to be seen."""
     spec = context.resource.spec
-    if not any(dumpling.is_dump_file(key) for key in keys):
-        return []
     asked = Asked(rules=spec.get("tableFilter") or (spec.get("dumpling") or {}).get("tableFilter") or ())
-    if not dumpling.leaves_traces(spec):
+    if not state.options.schemas:
         asked = Asked(rules=[rule for rule in asked.rules if not literal(rule)])
     return judge(asked, items, reason="NothingDumped", verb="exported", where="the dump")
 

@@ -45,8 +45,6 @@ _TABLE_FILE: Final = re.compile(
 _OTHER_FILE: Final = re.compile(r"-schema-(?:create|view|sequence|triggers|post)\.sql|-placement-policy-create\.sql")
 _OBJECT_FILE: Final = re.compile(r"^(?P<schema>[^/.]+)\.(?P<name>[^/.]+?)-schema-(?P<kind>view|sequence)\.sql(?:\.\w+)?$")
 _DATA_FILE: Final = re.compile(r"^(?P<schema>[^/.]+)\.(?P<table>[^/.]+?)\.\d{9,13}\.(?:sql|csv|parquet)(?P<packed>\.\w+)?$")
-_QUERY_FILE: Final = re.compile(r"^result\.\d{9,13}\.(?:sql|csv|parquet)(?:\.\w+)?$")
-"""What ``--sql`` writes: the rows of a query, of no table."""
 _OPENED, _FINISHED_CHUNK, _RETRIED = '["opened file"]', '["finish dumping table(chunk)"]', '["fail to dumping table(chunk)'
 _DEBUG: Final = re.compile(r"\[[^\]]*\] \[DEBUG\] ")
 _LOG_LEVEL: Final = "--loglevel=debug"
@@ -202,13 +200,7 @@ def metadata(text: str) -> Metadata:
 
 def is_dump_file(key: str) -> bool:
     """Whether *key* is a schema or data file, which a dump that matched nothing has none of."""
-    return bool(_TABLE_FILE.match(key) or _OTHER_FILE.search(key) or _QUERY_FILE.match(key))
-
-
-def leaves_traces(spec: Mapping[str, Any]) -> bool:
-    """Whether every table of the dump has a file: not with ``--no-schemas`` (``-d`` leaves the schemas) or names of its own."""
-    options = [str(option) for option in (spec.get("dumpling") or {}).get("options") or ()]
-    return not any(option.startswith(("--no-schemas", "-m", "--output-filename-template")) for option in options)
+    return bool(_TABLE_FILE.match(key) or _OTHER_FILE.search(key))
 
 
 def says_level(spec: Mapping[str, Any]) -> bool:

@@ -277,6 +277,14 @@ def test_a_dump_of_nothing_is_refused(case: Case) -> None:
     assert case.fails().problem().reason == "SourceEmpty"
 
 
+def test_the_rows_of_a_query_are_no_dump_of_a_table(case: Case) -> None:
+    """dumpling writes them with ``--sql``; lightning reads none of them and succeeds."""
+    case.dump({"metadata": FILES["metadata"], "result.000000000.sql": "INSERT INTO `` VALUES (1);"})
+    case.tool.install("tidb-lightning", out=[SUCCESS])
+    assert case.fails().problem().reason == "SourceEmpty"
+    assert not case.tool.called("tidb-lightning")
+
+
 ROOT = "backup-2024-01-02T03:04:05Z"
 ENTRIES = {f"{ROOT}/{name}": text.encode() for name, text in FILES.items()}
 
