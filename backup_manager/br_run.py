@@ -148,6 +148,11 @@ def damage(files: Mapping[str, int], listed: Iterable[ObjectInfo]) -> str:
     return f"the storage does not hold {min(left)}{more}, which {backupmeta.NAME} names"
 
 
+def selected_nothing(heard: br.Heard) -> bool:
+    """Whether br counted no range at all: of an encrypted backup that only br can read, all that is known of its content."""
+    return heard.summary.get("total-ranges") == "0"
+
+
 def _operations(heard: br.Heard) -> list[dict[str, str]]:
     newest = list(heard.operations.values())[-KEPT_OPERATIONS:][::-1]
     return [

@@ -11,6 +11,7 @@ import gzip
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
 
 import msgspec
 
@@ -176,7 +177,7 @@ def of_dump(keys: Iterable[str], read: Callable[[str], bytes], where: str) -> Sc
     sequences, schemas, policies = [], {}, []
     for key in sorted(keys):
         if match := _SEQUENCE_FILE.search(key):
-            schema, name = _unescaped(match["schema"]), _unescaped(match["name"])
+            schema, name = unquote(match["schema"]), unquote(match["name"])
             text = _text(read, key, match["packed"])
             value = _SET_VALUE.search(text)
             create = text[: value.start()] if value else text.rstrip().rstrip(";")
@@ -303,10 +304,6 @@ def _count(database: "Database", source: str, *parameters: str) -> int:
 
 def _word(text: str) -> str:
     return re.sub(r"\W", "", text)
-
-
-def _unescaped(name: str) -> str:
-    return re.sub(r"%([0-9A-Fa-f]{2})", lambda match: chr(int(match[1], 16)), name)
 
 
 def _text(read: Callable[[str], bytes], key: str, packed: str | None) -> str:

@@ -1,8 +1,8 @@
 """Backup with br: a snapshot; one command of a log backup is :mod:`backup_manager.operations.log`'s.
 
 A snapshot is good when br ended with 0, left a ``backupmeta`` that can be read and names what the spec asks for, and every file
-it names is in the storage. What an earlier attempt of the same Backup
-wrote is continued where br can do that (TiKV v6.5.1 and later), and removed first where it cannot.
+it names is in the storage. What an earlier attempt of the same Backup wrote is continued where br can do that (TiKV v6.5.1 and
+later), and removed first where it cannot.
 """
 
 import re
@@ -158,7 +158,8 @@ def verify(context: Context, state: Backup) -> None:
     if br.encrypts(context.resource.spec):
         commit_ts, size = state.heard.summary.get("BackupTS"), None
         held = Content(readable=False)
-        _refuse_empty(context, state.heard)
+        if br_run.selected_nothing(state.heard):
+            judge(Asked.of_br(context.resource.spec), (), reason="NothingDumped", verb="backed up", where="the cluster")
     else:
         meta = br_run.read_meta(state.storage)
         commit_ts, size = str(meta.end_version), meta.size
@@ -183,17 +184,6 @@ def verify(context: Context, state: Backup) -> None:
         tool=br.NAME, version=state.version, argv=state.argv, commit_ts=commit_ts, held=held, items=items
     )
     state.result = Result(commit_ts=commit_ts, backup_size=record.size if size is None else size, details=details)
-
-
-def _refuse_empty(context: Context, heard: br.Heard) -> None:
-    """Of an encrypted backup, br's own count decides whether what the spec names was there: no key was read."""
-    asked = Asked.of_br(context.resource.spec)
-    if not asked.all and heard.summary and int(heard.summary.get("total-ranges", "1") or 0) == 0:
-        raise PermanentError(
-            f"{asked} matches nothing in the cluster, so nothing was backed up",
-            reason="NothingDumped",
-            hint="Correct spec.tableFilter, or spec.br.db and spec.br.table.",
-        )
 
 
 SNAPSHOT_STEPS: Final = (

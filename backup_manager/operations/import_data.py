@@ -353,11 +353,7 @@ def _filled(database: Database, tables: Sequence[tuple[str, str]]) -> list[tuple
     wanted = {(schema.lower(), table.lower()): (schema, table) for schema, table in tables}
     rows = database.rows("select table_schema, table_name from information_schema.tables where table_type = 'BASE TABLE'")
     present = [(str(schema), str(table)) for schema, table in rows if (str(schema).lower(), str(table).lower()) in wanted]
-    return [place for place in sorted(present) if database.rows(f"select 1 from {_quoted(*place)} limit 1")]  # noqa: S608  (quoted)
-
-
-def _quoted(*names_: str) -> str:
-    return ".".join("`" + name.replace("`", "``").replace("%", "%%") + "`" for name in names_)
+    return [place for place in sorted(present) if database.rows(f"select 1 from {schema_objects.quoted(*place)} limit 1")]  # noqa: S608  (quoted)
 
 
 def _eta(now: datetime, remaining: str) -> datetime | None:

@@ -114,13 +114,8 @@ def put(context: Context, state: Restore) -> None:
 def check(context: Context, state: Restore) -> None:
     """The target holds what was asked for. Without ``spec.to``, and of what br alone can read, br's own words decide."""
     if br.encrypts(context.resource.spec):
-        asked = Asked.of_br(context.resource.spec)
-        if not asked.all and state.heard.summary.get("total-ranges") == "0":
-            raise PermanentError(
-                f"{asked} matches nothing in the backup, so nothing was restored",
-                reason="NothingRestored",
-                hint="Correct spec.tableFilter, or spec.br.db and spec.br.table.",
-            )
+        if br_run.selected_nothing(state.heard):
+            judge(Asked.of_br(context.resource.spec), (), reason="NothingRestored", verb="restored", where="the backup")
         return
     if state.database is not None:
         target_content.require(state.database, state.wanted)
