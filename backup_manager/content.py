@@ -5,8 +5,6 @@ The totals (:class:`Content`) stand in the record; the list of objects (:class:`
 ``Complete`` only when :func:`judge` finds that what the spec names is in the artefact.
 """
 
-import gzip
-import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,6 +14,7 @@ import msgspec
 import orjson
 
 from backup_manager.errors import PermanentError
+from backup_manager.packed_lines import pack_lines, unpack_lines
 from backup_manager.tools import table_filter
 from crds.report import Count
 from crds.wire import Document
@@ -152,17 +151,12 @@ def judge(asked: Asked, items: Sequence[Item], *, reason: str, verb: str, where:
 
 def pack(items: Iterable[Item]) -> bytes:
     """The list, compressed: one JSON object a line, as :class:`Item`."""
-    buffer = io.BytesIO()
-    with gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=6, mtime=0) as packed:
-        for item in items:
-            packed.write(orjson.dumps(item.plain()) + b"\n")
-    return buffer.getvalue()
+    return pack_lines(orjson.dumps(item.plain()) for item in items)
 
 
 def unpack(data: bytes) -> list[Item]:
     """The list. Raises OSError, EOFError, ValueError or zlib.error on what is none."""
-    with gzip.open(io.BytesIO(data)) as lines:
-        return [msgspec.json.decode(line, type=Item) for line in lines]
+    return [msgspec.json.decode(line, type=Item) for line in unpack_lines(data)]
 
 
 def _hint(asked: Asked) -> str:

@@ -4,8 +4,6 @@ Who owns a path, and what a CR may do with it, is decided from this document alo
 the states and :mod:`backup_manager.ownership` decides the transitions. Secrets never enter.
 """
 
-import gzip
-import io
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
@@ -20,6 +18,7 @@ from backup_manager.content import Content
 from backup_manager.custom_resource import Resource
 from backup_manager.errors import StorageError
 from backup_manager.masking import MASK, Masker
+from backup_manager.packed_lines import pack_lines, unpack_lines
 from backup_manager.storage.base import ObjectInfo, Storage
 from crds.paths import ATTEMPT_FOLDER, PROBE, RECORD_SUFFIX, RESERVED_NAMES, RESERVED_SUFFIXES, Location, reserved_part
 from crds.report import Problem
@@ -251,17 +250,20 @@ def is_data(key: str) -> bool:
 
 def pack_objects(objects: Iterable[ObjectInfo]) -> tuple[bytes, int, int]:
     """The list of objects, compressed (one JSON array ``[key, size, etag]`` a line), with their number and total size."""
-    buffer, count, size = io.BytesIO(), 0, 0
-    with gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=6, mtime=0) as packed:
+    count = size = 0
+
+    def lines() -> Iterator[bytes]:
+        nonlocal count, size
         for info in objects:
             key = info.key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-            packed.write(orjson.dumps((key, info.size, info.etag)) + b"\n")
+            yield orjson.dumps((key, info.size, info.etag))
             count += 1
             size += info.size
-    return buffer.getvalue(), count, size
+
+    packed = pack_lines(lines())
+    return packed, count, size
 
 
 def unpack_objects(data: bytes) -> dict[str, tuple[int, str]]:
     """Size and etag by key."""
-    with gzip.open(io.BytesIO(data)) as lines:
-        return {key: (size, etag) for key, size, etag in map(orjson.loads, lines)}
+    return {key: (size, etag) for key, size, etag in map(orjson.loads, unpack_lines(data))}

@@ -5,13 +5,13 @@ stale attempt apart are described in docs/adr/0001-path-ownership.md: an export 
 own, while br goes on from its own checkpoint.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from backup_manager.attempts import attempt_id, seen_to_end
 from backup_manager.content import Content, Item
-from backup_manager.errors import InterruptedError_, ManagerError, PermanentError, SupersededError, UsageError
+from backup_manager.errors import InterruptedError_, ManagerError, SupersededError, UsageError
 from backup_manager.ownership import Fence, data_in_use
 from backup_manager.preflight import PROBE, Status, preflight, require, table
 from backup_manager.record import Owner, Record, State, is_attempt_folder
@@ -21,7 +21,7 @@ from crds import names
 from crds.paths import ATTEMPT_FOLDER, reserved_part
 
 if TYPE_CHECKING:
-    from backup_manager.operations.steps import Context, Result
+    from backup_manager.operations.steps import Context
 
 
 _CLEANING: Final = frozenset({"Delete", "OnFailure"})
@@ -33,25 +33,6 @@ class CompletedError(Exception):
     def __init__(self, record: Record) -> None:
         super().__init__(record.backup_path)
         self.record = record
-
-
-def already_complete(context: "Context", record: Record, *, details: Mapping[str, Any] | None = None) -> "Result":
-    """The result of a run whose data an earlier attempt of the same CR completed and could not report.
-
-    Without Kubernetes there are no attempts: who runs a file again wants another backup, and gets an error that says that
-    nothing was done. Raises PermanentError.
-    """
-    from backup_manager.operations.steps import Result  # noqa: PLC0415  (it imports what is here)
-
-    if context.flags.get("from-file"):
-        done = f" since {record.time_completed:%Y-%m-%d %H:%M:%S}Z" if record.time_completed else ""
-        raise PermanentError(
-            f"nothing was done: {record.backup_path} is complete{done}, and the file names the same metadata.uid",
-            reason="AlreadyComplete",
-            hint="Remove metadata.uid from the file: each run is then a backup of its own (of br: with a prefix of its own).",
-        )
-    context.log("an earlier attempt was complete; nothing is written again")
-    return Result(commit_ts=record.commit_ts, backup_size=record.size, details=details or {})
 
 
 class Folder:

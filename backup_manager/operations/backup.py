@@ -15,13 +15,13 @@ from backup_manager.content import NAMED, Asked, Content, Item, judge
 from backup_manager.database import Access, Database, connect
 from backup_manager.errors import ManagerError, NotFoundError, PermanentError, UsageError
 from backup_manager.operations import log
-from backup_manager.operations.steps import Context, Result, Step, run_steps
+from backup_manager.operations.steps import Context, Result, Step, already_complete, run_steps
 from backup_manager.ownership import Fence
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
 from backup_manager.storage.tool_urls import ToolStorage, for_br
 from backup_manager.tools import backupmeta, br
-from backup_manager.writing import CompletedError, Folder, already_complete
+from backup_manager.writing import CompletedError, Folder
 from crds import names, paths, versions
 
 SNAPSHOT_REASON: Final = "BackupDataToRemoteFailed"

@@ -18,14 +18,14 @@ from backup_manager.content import NAMED, Asked, Content, Item, Kind, judge
 from backup_manager.database import Access, Database, connect
 from backup_manager.errors import NotFoundError, PermanentError, UsageError
 from backup_manager.masking import Masked
-from backup_manager.operations.steps import Context, Result, Step, run_steps
+from backup_manager.operations.steps import Context, Result, Step, already_complete, run_steps
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
 from backup_manager.storage.tool_urls import ToolStorage, for_dumpling
 from backup_manager.tools import dump_options, dumpling, dumpling_watch, process
 from backup_manager.tools.failures import failure
 from backup_manager.tools.table_filter import literal
-from backup_manager.writing import CompletedError, Folder, already_complete
+from backup_manager.writing import CompletedError, Folder
 from crds import names, paths
 
 REASON: Final = "DumpTidbClusterFailed"

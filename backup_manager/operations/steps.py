@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from backup_manager.custom_resource import Resource
+from backup_manager.errors import PermanentError
 from backup_manager.masking import Masker
+from backup_manager.record import Record
 from backup_manager.reporter import Journal
 from backup_manager.signals import Stop
 
@@ -81,3 +83,20 @@ def run_steps(context: Context, steps: Sequence[Step[State]], state: State) -> S
         step.work(context, state)
         context.journal.step(step.name, 100)
     return state
+
+
+def already_complete(context: Context, record: Record, *, details: Mapping[str, Any] | None = None) -> Result:
+    """The result of a run whose data an earlier attempt of the same CR completed and could not report.
+
+    Without Kubernetes there are no attempts: who runs a file again wants another backup, and gets an error that says that
+    nothing was done. Raises PermanentError.
+    """
+    if context.flags.get("from-file"):
+        done = f" since {record.time_completed:%Y-%m-%d %H:%M:%S}Z" if record.time_completed else ""
+        raise PermanentError(
+            f"nothing was done: {record.backup_path} is complete{done}, and the file names the same metadata.uid",
+            reason="AlreadyComplete",
+            hint="Remove metadata.uid from the file: each run is then a backup of its own (of br: with a prefix of its own).",
+        )
+    context.log("an earlier attempt was complete; nothing is written again")
+    return Result(commit_ts=record.commit_ts, backup_size=record.size, details=details or {})
