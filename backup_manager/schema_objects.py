@@ -10,7 +10,7 @@ target has already is left as it is; the value of a sequence is only ever moved 
 import gzip
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 import msgspec
@@ -108,7 +108,7 @@ def collect(database: "Database", rules: Sequence[str], *, views: bool = True, s
     """The objects that the filter *rules* select. Called after the dump, so that no sequence is behind the rows in it."""
     places = [
         (str(schema), str(name), str(kind).upper())
-        for schema, name, kind in _three(database, "select table_schema, table_name, table_type from "
+        for schema, name, kind in database.rows("select table_schema, table_name, table_type from "
         "information_schema.tables where table_type in ('VIEW', 'SEQUENCE') order by 1, 2")
         if str(schema).lower() not in SYSTEM_SCHEMAS and selects(rules, str(schema), str(name))
     ]  # fmt: skip
@@ -132,7 +132,6 @@ def collect(database: "Database", rules: Sequence[str], *, views: bool = True, s
         policies=tuple(
             str(database.rows(f"show create placement policy {quoted(str(row[0]))}")[0][1])
             for row in database.rows("select policy_name as policy from information_schema.placement_policies order by 1")
-            if isinstance(row[0], str)
         ),
         schemas={schema: str(database.rows(f"show create database {quoted(schema)}")[0][1]) for schema in schemas},
         sequences=tuple(_sequence(database, schema, name) for schema, name, _ in counts),
@@ -217,9 +216,10 @@ def after_load(database: "Database", objects: SchemaObjects) -> list[str]:
     the views that could not be created: the rest of the import is done by then."""
     there = {
         (str(schema).lower(), str(name).lower())
-        for schema, name, kind in _three(database, "select table_schema, table_name, table_type from "
-        "information_schema.tables where table_type = 'VIEW'")
-    }  # fmt: skip
+        for schema, name in database.rows(
+            "select table_schema, table_name from information_schema.tables where table_type = 'VIEW'"
+        )
+    }
     waiting = [view for view in objects.views if (view.schema.lower(), view.name.lower()) not in there]
     kept = [f"{view.schema}.{view.name}" for view in objects.views if view not in waiting]
     problems: dict[str, str] = {}
@@ -288,10 +288,6 @@ def quoted(*parts: str, percent: str = "%%") -> str:
 
 def _if_not_exists(create: str) -> str:
     return _EXISTS.sub(r"\1 IF NOT EXISTS ", create)
-
-
-def _three(database: "Database", statement: str) -> list[tuple[Any, Any, Any]]:
-    return [(row[0], row[1], row[2]) for row in database.rows(statement) if len(row) == 3]
 
 
 def _count(database: "Database", source: str, *parameters: str) -> int:

@@ -40,7 +40,7 @@ class Job:
         """Its name."""
         return str(metadata(self.obj).get("name") or "")
 
-    @property
+    @cached_property
     def path(self) -> str:
         """Where its data goes, decided before it existed; empty for Jobs that write none. The environment counts first: of a
         Job it cannot be edited."""

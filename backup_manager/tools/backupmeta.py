@@ -71,7 +71,7 @@ def parse(data: bytes, read: Read | None = None) -> BackupMeta:
             raise ValueError("it tells no time")
     except (IndexError, ValueError) as error:
         raise _unreadable(NAME, data, error) from None
-    size = numbers.get(_SIZE) or len(data) + listed + sum(_indexed(NAME, index, read, _MOST_LEVELS) for index in indexes)
+    size = numbers.get(_SIZE) or len(data) + listed + sum(_indexed(index, read) for index in indexes)
     return BackupMeta(start_version=numbers.get(_START, 0), end_version=numbers.get(_END, 0), size=size)
 
 
@@ -102,16 +102,19 @@ def content(data: bytes, read: Read) -> tuple[list[Item], dict[str, int]]:
     objects: list[Item] = []
     empty: dict[str, Item] = {}
     files: dict[str, int] = {}
-    for field, message in _messages(data, read, files):
-        if field == _INDEXED_DATA:
-            name, size = _file(message)
-            files[name] = size
-        elif field == _INDEXED_SCHEMA:
-            item = _object(message)
-            if item.kind is Kind.SCHEMA:
-                empty[item.schema] = item
-            else:
-                objects.append(item)
+    try:
+        for field, message in _messages(data, read, files):
+            if field == _INDEXED_DATA:
+                name, size = _file(message)
+                files[name] = size
+            elif field == _INDEXED_SCHEMA:
+                item = _object(message)
+                if item.kind is Kind.SCHEMA:
+                    empty[item.schema] = item
+                else:
+                    objects.append(item)
+    except (IndexError, ValueError, msgspec.DecodeError) as error:
+        raise _unreadable(NAME, data, error) from None
     for schema in {item.schema for item in objects}:
         empty.pop(schema, None)
     return sorted([*objects, *empty.values()], key=lambda item: (item.schema, item.name)), files
@@ -119,34 +122,39 @@ def content(data: bytes, read: Read) -> tuple[list[Item], dict[str, int]]:
 
 def _messages(data: bytes, read: Read, sides: dict[str, int]) -> Iterator[tuple[int, memoryview]]:
     """The files and schemas of all levels, by their field numbers in a ``MetaFile``; *sides* takes in the side files."""
-    try:
-        for number, value in _fields(data):
-            if isinstance(value, int):
-                continue
-            if number == _FILES:
-                yield _INDEXED_DATA, value
-            elif number == _SCHEMAS:
-                yield _INDEXED_SCHEMA, value
-            elif number == _FILE_INDEX or number in _OTHER_INDEXES:
-                yield from _side_messages(NAME, value, read, sides, _MOST_LEVELS)
-    except (IndexError, ValueError) as error:
-        raise _unreadable(NAME, data, error) from None
+    for number, value in _fields(data):
+        if isinstance(value, int):
+            continue
+        if number == _FILES:
+            yield _INDEXED_DATA, value
+        elif number == _SCHEMAS:
+            yield _INDEXED_SCHEMA, value
+        elif number == _FILE_INDEX or number in _OTHER_INDEXES:
+            yield from _side_messages(NAME, value, read, sides, _MOST_LEVELS)
 
 
 def _side_messages(
-    name: str, index: bytes | memoryview, read: Read, sides: dict[str, int], levels: int
+    name: str, index: bytes | memoryview, read: Read | None, sides: dict[str, int], levels: int
 ) -> Iterator[tuple[int, memoryview]]:
-    if not levels:
-        raise ValueError("side files without end")
-    for number, value in walk(index):
-        if isinstance(value, int):
-            continue
-        if number == _INDEXED_META:
-            part, size = _file(value)
-            sides[_beside(part)] = size
-            yield from _side_messages(part, read(part), read, sides, levels - 1)
-        else:
-            yield number, value
+    """What *index*, a ``MetaFile`` out of *name*, holds, all levels down; without *read* only its own level. Raises
+    BackupMetaError naming the side file that cannot be read."""
+    deeper = list[str]()
+    try:
+        for number, value in walk(index):
+            if isinstance(value, int):
+                continue
+            if number == _INDEXED_META:
+                part, size = _file(value)
+                sides[_beside(part)] = size
+                deeper.append(part)
+            else:
+                yield number, value
+        if deeper and not levels:
+            raise ValueError("side files without end")
+    except (IndexError, ValueError) as error:
+        raise _unreadable(name, index, error) from None
+    for part in deeper if read else ():
+        yield from _side_messages(part, read(part), read, sides, levels - 1)  # type: ignore[misc]
 
 
 def users(items: Sequence[Item]) -> list[Item]:
@@ -177,21 +185,11 @@ def _object(message: memoryview) -> Item:
     )
 
 
-def _indexed(name: str, index: bytes | memoryview, read: Read | None, levels: int) -> int:
-    """Bytes of what *index*, a ``MetaFile`` out of *name*, lists, all levels down."""
-    size, deeper = 0, list[str]()
-    try:
-        for number, value in walk(index):
-            if number in (_INDEXED_META, _INDEXED_DATA) and not isinstance(value, int):
-                file, bytes_of_it = _file(value)
-                size += bytes_of_it
-                if number == _INDEXED_META:
-                    deeper.append(_beside(file))
-        if deeper and not levels:
-            raise ValueError("side files without end")
-    except (IndexError, ValueError) as error:
-        raise _unreadable(name, index, error) from None
-    return size + sum(_indexed(part, read(part), read, levels - 1) for part in deeper if read)
+def _indexed(index: bytes | memoryview, read: Read | None) -> int:
+    """Bytes of what *index* lists, all levels down: data files and side files."""
+    sides = dict[str, int]()
+    messages = _side_messages(NAME, index, read, sides, _MOST_LEVELS)
+    return sum(_file(message)[1] for number, message in messages if number == _INDEXED_DATA) + sum(sides.values())
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | memoryview]]:

@@ -154,7 +154,9 @@ class FakeDatabase:
         """Answers to :mod:`backup_manager.schema_objects`; None for any other statement."""
         if "count(*)" in statement:
             return [(self.counts.get(statement.split()[3], 0),)]
-        if "table_type" in statement and "'VIEW'" in statement:
+        if "table_type = 'VIEW'" in statement:
+            return [(schema, name) for schema, name, kind in self.objects if kind == "VIEW"]
+        if "'VIEW', 'SEQUENCE'" in statement:
             return list(self.objects)
         if "information_schema.placement_policies" in statement:
             return []

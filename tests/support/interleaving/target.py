@@ -95,17 +95,16 @@ class FakeDatabase:
         return call(f"asks {self._target.name}", lambda: self._answer(statement), error=DatabaseUnreachableError)
 
     def _answer(self, statement: str) -> list[tuple[Any, ...]]:
-        if statement.startswith("select count(*)"):
-            return [(0,)]
-        if "schemata" in statement:
-            return [("shop",)]
-        if "information_schema.tables" in statement:
-            return [("shop", "t")]
-        if "cluster_info" in statement:
-            return [(f"{self._target.name}-pd:2379",)]
-        if "limit 1" in statement:
-            return [(1,)] if self._target.loaded else []
-        return [(1,)]
+        answers: dict[str, list[tuple[Any, ...]]] = {
+            "select count(*)": [(0,)],
+            "'VIEW'": [],
+            "placement_policies": [],
+            "schemata": [("shop",)],
+            "information_schema.tables": [("shop", "t")],
+            "cluster_info": [(f"{self._target.name}-pd:2379",)],
+            "limit 1": [(1,)] if self._target.loaded else [],
+        }
+        return next((rows for words, rows in answers.items() if words in statement), [(1,)])
 
     def _renew(self) -> None:
         for name, (holder, text) in self._target.rows.items():
