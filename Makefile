@@ -43,7 +43,7 @@ static: venv ## format, lint, types, import contracts
 	@$(BIN)/python -m crds.generate --check
 
 documented-unit: venv
-	@$(WORKERS) tests/unit tests/golden --doctest-modules crds app cli sandbox/metacontroller sandbox/access.py
+	@$(WORKERS) tests/unit tests/golden --doctest-modules crds app backup_manager cli sandbox/metacontroller sandbox/access.py
 
 format: venv ## let ruff format and sort
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .

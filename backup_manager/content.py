@@ -23,6 +23,16 @@ NAMED: Final = 5
 """How many objects a message or a report names; the list beside the data has all."""
 
 
+def first_named(names: Sequence[str]) -> str:
+    """The first of *names* and the number of the others, for messages.
+
+    >>> first_named(["a", "b"]), first_named(["a", "b", "c", "d", "e", "f", "g"])
+    ('a, b', 'a, b, c, d, e and 2 more')
+    """
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
 class Kind(StrEnum):
     """Kind of an object of a database. An empty schema is an entry of its own."""
 

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from backup_manager.content import Item, Kind
+from backup_manager.content import Item, Kind, first_named
 from backup_manager.errors import ManagerError, PermanentError
 from backup_manager.tools.dumpling import SYSTEM_SCHEMAS
 from backup_manager.tools.table_filter import selects
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 KEY: Final = "schema-objects.json"
 """Its name has one dot, so that lightning takes it for no file of a table."""
-_NAMED: Final = 5
 _LEFT_OUT: Final = 12
 _INT64: Final = 1 << 63
 _EXISTS: Final = re.compile(r"^(CREATE (?:DATABASE|SEQUENCE|PLACEMENT POLICY)) (?!IF NOT EXISTS)", re.IGNORECASE)
@@ -243,9 +242,8 @@ def after_load(database: "Database", objects: SchemaObjects) -> list[str]:
 
 def _not_created(views: Sequence[NamedView], problems: dict[str, str]) -> ManagerError:
     names = [f"{view.schema}.{view.name}" for view in views]
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return PermanentError(
-        f"all tables were imported, but these views were not created: {', '.join(names[:_NAMED])}{more}; {problems[names[0]]}",
+        f"all tables were imported, but these views were not created: {first_named(names)}; {problems[names[0]]}",
         reason="ViewsNotRestored",
         hint=f"Create what they need and then the views themselves ({KEY} of the export has their SQL), or leave them out by "
         "spec.tableFilter.",

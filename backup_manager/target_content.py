@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from backup_manager.content import NAMED, Item, Kind
+from backup_manager.content import Item, Kind, first_named
 from backup_manager.database import Database
 from backup_manager.errors import PermanentError
 
@@ -20,9 +20,8 @@ def require(database: Database, wanted: Sequence[Item]) -> None:
     present = {(str(schema).lower(), str(name).lower()) for schema, name in database.rows(_OBJECTS)}
     lacking = [item.place for place, item in sorted(places.items()) if place not in present]
     if lacking:
-        more = f" and {len(lacking) - NAMED} more" if len(lacking) > NAMED else ""
         raise PermanentError(
-            f"{len(lacking)} of {len(places)} tables did not come back: {', '.join(lacking[:NAMED])}{more}",
+            f"{len(lacking)} of {len(places)} tables did not come back: {first_named(lacking)}",
             reason="RestoreIncomplete",
             hint="Look for [ERROR] and [WARN] of the tool in the log (kubectl logs). Drop what came back before another try.",
         )

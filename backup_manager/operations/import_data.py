@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Final, cast
 
 from backup_manager import archive, history, readers, schema_objects, target_content, target_lock
-from backup_manager.content import NAMED, Asked, Item, Kind, judge
+from backup_manager.content import NAMED, Asked, Item, Kind, first_named, judge
 from backup_manager.database import Access, Database, connect
 from backup_manager.errors import NotFoundError, PermanentError, StorageError, UsageError
 from backup_manager.operations.steps import Context, Result, Step, run_steps
@@ -29,7 +29,6 @@ from crds import durations, names, paths
 
 REASON: Final = "LoaderBackupDataFailed"
 TOOL_STEP: Final = "Load"
-_NAMED_TABLES: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +148,7 @@ def _refuse_ambiguous(state: Import, keys: Sequence[str]) -> None:
     if folders and state.record is None:
         url = state.storage.location.url
         raise PermanentError(
-            f"{url} holds several attempts of an export ({', '.join(folders[:_NAMED_TABLES])}), and its record cannot be read",
+            f"{url} holds several attempts of an export ({', '.join(folders[:NAMED])}), and its record cannot be read",
             reason="SourceAmbiguous",
             hint=f"Allow reading {url.rstrip('/')}.record.json; or name the folder of the attempt that completed.",
         )
@@ -183,10 +182,9 @@ def check(context: Context, state: Import) -> None:
         return
     filled = _filled(cast(Database, state.database), sorted(state.tables))
     if filled:
-        shown = ", ".join(f"{schema}.{table}" for schema, table in filled[:_NAMED_TABLES])
-        more = f" and {len(filled) - _NAMED_TABLES} more" if len(filled) > _NAMED_TABLES else ""
+        shown = first_named([f"{schema}.{table}" for schema, table in filled])
         raise PermanentError(
-            f"{state.access.host} already holds rows in {shown}{more}; nothing was imported",
+            f"{state.access.host} already holds rows in {shown}; nothing was imported",
             reason="TargetNotEmpty",
             hint=f'Drop these tables, import elsewhere, or set the annotation {names.ALLOW_NON_EMPTY_ANNOTATION}: "true".',
         )
@@ -368,7 +366,7 @@ def _no_dump(storage: Storage, error: NotFoundError) -> PermanentError:
     if error.problem().reason == "BucketNotFound":
         return error
     folders = {item.key.split("/")[0] for item in storage.list() if item.key.count("/") == 1 and item.key.endswith("/metadata")}
-    near = f" Exports found inside it: {', '.join(sorted(folders)[:_NAMED_TABLES])}." if folders else ""
+    near = f" Exports found inside it: {', '.join(sorted(folders)[:NAMED])}." if folders else ""
     return PermanentError(
         f"{storage.location.url} holds no export: {error.message}",
         reason="SourceNotFound",

@@ -91,13 +91,13 @@ def _path(url: str) -> str:
 def _verdict(what: str, outcome: Outcome) -> str:
     if outcome.problem is None:
         checked = outcome.result.get("objectCount")
-        held = content_words(outcome.result.get("content"))
+        held = _content_words(outcome.result.get("content"))
         return f"{what}: as recorded" + (f", {count(int(checked), 'object')}" if checked is not None else "") + held
     problem = outcome.problem
     return "\n".join(text for text in (f"{problem.reason}: {problem.message}", problem.hint) if text)
 
 
-def content_words(told: Any) -> str:
+def _content_words(told: Any) -> str:
     """What the backup holds, for people."""
     if not isinstance(told, Mapping):
         return ""
