@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
+from backup_manager import core_files
+
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for plugins costs a tenth of the start
 
 DESCRIPTION: Final = """Backs up and restores TiDB: runs dumpling, tidb-lightning and br, deletes backup data, and reports.
@@ -233,6 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from backup_manager.runner import Run  # noqa: PLC0415  (help and usage errors answer without it)
     from backup_manager.signals import Stop  # noqa: PLC0415
 
+    core_files.forbid()
     env = dict(os.environ)
     run = Run(verb=command, flags=flags, env=env, stop=Stop.of(env))
     run.stop.install()

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from sandbox.patience import PATIENCE
 from sandbox.ports import free_port
 from tests.support import servers
 from tests.support.lying_store import lying_store
+from tests.support.process_tree import descendants
 
 pytestmark = pytest.mark.integration
 
@@ -254,6 +257,30 @@ def test_sigterm_in_the_middle_of_an_export(stage: Stage) -> None:
     assert report.error is not None
     assert (report.error.reason, report.error.retryable) == ("Interrupted", True)
     assert stage.source.variable(gc_life_time.VARIABLE) == "10m0s"
+
+
+@pytest.fixture
+def core_files_allowed() -> Iterator[None]:
+    """Processes are started as on a node that lets them leave core files of any size."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    if hard == 0:
+        pytest.skip("core files are forbidden here for every process")
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
+
+
+def test_neither_the_manager_nor_its_tool_may_leave_a_core_file(stage: Stage, core_files_allowed: None) -> None:
+    """A core file would hold the password and the keys."""
+    process = stage.start("export", slow(stage, "core"))
+    wait_for_dump(process)
+    pids = [process.pid, *descendants(process.pid)]
+    names = [Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids]
+    limits = [Path(f"/proc/{pid}/limits").read_text() for pid in pids]
+    process.send_signal(signal.SIGTERM)
+    assert stage.end(process)[0] == 1
+    assert names[1:] == ["dumpling"]
+    assert [re.findall(r"^Max core file size +(\S+) +(\S+)", text, re.M) for text in limits] == [[("0", "0")]] * 2
 
 
 def test_a_killed_export_is_repeated_in_a_clean_folder_and_gc_comes_back(stage: Stage) -> None:

@@ -1,5 +1,6 @@
 """The command line: Go's ways with flags, help that teaches, usage errors in one line."""
 
+import resource
 import subprocess
 import sys
 from typing import Any
@@ -20,6 +21,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     monkeypatch.setattr(runner.Run, "execute", execute)
     monkeypatch.setattr("backup_manager.signals.Stop.install", lambda _self: None)
+    monkeypatch.setattr("backup_manager.core_files.forbid", lambda: None)  # it cannot be undone
     return seen
 
 
@@ -129,3 +131,15 @@ def test_the_start_imports_nothing_heavy() -> None:
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[]"
+
+
+def test_a_run_leaves_no_core_file_whatever_limit_it_is_started_with() -> None:
+    """In a process of its own: the limit cannot be raised again."""
+    code = (
+        "import resource as r; r.setrlimit(r.RLIMIT_CORE, (r.getrlimit(r.RLIMIT_CORE)[1],) * 2); "
+        "from backup_manager import cli; cli.main(['export', '--from-file=/none']); print(r.getrlimit(r.RLIMIT_CORE))"
+    )
+    if resource.getrlimit(resource.RLIMIT_CORE)[1] == 0:
+        pytest.skip("core files are forbidden here for every process")
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.splitlines()[-1] == "(0, 0)"
