@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from backup_manager.content import Item
 from backup_manager.errors import ManagerError, NotFoundError, PermanentError, ToolError
 from backup_manager.storage.base import ObjectInfo, Storage
-from backup_manager.tools import backupmeta, br, process
+from backup_manager.tools import backupmeta, br, process, secret_options
 from backup_manager.tools.failures import RESTORE_TASK_RUNNING, failure
 from crds import durations, names
 
@@ -94,9 +94,10 @@ def _run_once(context: "Context", work: BrRun) -> br.Heard:
             context.journal.note(brOperations=_operations(heard))
             context.journal.tell()
 
+    safe = secret_options.told(work.argv, context.scratch)
     ended = process.run(
-        work.argv,
-        env={**context.env, **br.LOG_TO_TERM, **work.env},
+        safe.argv,
+        env={**context.env, **br.LOG_TO_TERM, **work.env, **safe.env},
         stop=context.stop,
         mask=context.mask,
         log=context.log,

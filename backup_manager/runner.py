@@ -30,6 +30,7 @@ from backup_manager.operations.steps import Context, Operation, Result
 from backup_manager.reporter import Journal
 from backup_manager.reporters import leave_last_words, open_reporter
 from backup_manager.signals import End, Stop
+from backup_manager.tools import secret_options
 from crds import names
 from crds.report import Problem
 
@@ -124,6 +125,7 @@ class Run:
         # Before anything reads a credential: the preflight, our clients and the tools use the same values.
         self.env = clean_environment(self.env)
         resource = self._resource()
+        self.env = clean_environment(secret_options.environment(self.env, resource.spec))
         self.mask = Masker(secrets_of(self.env, resource.spec))
         journal.masker = self.mask
         self.log(f"{self.verb.module}: {resource.kind} {resource.namespace}/{resource.name}")

@@ -22,7 +22,7 @@ from backup_manager.operations.steps import Context, Result, Step, already_compl
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
 from backup_manager.storage.tool_urls import ToolStorage, for_dumpling
-from backup_manager.tools import dump_options, dumpling, dumpling_watch, process
+from backup_manager.tools import dump_options, dumpling, dumpling_watch, process, secret_options
 from backup_manager.tools.failures import failure
 from backup_manager.tools.table_filter import literal
 from backup_manager.writing import CompletedError, Folder
@@ -101,9 +101,10 @@ def dump(context: Context, state: Export) -> None:
     heard = state.heard = dumpling.Heard()
     with gc_life_time.raised(context, state.database, context.resource.spec.get("tikvGCLifeTime")), _watched(context, port):
         state.folder.confirm()
+        safe = secret_options.told(state.argv, context.scratch)
         ended = process.run(
-            state.argv,
-            env={**context.env, **state.target.env},
+            safe.argv,
+            env={**context.env, **state.target.env, **safe.env},
             stop=context.stop,
             mask=context.mask,
             log=_quiet(context),

@@ -6,13 +6,12 @@ lightning also ends with 0 after SIGTERM; when the dump was whole and held what 
 every table of it afterwards.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, cast
 
-from backup_manager import archive, history, readers, schema_objects, target_content, target_lock
+from backup_manager import archive, history, private_files, readers, schema_objects, target_content, target_lock
 from backup_manager.content import NAMED, Asked, Item, Kind, first_named, judge
 from backup_manager.database import Access, Database, connect
 from backup_manager.errors import NotFoundError, PermanentError, StorageError, UsageError
@@ -211,9 +210,7 @@ def load(context: Context, state: Import) -> None:
         filters=_filters(context),
         sorted_kv_dir=context.scratch / "sorted-kv" if state.backend == "local" else None,
     )
-    config = context.scratch / "lightning.toml"
-    with os.fdopen(os.open(config, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(lightning.toml(work))
+    config = private_files.write(context.scratch / "lightning.toml", lightning.toml(work))
 
     def hear(_stream: process.Stream, line: str) -> None:
         before = state.heard.progress

@@ -17,18 +17,25 @@ _HOST_STYLE: Final = frozenset({"alibaba", "netease"})
 
 
 def _endpoint(text: str, *, name: str, default_scheme: str = "") -> str:
-    """*text* as ``scheme://host[:port][/path]`` without a trailing slash; empty stays empty."""
+    """*text* as ``scheme://host[:port][/path]`` without a trailing slash; empty stays empty.
+
+    A user's name and password before the host are left out: the tools take an endpoint in their argv only, and a signed request
+    has no room for them. Raises UsageError.
+    """
     text = text.strip().rstrip("/")
     if text and default_scheme and "://" not in text:
         text = f"{default_scheme}://{text}"
     parts = urlsplit(text)
+    shown = text.rpartition("@")[2]
+    host = urlsplit(shown).path or parts.hostname or "s3.example.com"
     if text and (parts.scheme not in {"http", "https"} or not parts.hostname):
         raise UsageError(
-            f"{name} {text!r} is no http:// or https:// address",
-            hint=f"Write the scheme too, for example {name}: https://{parts.path or parts.hostname or 's3.example.com'}",
+            f"{name} {shown!r} is no http:// or https:// address",
+            hint=f"Write the scheme too, for example {name}: https://{host}",
             reason="InvalidEndpoint",
         )
-    return text
+    _, named, address = parts.netloc.rpartition("@")
+    return parts._replace(netloc=address).geturl() if named else text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

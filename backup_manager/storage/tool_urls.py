@@ -6,14 +6,13 @@ plus; credentials come from the environment. The one exception is an Azure SAS t
 the URL is then a secret, and :attr:`ToolStorage.secrets` says so.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from backup_manager.errors import UsageError
+from backup_manager import private_files
 from backup_manager.storage.settings import AzureSettings, GcsSettings, S3Settings
 from crds.paths import Location, Provider, provider_of
 
@@ -122,7 +121,7 @@ def _gcs(location: Location, storage: Mapping[str, Any], env: Mapping[str, str],
     flags = _flags("gcs", {"endpoint": endpoint, "storage-class": gcs.storage_class, "predefined-acl": gcs.object_acl})
     added = {}
     if gcs.key_json:
-        added["GOOGLE_APPLICATION_CREDENTIALS"] = str(_private_file(scratch / "gcs-credentials.json", gcs.key_json))
+        added["GOOGLE_APPLICATION_CREDENTIALS"] = str(private_files.write(scratch / "gcs-credentials.json", gcs.key_json))
     if gcs.endpoint:  # with it, Go's client refuses any credentials; the endpoint above says the same
         added["STORAGE_EMULATOR_HOST"] = ""
     return ToolStorage(url=_url("gcs", location, slash=True, query={}), flags=flags, env=added)
@@ -146,16 +145,3 @@ def _azblob(location: Location, storage: Mapping[str, Any], env: Mapping[str, st
 
 _Builder = Callable[[Location, Mapping[str, Any], Mapping[str, str], Path], ToolStorage]
 _BUILDERS: Final[Mapping[Provider, _Builder]] = {Provider.S3: _s3, Provider.GCS: _gcs, Provider.AZBLOB: _azblob}
-
-
-def _private_file(path: Path, text: str) -> Path:
-    """Write *text* where only we may read it."""
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise UsageError(
-            f"{path} cannot be written: {error.strerror}", hint="The manager needs a writable temporary folder."
-        ) from None
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    return path

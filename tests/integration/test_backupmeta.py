@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from backup_manager import br_run
 from backup_manager.errors import NotFoundError
 from backup_manager.storage.local import LocalStorage
-from backup_manager.tools import backupmeta
+from backup_manager.tools import backupmeta, secret_options
 from backup_manager.tools.backupmeta import BackupMeta, BackupMetaError
 from crds.paths import location_of
 from sandbox.minikv import minikv_with_tidb
@@ -195,6 +195,7 @@ def test_an_encrypted_one_is_a_clear_error(backups: Mapping[str, Made], tmp_path
     where = ("-s", f"local://{tmp_path / 'enc'}")
     crypter = ("--crypter.method", "aes128-ctr", "--crypter.key", KEY)
     assert made.br("debug", "decode", *where, *crypter).code == 0
+    assert made.br(*secret_options.told(["debug", "decode", *where, *crypter], tmp_path).argv).code == 0
     assert made.br("debug", "decode", *where).code == 1
     with pytest.raises(BackupMetaError, match="is no backup description") as caught:
         br_run.read_meta(storage(tmp_path / "enc"))

@@ -225,6 +225,9 @@ def test_an_encrypted_backup_takes_the_words_of_br(case: Case) -> None:
     assert (result.commit_ts, result.backup_size) == ("300", 500)
     record = (case.tmp_path / "volume" / "backups" / "full.record.json").read_text()
     assert "0123456789abcdef" not in record + "".join(here.lines) + json.dumps(here.report.result)
+    (called,) = case.tool.called("br")
+    assert "0123456789abcdef" not in " ".join(called["argv"])
+    assert any(word.startswith("--crypter.key-file=") for word in called["argv"])
 
 
 @pytest.mark.parametrize(

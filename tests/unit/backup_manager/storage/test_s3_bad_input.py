@@ -98,6 +98,20 @@ def test_endpoint_without_scheme(endpoint: str) -> None:
     assert "https://" in found.hint
 
 
+@pytest.mark.parametrize(
+    "endpoint", ["user:s3cr3t@minio:9000", "s3cr3t@minio", "ftp://user:s3cr3t@minio", "//user:s3cr3t@minio"]
+)
+def test_a_password_in_an_endpoint_is_not_shown(endpoint: str) -> None:
+    problem = problem_of(lambda: S3Settings.of({"endpoint": endpoint}, KEYS)).problem()
+    assert "s3cr3t" not in problem.message + problem.hint
+    assert "minio" in problem.message
+
+
+def test_a_password_in_an_endpoint_goes_to_no_tool() -> None:
+    """The tools take an endpoint in argv only, and a signed request has no room for it."""
+    assert S3Settings.of({"endpoint": "https://user:s3cr3t@minio:9000/x/"}, KEYS).endpoint == "https://minio:9000/x"
+
+
 def test_ceph_endpoint_gets_its_scheme_as_upstream() -> None:
     assert S3Settings.of({"provider": "ceph", "endpoint": "10.0.0.1:80"}, KEYS).endpoint == "http://10.0.0.1:80"
     assert problem_of(lambda: S3Settings.of({"provider": "ceph", "endpoint": "://10.0.0.1:80"}, KEYS))
