@@ -1,8 +1,8 @@
-"""Credentials as the Job gets them, cleaned once: the preflight, our own clients and the tools then use the same values.
+"""What a variable of the Job that holds a credential means: one function decides it, and whoever reads one asks it.
 
 ``kubectl create secret --from-file`` keeps the newline that ends the file, and some editors put a byte order mark in front.
-Cleaned on one side only, such a key passes every check and is refused when the tool uses it. So the environment is cleaned
-before anything reads it, and what cannot be a credential is refused with the name of the variable.
+Cleaned on one side only, such a key passes every check and is refused when the tool uses it. So the preflight, our own clients
+and the tools get what :func:`value` says, and what cannot be a credential is refused with the name of the variable.
 """
 
 import re
@@ -35,28 +35,36 @@ _FORBIDDEN: Final = re.compile(r"[\s\x00-\x1f\x7f]")
 _LINE_ENDS: Final = "\r\n"
 
 
-def clean_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """*env* with its credentials cleaned; every other variable as it is.
+def value(env: Mapping[str, str], variable: str) -> str:
+    """The credential in *variable* of *env*; empty when there is none.
 
-    Storage credentials lose whitespace and a byte order mark at both ends. The database's password loses a byte order mark and
-    the line ends that close it, nothing else: it may begin and end with spaces. Variables of a point-in-time restore's base
-    snapshot (:data:`crds.names.ENV_FULL_BACKUP`) are treated like those without the prefix. Raises UsageError for a storage
-    credential with whitespace or a control character inside.
+    A storage's loses whitespace and a byte order mark at both ends. The database's password loses a byte order mark and the
+    line ends that close it, nothing else: it may begin and end with spaces. Variables of the base snapshot of a restore to a
+    point in time (:data:`crds.names.ENV_FULL_BACKUP`) are treated like those without the prefix. Raises UsageError for a
+    storage's with whitespace or a control character inside.
     """
-    cleaned = dict(env)
-    for prefix in ("", names.ENV_FULL_BACKUP):
-        for name in (*_ONE_LINE, *_TEXTS):
-            if (value := env.get(prefix + name)) is not None:
-                cleaned[prefix + name] = value.strip().removeprefix(_BYTE_ORDER_MARK).strip()
-        for name in _ONE_LINE:
-            _require_one_word(prefix + name, cleaned.get(prefix + name, ""), name)
-    if names.ENV_PASSWORD in env:
-        cleaned[names.ENV_PASSWORD] = env[names.ENV_PASSWORD].removeprefix(_BYTE_ORDER_MARK).rstrip(_LINE_ENDS)
-    return cleaned
+    name, found = variable.removeprefix(names.ENV_FULL_BACKUP), env.get(variable, "")
+    if name == names.ENV_PASSWORD:
+        return found.removeprefix(_BYTE_ORDER_MARK).rstrip(_LINE_ENDS)
+    found = trimmed(found)
+    if name in _ONE_LINE:
+        _require_one_word(variable, found, name)
+    return found
 
 
-def _require_one_word(variable: str, value: str, name: str) -> None:
-    if found := _FORBIDDEN.search(value):
+def trimmed(text: str) -> str:
+    """*text* without whitespace and a byte order mark at its ends."""
+    return text.strip().removeprefix(_BYTE_ORDER_MARK).strip()
+
+
+def clean_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """*env* as a tool gets it: each credential as :func:`value` says, every other variable as it is. Raises UsageError."""
+    known = {names.ENV_PASSWORD, *(prefix + name for prefix in ("", names.ENV_FULL_BACKUP) for name in (*_ONE_LINE, *_TEXTS))}
+    return {**env, **{name: value(env, name) for name in env if name in known}}
+
+
+def _require_one_word(variable: str, text: str, name: str) -> None:
+    if found := _FORBIDDEN.search(text):
         source = _SOURCES.get(name, "Secret of the storage")
         raise UsageError(
             f"{variable} holds {'a line end' if found[0] in _LINE_ENDS else 'whitespace or a control character'} in its middle",

@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from backup_manager import credentials
 from backup_manager.errors import ManagerError, PermanentError, TransientError, UnreachableError, UsageError
 from crds import durations, names
 
@@ -139,7 +140,7 @@ class Access:
             else None
         )
         user = str(spec.get("user") or DEFAULT_USER)
-        return cls(host=host, port=port, user=user, password=env.get(names.ENV_PASSWORD, ""), tls=tls)
+        return cls(host=host, port=port, user=user, password=credentials.value(env, names.ENV_PASSWORD), tls=tls)
 
 
 class Database:

@@ -124,7 +124,8 @@ def _line(cr: Object, container: Mapping[str, Any]) -> CommandLine:
     flags = {name: value for name, _, value in (word.removeprefix("--").partition("=") for word in words)}
     entries: Sequence[Mapping[str, Any]] = container.get("env") or ()
     literal = {str(entry["name"]): str(entry["value"]) for entry in entries if entry.get("value")}
-    secrets = {name: f"{_STAND_IN}-{place}" for name, place in _secret_places(entries).items()}
+    # One value a place: two variables from the same key hold the same. A key has no blanks.
+    secrets = {name: f"{_STAND_IN}-{place}".replace(" ", "-") for name, place in _secret_places(entries).items()}
     env = {**_STAND_INS, **secrets, **literal}
     with tempfile.TemporaryDirectory(prefix="tidb-backup-") as scratch:
         task = _Task(verb=verb, flags=flags, cr=cr, env=env, scratch=Path(scratch))

@@ -7,11 +7,13 @@ conditional write is the generation; the content mark of a listing is crc32c, wh
 import io
 import json
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from typing import Any, BinaryIO, Final, cast
 
+import google.auth
 import google.auth.exceptions
 import requests.exceptions
 from google.api_core import exceptions as google_errors
@@ -65,7 +67,7 @@ class GcsStorage:
 
     @classmethod
     def connect(cls, location: Location, settings: GcsSettings) -> "GcsStorage":
-        """With a service account's key, an emulator, or the identity of the workload. Raises AccessDeniedError."""
+        """With a key, a file that holds one, an emulator, or the identity of the workload. Raises AccessDeniedError."""
         options = {"api_endpoint": settings.endpoint} if settings.endpoint else None
         try:
             client = google_storage.Client(
@@ -271,6 +273,11 @@ def _credentials(settings: GcsSettings) -> Any:
                 hint="The key `credentials` of the Secret named by gcs.secretName holds the JSON file of the account.",
                 reason="InvalidCredentials",
             ) from None
+    if settings.key_file:
+        load: Any = google.auth.load_credentials_from_file
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of files from strangers: this one is the administrator's
+            return load(settings.key_file, scopes=[_SCOPE])[0]
     return None
 
 

@@ -27,8 +27,11 @@ def _chain() -> KeySource:
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415  (slow, and seldom needed)
     from botocore.session import get_session  # noqa: PLC0415
 
+    session = get_session()
+    # Keys in the environment were looked at already: these are empty, or another storage's.
+    session.get_component("credential_provider").remove("env")
     try:
-        credentials: Any = get_session().get_credentials()
+        credentials: Any = session.get_credentials()
     except (BotoCoreError, ClientError) as error:
         raise _denied(error) from None
     if credentials is None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
+from backup_manager import credentials
 from backup_manager.errors import AccessDeniedError, UsageError
 
 _HOST_STYLE: Final = frozenset({"alibaba", "netease"})
@@ -64,7 +65,7 @@ class S3Settings:
             return str(storage.get(field_name) or env.get(variable) or "").strip()
 
         provider = text("provider", "S3_PROVIDER")
-        access, secret = env.get("AWS_ACCESS_KEY_ID", "").strip(), env.get("AWS_SECRET_ACCESS_KEY", "").strip()
+        access, secret = credentials.value(env, "AWS_ACCESS_KEY_ID"), credentials.value(env, "AWS_SECRET_ACCESS_KEY")
         if bool(access) != bool(secret):
             missing = "AWS_SECRET_ACCESS_KEY" if access else "AWS_ACCESS_KEY_ID"
             raise UsageError(
@@ -88,7 +89,7 @@ class S3Settings:
             sse_kms_key_id=options.get("s3-sse-kms-key-id", ""),
             access_key=access,
             secret_key=secret,
-            session_token=env.get("AWS_SESSION_TOKEN", "").strip(),
+            session_token=credentials.value(env, "AWS_SESSION_TOKEN"),
             ca_bundle=env.get("AWS_CA_BUNDLE") or env.get("SSL_CERT_FILE") or "",
         )
 
@@ -123,8 +124,8 @@ class GcsSettings:
             storage_class=text("storageClass", "GCS_STORAGE_CLASS"),
             object_acl=text("objectAcl", "GCS_OBJECT_ACL"),
             endpoint=_endpoint(env.get("STORAGE_EMULATOR_HOST", ""), name="STORAGE_EMULATOR_HOST", default_scheme="http"),
-            key_json=env.get("GCS_SERVICE_ACCOUNT_JSON_KEY", "").strip(),
-            key_file=env.get("GOOGLE_APPLICATION_CREDENTIALS", "").strip(),
+            key_json=credentials.value(env, "GCS_SERVICE_ACCOUNT_JSON_KEY"),
+            key_file=credentials.value(env, "GOOGLE_APPLICATION_CREDENTIALS"),
             ca_bundle=env.get("REQUESTS_CA_BUNDLE") or env.get("SSL_CERT_FILE") or "",
         )
 
@@ -161,7 +162,8 @@ class AzureSettings:
     @classmethod
     def of(cls, storage: Mapping[str, Any], env: Mapping[str, str]) -> Self:
         """From ``spec.azblob`` and the environment. Raises UsageError when no account is named."""
-        account = str(storage.get("storageAccount") or env.get("AZURE_STORAGE_ACCOUNT") or "").strip()
+        account = str(storage.get("storageAccount") or "").strip() or credentials.value(env, "AZURE_STORAGE_ACCOUNT")
+        token = credentials.trimmed(str(storage.get("sasToken") or "")) or credentials.value(env, "AZURE_STORAGE_SAS_TOKEN")
         if not account:
             raise UsageError(
                 "azblob: no storage account",
@@ -170,11 +172,11 @@ class AzureSettings:
         return cls(
             account=account,
             account_in_spec=bool(storage.get("storageAccount")),
-            sas_token=str(storage.get("sasToken") or env.get("AZURE_STORAGE_SAS_TOKEN") or "").strip().lstrip("?"),
-            account_key=env.get("AZURE_STORAGE_KEY", "").strip(),
-            tenant_id=env.get("AZURE_TENANT_ID", "").strip(),
-            client_id=env.get("AZURE_CLIENT_ID", "").strip(),
-            client_secret=env.get("AZURE_CLIENT_SECRET", "").strip(),
+            sas_token=token.lstrip("?"),
+            account_key=credentials.value(env, "AZURE_STORAGE_KEY"),
+            tenant_id=credentials.value(env, "AZURE_TENANT_ID"),
+            client_id=credentials.value(env, "AZURE_CLIENT_ID"),
+            client_secret=credentials.value(env, "AZURE_CLIENT_SECRET"),
             access_tier=str(storage.get("accessTier") or env.get("AZURE_ACCESS_TIER") or "").strip(),
             endpoint=_endpoint(env.get("AZURE_STORAGE_ENDPOINT", ""), name="AZURE_STORAGE_ENDPOINT"),
             ca_bundle=env.get("REQUESTS_CA_BUNDLE") or env.get("SSL_CERT_FILE") or "",

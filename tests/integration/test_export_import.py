@@ -350,6 +350,52 @@ def test_a_wrong_password(stage: Stage, exported: Report, verb: str) -> None:
     assert stage.fails(verb, cr, BACKUP_MANAGER_PASSWORD="wrong-one") == "DatabaseAccessDenied"
 
 
+SPACED = " p w\t"
+"""A password that begins and ends with what an editor may add, too."""
+AROUND = [("", "\r\n"), ("\ufeff", "\n"), (" ", "\t")]
+
+
+@pytest.fixture(scope="module")
+def spaced(stage: Stage) -> str:
+    """A user of both databases with that password."""
+    for server in (stage.source, stage.target):
+        server.execute(f"create user 'spaced'@'%' identified by '{SPACED}'", "grant all on *.* to 'spaced'@'%'")
+    return "spaced"
+
+
+@pytest.mark.parametrize(("before", "after"), AROUND)
+def test_white_space_around_the_values_of_secrets_means_the_same_to_the_checks_and_to_the_tools(
+    stage: Stage, spaced: str, before: str, after: str
+) -> None:
+    """Line ends close a password, spaces are part of it; a key of S3 has no white space at all."""
+    lines_only = not (before + after).strip("\ufeff\r\n")
+    keys = {name: f"{before}{key}{after}" for name, key in stage.s3.env.items()}
+    env = keys | {"BACKUP_MANAGER_PASSWORD": f"{before}{SPACED}{after}"}
+    cr = stage.backup(f"around{len(before)}{abs(hash(after)):x}", tableFilter=["app.kinds"])
+    cr["spec"]["from"]["user"] = spaced
+    checked, report = stage.run("check", cr, **env)
+    found = {check["name"]: check["status"] for check in report.result["checks"]}
+    assert (found["write"], found["database"]) == ("OK", "OK" if lines_only else "FAILED")
+    if not lines_only:
+        assert (checked, stage.fails("export", cr, **env)) == (4, "DatabaseAccessDenied")
+        env["BACKUP_MANAGER_PASSWORD"] = SPACED
+    code, report = stage.run("export", cr, **env)
+    assert (code, report.phase) == (0, "Complete"), report
+    if before:
+        return
+    stage.target.execute("drop database if exists app")
+    cr = stage.restore(path_of(report))
+    cr["spec"]["to"]["user"] = spaced
+    code, report = stage.run("import", cr, **env)
+    assert (code, report.phase) == (0, "Complete"), report
+
+
+@pytest.mark.parametrize("variable", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_white_space_inside_a_key_is_refused_by_the_checks_and_by_the_run(stage: Stage, variable: str) -> None:
+    for verb in ("check", "export"):
+        assert stage.fails(verb, stage.backup("inside"), **{variable: "two words"}) == "InvalidCredentials"
+
+
 @pytest.mark.parametrize("verb", ["export", "import"])
 def test_a_database_that_is_not_there(stage: Stage, exported: Report, verb: str) -> None:
     cr = stage.backup("no-database") if verb == "export" else stage.restore(path_of(exported))

@@ -1,4 +1,4 @@
-"""Credentials are cleaned once, so that what passes the checks is what the tool uses."""
+"""One function says what a credential is, so that what passes the checks is what the tool uses."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,7 @@ from backup_manager import credentials
 from backup_manager.database import Access
 from backup_manager.errors import UsageError
 from backup_manager.masking import Masker, secrets_of
+from backup_manager.storage import gcs, s3_credentials
 from backup_manager.storage.settings import AzureSettings, GcsSettings, S3Settings
 from backup_manager.storage.tool_urls import for_dumpling
 from crds.paths import location_of
@@ -79,3 +80,25 @@ def test_preflight_and_tool_use_the_same_keys(tmp_path: Path) -> None:
 def test_a_token_in_the_spec_is_masked_as_it_is_used() -> None:
     mask = Masker(secrets_of({}, {"azblob": {"sasToken": "tokenvalue123\n"}}))
     assert mask("x tokenvalue123 y") == "x ****** y"
+
+
+def test_a_file_of_google_s_is_opened_by_our_client_under_the_name_that_the_tool_gets(tmp_path: Path) -> None:
+    file = tmp_path / "key.json"
+    key = {"type": "authorized_user", "client_id": "c", "client_secret": "s", "refresh_token": "t"}
+    file.write_text(json.dumps(key))
+    settings = GcsSettings.of({}, {"GOOGLE_APPLICATION_CREDENTIALS": f"\ufeff{file}\r\n"})
+    assert gcs._credentials(settings).refresh_token == "t"
+    assert settings.key_file == str(file)
+
+
+@pytest.mark.parametrize("others", [{"AWS_ACCESS_KEY_ID": "\n", "AWS_SECRET_ACCESS_KEY": " "}, {}])
+def test_the_platform_s_role_is_not_hidden_by_keys_of_another_storage(
+    others: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of blank keys the tools make nothing and ask the role; and a base snapshot without keys has not the log's."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, others.get(name, "of-the-log"))
+    (tmp_path / "credentials").write_text("[default]\naws_access_key_id = role\naws_secret_access_key = of-the-role\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    keys = s3_credentials.key_source(S3Settings.of({}, others))()
+    assert (keys.access, keys.secret) == ("role", "of-the-role")
