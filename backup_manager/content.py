@@ -60,7 +60,8 @@ class Item(Document, frozen=True, kw_only=True):
 
 class Content(Document, frozen=True, kw_only=True):
     """Totals of an artefact. *rows* and *bytes* are None when they are not known of every table; *files* counts data files;
-    *start_ts* and *end_ts* are the ends of a log. *readable* is False for an artefact that only its tool can read."""
+    *start_ts* and *end_ts* are the ends of a log. *users* counts users and roles, None where they were not asked for.
+    *readable* is False for an artefact that only its tool can read."""
 
     schemas: Count = 0
     tables: Count = 0
@@ -71,6 +72,7 @@ class Content(Document, frozen=True, kw_only=True):
     bytes: Count | None = None
     start_ts: str | None = None
     end_ts: str | None = None
+    users: Count | None = None
     readable: bool = True
 
     @classmethod
@@ -95,7 +97,8 @@ class Content(Document, frozen=True, kw_only=True):
             return f"log from {self.start_ts or '?'} to {self.end_ts or '?'}"
         counts = {"schemas": self.schemas, "tables": self.tables, "views": self.views, "sequences": self.sequences}
         told = [f"{number} {word}" for word, number in counts.items() if number or word in {"schemas", "tables"}]
-        return ", ".join([*told, *([f"{self.rows} rows"] if self.rows is not None else [])])
+        more = {"users": self.users, "rows": self.rows}
+        return ", ".join([*told, *(f"{number} {word}" for word, number in more.items() if number is not None)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from backup_manager.accounts import ROOT
 from backup_manager.content import Item, Kind, first_named
 from backup_manager.errors import ManagerError, PermanentError
 from backup_manager.tools.dumpling import SYSTEM_SCHEMAS
@@ -139,21 +140,22 @@ def collect(database: "Database", rules: Sequence[str], *, views: bool = True, s
     return Found(objects=objects, left_out=tuple(left_out))
 
 
-def left_out_of_cluster(database: "Database", schemas: Iterable[str]) -> list[str]:
-    """A line for each kind of thing in the cluster that no export holds and that is there; *schemas* are those left out."""
+def left_out_of_cluster(database: "Database", schemas: Iterable[str], *, users: bool = False) -> list[str]:
+    """A line for each kind of thing in the cluster that no export holds and that is there; *schemas* are those left out.
+    *users*: whether this one holds users, which exports do not without being asked."""
     lines = []
     for schema in schemas:
         number = _count(database, "information_schema.tables where table_type = 'BASE TABLE' and table_schema = %s", schema)
         if number:
             lines.append(f"schema {schema}, tables: {number}")
-    for what, query in _OF_CLUSTER:
+    for what, query in _OF_CLUSTER[users:]:
         if number := _count(database, query):
             lines.append(f"{what}: {number}")
     return lines
 
 
 _OF_CLUSTER: Final = (
-    ("users and roles, with their grants", "mysql.user where user <> 'root'"),
+    ("users and roles, with their grants", f"mysql.user where not {ROOT}"),
     ("SQL bindings", "mysql.bind_info where source <> 'builtin' and status in ('enabled', 'using')"),
     ("resource groups", "information_schema.resource_groups where name <> 'default'"),
     ("cached tables, which come back uncached", "information_schema.tables where create_options = 'cached=on'"),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, cast
 
-from backup_manager import gc_life_time, schema_objects
+from backup_manager import accounts, gc_life_time, schema_objects
 from backup_manager.content import NAMED, Asked, Content, Item, Kind, judge
 from backup_manager.database import Access, Database, connect
 from backup_manager.errors import NotFoundError, PermanentError, UsageError
@@ -45,6 +45,7 @@ class Export:
     schemas: frozenset[str] = frozenset()
     options: dump_options.DumpOptions
     found: schema_objects.Found = field(default_factory=schema_objects.Found)
+    users: accounts.Found | None = None
     argv: Sequence[str] = ()
     version: str = ""
     heard: dumpling.Heard = field(default_factory=dumpling.Heard)
@@ -82,6 +83,8 @@ def prepare(context: Context, state: Export) -> None:
     schema_objects.collect(
         state.database, dumpling.filters(context.resource.spec)
     )  # a missing right shows now and not after hours
+    if _with_users(context):
+        accounts.require_readable(state.database)
     state.folder.claim()
     state.storage = state.folder.data
     state.target = for_dumpling(context.resource.spec, state.storage.location, env=context.env, scratch=context.scratch)
@@ -128,13 +131,18 @@ def _quiet(context: Context) -> Callable[[str], None]:
 
 
 def describe(context: Context, state: Export) -> None:
-    """Write what dumpling cannot dump beside the dump (views, sequences, policies), and find what stays out of the export."""
+    """Write what dumpling cannot dump beside the dump (views, sequences, policies; users where the spec asks for them), and
+    find what stays out of the export."""
     database = cast(Database, state.database)
     options, rules = state.options, dumpling.filters(context.resource.spec)
     state.found = schema_objects.collect(database, rules, views=options.views, sequences=options.sequences)
     if options.schemas and state.found.objects:
         state.folder.confirm()
         state.storage.write(schema_objects.KEY, state.found.objects.to_json())
+    if _with_users(context):
+        users = state.users = accounts.collect(database, accounts.selected(database, rules))
+        state.folder.confirm()
+        state.storage.write(accounts.KEY, users.accounts.to_json())
 
 
 def verify(context: Context, state: Export) -> None:
@@ -159,14 +167,16 @@ def verify(context: Context, state: Export) -> None:
     schemas_left_out = sorted(
         name for name in state.schemas - dumpling.schemas(keys) if name.lower() not in dumpling.SYSTEM_SCHEMAS
     )
-    of_cluster = schema_objects.left_out_of_cluster(cast(Database, state.database), schemas_left_out)
-    left_out = schema_objects.bounded((*state.found.left_out, *of_cluster))
+    users = state.users
+    of_cluster = schema_objects.left_out_of_cluster(cast(Database, state.database), schemas_left_out, users=users is not None)
+    left_out = schema_objects.bounded((*state.found.left_out, *(users.left_out if users else ()), *of_cluster))
+    held = Content.of(items).but(users=len(users.accounts.accounts) if users else None)
     record = state.folder.complete(
         tool=dumpling.NAME,
         version=state.version,
         argv=state.argv,
         commit_ts=said.commit_ts,
-        held=Content.of(items),
+        held=held,
         items=items,
         left_out=left_out,
     )
@@ -174,13 +184,17 @@ def verify(context: Context, state: Export) -> None:
         context.log(f"the data lies in {state.storage.location.url}; restores of {record.backup_path} find it by its record")
     details = {
         "objectCount": record.object_count,
-        **_numbers(Content.of(items)),
+        **_numbers(held),
         "schemasLeftOut": schemas_left_out,
         "leftOut": left_out,
     }
     if unmatched:
         details["rulesWithoutTable"] = unmatched[:NAMED]
     state.result = Result(commit_ts=said.commit_ts, backup_size=record.size, details=details)
+
+
+def _with_users(context: Context) -> bool:
+    return bool((context.resource.spec.get("dumpling") or {}).get("users"))
 
 
 def _judge(context: Context, state: Export, items: Sequence[Item]) -> list[str]:
@@ -221,7 +235,8 @@ def _described(state: Export, stored: Sequence[Item]) -> list[Item]:
 def _numbers(held: Content) -> dict[str, int]:
     """The totals as the report shows them."""
     shown = {"schemas": held.schemas, "tables": held.tables, "views": held.views, "sequences": held.sequences}
-    return shown | ({"rows": held.rows} if held.rows is not None else {})
+    more = {"rows": held.rows, "users": held.users}
+    return shown | {name: number for name, number in more.items() if number is not None}
 
 
 STEPS: Final = (

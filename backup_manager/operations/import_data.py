@@ -6,12 +6,22 @@ lightning also ends with 0 after SIGTERM; when the dump was whole and held what 
 every table of it afterwards.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, cast
 
-from backup_manager import archive, history, private_files, readers, schema_objects, target_content, target_lock
+from backup_manager import (
+    account_plan,
+    accounts,
+    archive,
+    history,
+    private_files,
+    readers,
+    schema_objects,
+    target_content,
+    target_lock,
+)
 from backup_manager.content import NAMED, Asked, Item, Kind, first_named, judge
 from backup_manager.database import Access, Database, connect
 from backup_manager.errors import NotFoundError, PermanentError, StorageError, UsageError
@@ -55,8 +65,12 @@ class Import:
     reading: ToolStorage | None = None
     database: Database | None = None
     tables: frozenset[tuple[str, str]] = frozenset()
+    held: set[tuple[str, str]] = field(default_factory=set)
+    """Schema and name of all that comes back."""
     objects: schema_objects.SchemaObjects = field(default_factory=schema_objects.SchemaObjects)
     views_kept: Sequence[str] = ()
+    users: accounts.Accounts = field(default_factory=accounts.Accounts)
+    plan: account_plan.Plan | None = None
     commit_ts: str = ""
     size: int = 0
     heard: lightning.Heard = field(default_factory=lightning.Heard)
@@ -79,7 +93,7 @@ def run(context: Context) -> Result:
         run_steps(context, (PREPARE, UNPACK if source.archive else LOOK), state)
         database = cast(Database, state.database)
         with target_lock.held(context, database=database, pd=target_lock.pd_of(context, database)):
-            run_steps(context, (CHECK, BEFORE, LOAD, COMPARE, AFTER), state)
+            run_steps(context, (CHECK, BEFORE, LOAD, COMPARE, AFTER, *((USERS,) if _users(context) else ())), state)
     details: dict[str, Any] = {
         "tables": len(state.tables),
         "rows": state.heard.rows,
@@ -88,6 +102,8 @@ def run(context: Context) -> Result:
         "viewsKept": schema_objects.bounded(state.views_kept),
         "sequences": len(state.objects.sequences),
     }
+    if state.plan:
+        details |= state.plan.details()
     if state.unmatched:
         details["rulesWithoutTable"] = state.unmatched[:NAMED]
     return Result(commit_ts=state.commit_ts, backup_size=state.size, details=details)
@@ -115,8 +131,7 @@ def look(context: Context, state: Import) -> None:
     keys = [info.key for info in listed]
     _refuse_ambiguous(state, keys)
     _refuse_damaged(context, state, listed)
-    state.objects = schema_objects.of_dump(keys, state.storage.read, state.storage.location.url)
-    _understand(context, state, text, [(info.key, info.size) for info in listed])
+    _understand(context, state, text, [(info.key, info.size) for info in listed], state.storage.read)
     state.reading = for_lightning(context.resource.spec, state.storage.location, env=context.env, scratch=context.scratch)
 
 
@@ -168,14 +183,15 @@ def unpack(context: Context, state: Import) -> None:
     with state.storage.open(state.source.archive) as stream:
         folder = archive.unpack(stream, state.size, target, stop=context.stop, tell=tell)
     files = [(file.name, file.stat().st_size) for file in folder.iterdir()]
-    keys = [name for name, _ in files]
-    state.objects = schema_objects.of_dump(keys, lambda key: (folder / key).read_bytes(), state.source.archive)
-    _understand(context, state, (folder / dumpling.METADATA).read_bytes(), files)
+    _understand(context, state, (folder / dumpling.METADATA).read_bytes(), files, lambda key: (folder / key).read_bytes())
     state.reading = ToolStorage(url=str(folder))
 
 
 def check(context: Context, state: Import) -> None:
-    """Refuse to write into tables that hold rows, unless an annotation allows it."""
+    """Compare the users with the target's; refuse to write into tables that hold rows, unless an annotation allows it."""
+    if mode := _users(context):
+        held = accounts.Held.of(state.held)
+        state.plan = account_plan.plan(cast(Database, state.database), state.users, held, update=mode == "update")
     if context.resource.annotations.get(names.ALLOW_NON_EMPTY_ANNOTATION) == "true":
         context.log(f"{names.ALLOW_NON_EMPTY_ANNOTATION} is set: tables that hold rows are not looked for")
         return
@@ -197,6 +213,14 @@ def before(context: Context, state: Import) -> None:
 def after(_context: Context, state: Import) -> None:
     """Views: they need the tables."""
     state.views_kept = schema_objects.after_load(cast(Database, state.database), state.objects)
+
+
+def users(context: Context, state: Import) -> None:
+    """Users, roles and grants: they need the tables and views that they are about."""
+    todo = cast(account_plan.Plan, state.plan)
+    for line in todo.kept:
+        context.log(f"user {line}; it stays as it is")
+    account_plan.apply(cast(Database, state.database), todo)
 
 
 def load(context: Context, state: Import) -> None:
@@ -252,6 +276,7 @@ BEFORE: Final = Step(name="Sequences", work=before)
 LOAD: Final = Step(name=TOOL_STEP, work=load)
 COMPARE: Final = Step(name="Compare", work=compare)
 AFTER: Final = Step(name="Views", work=after)
+USERS: Final = Step(name="Users", work=users)
 
 
 def _source(context: Context) -> Source:
@@ -293,8 +318,15 @@ def _filters(context: Context) -> Sequence[str]:
     return [str(rule) for rule in context.resource.spec.get("tableFilter") or ()]
 
 
-def _understand(context: Context, state: Import, metadata: bytes, files: Sequence[tuple[str, int]]) -> None:
+def _understand(
+    context: Context, state: Import, metadata: bytes, files: Sequence[tuple[str, int]], read: Callable[[str], bytes]
+) -> None:
     """What the dump holds, and whether what the spec names is in it. Raises PermanentError."""
+    keys, where = [key for key, _ in files], state.source.archive or state.storage.location.url
+    state.objects = schema_objects.of_dump(keys, read, where)
+    if _users(context):
+        content = state.record.content if state.record else None
+        state.users = accounts.of_dump(keys, read, where, recorded=content.users if content else None)
     state.commit_ts = dumpling.metadata(metadata.decode("utf-8", "replace")).commit_ts
     if not any(dumpling.is_dump_file(key) for key, _ in files):
         raise PermanentError("the dump holds no table", reason="SourceEmpty", hint="Check what the export's filter selected.")
@@ -302,6 +334,7 @@ def _understand(context: Context, state: Import, metadata: bytes, files: Sequenc
     state.unmatched = judge(asked, items, reason="NothingRestored", verb="imported", where="the dump")
     state.wanted = [item for item in asked.select(items) if item.kind in {Kind.SCHEMA, Kind.TABLE}]
     state.objects = state.objects.selected(_filters(context))
+    state.held = {(item.schema, item.name) for item in (*state.wanted, *state.objects.items())}
     state.tables = frozenset((item.schema, item.name) for item in state.wanted if item.kind is Kind.TABLE)
 
 
@@ -314,7 +347,7 @@ def _refuse_damaged(context: Context, state: Import, listed: Sequence[ObjectInfo
     found = {info.key: info.size for info in listed}
     kept = state.records.objects(state.record)
     for key, (size, _) in sorted(kept.items()):
-        if found.get(key) == size or not _needed(key) or not _selected(context, key):
+        if found.get(key) == size or not _needed(context, key) or not _selected(context, key):
             continue
         table = dumpling.table_of(key)
         of = f" of table {table}" if table else ""
@@ -326,8 +359,12 @@ def _refuse_damaged(context: Context, state: Import, listed: Sequence[ObjectInfo
         )
 
 
-def _needed(key: str) -> bool:
-    return dumpling.is_dump_file(key) or key == schema_objects.KEY
+def _needed(context: Context, key: str) -> bool:
+    return dumpling.is_dump_file(key) or key == schema_objects.KEY or (key == accounts.KEY and bool(_users(context)))
+
+
+def _users(context: Context) -> str:
+    return str(context.resource.spec.get("users") or "")
 
 
 def _selected(context: Context, key: str) -> bool:

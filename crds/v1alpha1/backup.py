@@ -71,6 +71,11 @@ class DumplingConfig(Model):
 
     options: list[str] = Field(default_factory=list, description="Further flags for dumpling.")
     table_filter: list[str] = Field(default_factory=list, description="Deprecated; set spec.tableFilter.")
+    users: bool = Field(
+        default=False,
+        description="Export users and roles too, with grants and password hashes, as SQL beside the data. "
+        "The user in from needs SELECT on mysql.*.",
+    )
 
 
 class BackupSpec(DatabaseJobSpec):

@@ -89,6 +89,11 @@ class RestoreSpec(DatabaseJobSpec):
     pitr_full_backup_storage_provider: StorageProvider | None = Field(
         default=None, description="For pitr: where the snapshot backup lies that the log continues."
     )
+    users: Literal["create", "update"] | None = Field(
+        default=None,
+        description="For an import: make the users and roles of the export, with their grants. create keeps those that the "
+        "target has with another definition, update gives them the exported one. None are made when absent.",
+    )
     prune: Literal["afterFailed"] | None = Field(default=None, description="Remove what a failed restore left behind.")
     backoff_limit: Int32 = Field(default=0, description="backoffLimit of the Job of a restore by br.")
     replication_config: ReplicationConfig | None = Field(default=None, description="For pitr beside a compaction.")
@@ -124,6 +129,12 @@ class RestoreSpec(DatabaseJobSpec):
             cel=f"!has(self.replicationConfig) || ({_CEL_PITR})",
             message="replicationConfig is only for pitr; set restoreMode to pitr or remove it",
             holds=lambda spec: spec.replication_config is None or spec.restore_mode == "pitr",
+        ),
+        Rule(
+            field="users",
+            cel="!has(self.users) || !has(self.br)",
+            message="users is only for the import of an export; remove it, br brings users with the system tables",
+            holds=lambda spec: spec.users is None or spec.br is None,
         ),
     )
 

@@ -1,7 +1,7 @@
 """What unit tests of the manager share: a context on a local folder, a reporter that remembers, a database in memory."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -104,6 +104,10 @@ class FakeDatabase:
     """Answers to statements by how they begin."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """Rows of a table, by its name in a statement."""
+    executed: list[str] = field(default_factory=list)
+    """Statements about users, with their parameters in them."""
+    refused: Mapping[str, ManagerError] = field(default_factory=dict)
+    """What such statements are refused with, by how they begin."""
     pd: Sequence[str] = ()
     failures: list[ManagerError | None] = field(default_factory=list)
     access: Access = field(default_factory=lambda: Access(host="db"))
@@ -132,7 +136,7 @@ class FakeDatabase:
         if failure is not None:
             raise failure
         with self.mutex:
-            cursor = _Cursor(dict(self.rows_of_tidb), now=self.milliseconds)
+            cursor = _Cursor(dict(self.rows_of_tidb), now=self.milliseconds, ask=self._of_users)
             yield cursor
             life_time = cursor.rows.get(gc_life_time.VARIABLE)
             if life_time and life_time != self.rows_of_tidb.get(gc_life_time.VARIABLE):
@@ -150,6 +154,17 @@ class FakeDatabase:
             return [(address,) for address in self.pd]
         return [(1,)]
 
+    def _of_users(self, statement: str, parameters: Sequence[str]) -> Sequence[tuple[Any, ...]] | None:
+        """Answers to :mod:`backup_manager.accounts` and :mod:`backup_manager.account_plan`; None for any other statement."""
+        text = statement % tuple(f"'{one}'" for one in parameters) if parameters and "@%s" in statement else statement
+        known = any(word in text for word in _OF_USERS)
+        if not known:
+            return None
+        self.executed.append(text)
+        if (failure := next((told for start, told in self.refused.items() if text.startswith(start)), None)) is not None:
+            raise failure
+        return next((answer for start, answer in self.shown.items() if text.startswith(start)), [])
+
     def _of_objects(self, statement: str) -> Sequence[tuple[Any, ...]] | None:
         """Answers to :mod:`backup_manager.schema_objects`; None for any other statement."""
         if "count(*)" in statement:
@@ -163,17 +178,29 @@ class FakeDatabase:
         return next((answer for start, answer in self.shown.items() if statement.startswith(start)), None)
 
 
+_OF_USERS = (
+    "set sql_mode", "show create user", "show grants", "mysql.user", "mysql.columns_priv", "mysql.role_edges",
+    "mysql.default_roles", "CREATE USER", "ALTER USER", "GRANT ", "SET DEFAULT ROLE",
+)  # fmt: skip
+
+
 @dataclass
 class _Cursor:
-    """Understands the statements of :mod:`backup_manager.gc_life_time` and :mod:`backup_manager.target_lock`, and no other."""
+    """Understands the statements of :mod:`backup_manager.gc_life_time` and :mod:`backup_manager.target_lock`, and what *ask*
+    answers."""
 
     rows: dict[str, tuple[str, str]]
+    ask: Callable[[str, Sequence[str]], Sequence[tuple[Any, ...]] | None] = lambda _statement, _parameters: None
     now: int = 0
     answer: tuple[object, ...] | None = None
     found: list[tuple[object, ...]] = field(default_factory=list)
     before: dict[str, tuple[str, str]] = field(default_factory=dict)
 
-    def execute(self, statement: str, parameters: Sequence[str] = ()) -> None:
+    def execute(self, statement: str, parameters: Sequence[str] | None = ()) -> None:
+        parameters = parameters or ()
+        if (answer := self.ask(statement, parameters)) is not None:
+            self.found = list(answer)
+            return
         verb = statement.split(maxsplit=1)[0]
         if verb == "begin":
             self.before = dict(self.rows)

@@ -19,7 +19,7 @@ FIELDS = {
         routineConcurrency snapshotsDeleteRatio""",
     "Backup.spec.backoffRetryPolicy": "minRetryDuration maxRetryTimes retryTimeout",
     "Backup.spec.from": "host port user secretName tlsClientSecretName",
-    "Backup.spec.dumpling": "options tableFilter",
+    "Backup.spec.dumpling": "options tableFilter users",
     "Backup.spec.br": """cluster clusterNamespace db table logLevel statusAddr concurrency rateLimit timeAgo checksum
         checkRequirements sendCredToTikv onLine options""",
     "Backup.spec.s3": """provider region path bucket endpoint storageClass acl secretName prefix sse options
@@ -38,7 +38,7 @@ FIELDS = {
     "Backup.status.logSubCommandStatuses": "command timeStarted timeCompleted logTruncatingUntil phase conditions",
     "Backup.status.cleanStatus": "attempt deleted failed left deferredUntil deferrals message nextAttemptAt",
     "Restore.spec": f"""{SHARED} {DATABASE} to restoreMode pitrRestoredTs logRestoreStartTs pitrFullBackupStorageProvider
-        prune backoffLimit replicationConfig federalVolumeRestorePhase volumeAZ warmup warmupImage warmupStrategy
+        users prune backoffLimit replicationConfig federalVolumeRestorePhase volumeAZ warmup warmupImage warmupStrategy
         tolerateSingleTiKVOutage""",
     "Restore.spec.replicationConfig": "compactBackupName waitTimeout",
     "Restore.spec.pitrFullBackupStorageProvider": "s3 gcs azblob local",

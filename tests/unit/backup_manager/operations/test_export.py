@@ -1,6 +1,7 @@
 """Export with a dumpling that does what a test says: every reason, and what is left behind."""
 
 import dataclasses
+import gzip
 import json
 import signal
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from backup_manager import content
+from backup_manager import accounts, content
+from backup_manager.database import DatabaseError
 from backup_manager.errors import ClaimedError, InterruptedError_, ManagerError, SupersededError
 from backup_manager.operations import export
 from backup_manager.operations.steps import Result
@@ -22,6 +24,8 @@ from crds.paths import Location, Provider
 from crds.report import Phase
 from tests.support.fake_tool import FakeTool
 from tests.support.manager import FakeDatabase, World, local_storage, world
+from tests.unit.backup_manager.test_accounts import HASH
+from tests.unit.backup_manager.test_accounts import database as accounts_of_tidb
 
 METADATA = (
     "Started dump at: x\nSHOW MASTER STATUS:\n\tLog: tidb-binlog\n\tPos: 470656142251917312\n\tGTID:\n\nFinished dump at: y\n"
@@ -96,6 +100,40 @@ def test_a_good_export(case: Case) -> None:
         ("Describe", 100),
         ("Verify", 100),
     ]
+
+
+def test_users_are_exported_when_the_spec_asks_for_them_and_then_not_among_what_is_left_out(case: Case) -> None:
+    case.tool.install("dumpling", out=[SUCCESS], files=FILES)
+    case.database = accounts_of_tidb()
+    case.database.counts = {"mysql.user": 3}
+    case.spec["dumpling"] = {"users": True}
+    result, here = case.run()
+    assert result.details["users"] == 3
+    assert result.details["leftOut"] == ["grants on what is not in it: 2 (els`e, mysql)"]
+    document = (case.folder / accounts.KEY).read_text()
+    assert HASH in document
+    record = case.record.read_text()
+    assert json.loads(record)["content"]["users"] == 3
+    kept = Path(str(case.folder) + ".content.gz").read_bytes(), here.report.to_json(), "".join(here.lines), record
+    assert not any(HASH in str(place) or HASH.encode() in gzip.decompress(kept[0]) for place in kept[1:])
+
+
+def test_users_that_nobody_asked_for_are_left_out_and_named(case: Case) -> None:
+    case.tool.install("dumpling", out=[SUCCESS], files=FILES)
+    case.database = accounts_of_tidb()
+    case.database.counts = {"mysql.user": 3}
+    result, _ = case.run()
+    assert result.details["leftOut"] == ["users and roles, with their grants: 3"]
+    assert "users" not in result.details
+    assert not (case.folder / accounts.KEY).exists()
+
+
+def test_a_login_that_may_not_read_users_is_told_before_the_dump(case: Case) -> None:
+    case.tool.install("dumpling", out=[SUCCESS], files=FILES)
+    case.database.refused = {"select user, host": DatabaseError("no right", reason="DatabaseAccessDenied", hint="Grant it.")}
+    case.spec["dumpling"] = {"users": True}
+    assert case.fails()[0] == "DatabaseAccessDenied"
+    assert case.tool.called("dumpling") == []
 
 
 def said(files: dict[str, int], rows: int = 1) -> list[str]:

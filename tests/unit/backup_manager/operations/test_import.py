@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from backup_manager import schema_objects, target_lock
+from backup_manager import accounts, schema_objects, target_lock
 from backup_manager.content import Content, Item, Kind
 from backup_manager.database import Database
 from backup_manager.errors import InterruptedError_, ManagerError
@@ -31,6 +31,8 @@ from sandbox.patience import PATIENCE, until
 from tests.support.fake_tool import FakeTool
 from tests.support.manager import FakeDatabase, World, local_storage, world
 from tests.unit.backup_manager.operations.test_export import FILES
+from tests.unit.backup_manager.test_account_plan import BK, target
+from tests.unit.backup_manager.test_accounts import HASH
 from tests.unit.backup_manager.test_target_lock import QUICK
 
 FOLDER = "cr-1a2b3c4d"
@@ -247,6 +249,54 @@ def test_a_dump_that_lost_its_file_of_views_and_sequences_is_refused_before_ligh
     assert error.problem().reason == "SourceDamaged"
     assert schema_objects.KEY in error.message
     assert not case.tool.called("tidb-lightning")
+
+
+def test_an_export_without_users_is_refused_when_the_spec_asks_for_them(case: Case) -> None:
+    case.dump()
+    case.spec["users"] = "create"
+    case.tool.install("tidb-lightning", out=[SUCCESS])
+    assert case.fails().problem().reason == "UsersNotExported"
+    assert not case.tool.called("tidb-lightning")
+
+
+@pytest.mark.parametrize(("asked", "refused"), [("create", True), (None, False)])
+def test_a_lost_file_of_users_matters_to_a_restore_of_users(case: Case, asked: str | None, refused: bool) -> None:
+    case.dump(FILES | {accounts.KEY: accounts.Accounts().to_json().decode()})
+    where = Location(provider=Provider.LOCAL, bucket=str(case.tmp_path / "volume"), prefix=f"backups/{FOLDER}")
+    records = Records(LocalStorage(where))
+    records.complete(records.claim(Owner(name="b", uid="u"), operation="export", spec={}))
+    (case.volume / FOLDER / accounts.KEY).unlink()
+    case.spec["users"] = asked
+    case.tool.install("tidb-lightning", out=[SUCCESS])
+    if not refused:
+        case.run()
+        return
+    error = case.fails()
+    assert error.problem().reason == "SourceDamaged"
+    assert accounts.KEY in error.message
+    assert not case.tool.called("tidb-lightning")
+
+
+def test_a_login_that_may_not_make_users_is_refused_before_lightning_starts(case: Case) -> None:
+    case.dump(FILES | {accounts.KEY: accounts.Accounts(accounts=(BK,)).to_json().decode()})
+    case.spec["users"] = "create"
+    case.database = target(mine="SELECT")
+    case.tool.install("tidb-lightning", out=[SUCCESS])
+    assert case.fails().problem().reason == "DatabaseAccessDenied"
+    assert not case.tool.called("tidb-lightning")
+
+
+def test_users_are_made_last_and_kept_ones_are_told(case: Case) -> None:
+    other = BK.__class__(user="other", host="%", create="CREATE USER IF NOT EXISTS 'other'@'%'")
+    case.dump(FILES | {accounts.KEY: accounts.Accounts(accounts=(BK, other)).to_json().decode()})
+    case.spec["users"] = "create"
+    case.database = target(told=HASH, me="other@%")
+    case.tool.install("tidb-lightning", out=[SUCCESS])
+    result, here = case.run()
+    assert [p.step for p in here.report.progress][-2:] == ["Views", "Users"]
+    assert (result.details["users"], result.details["usersKept"]) == (1, ["'other'@'%': it runs the restore"])
+    assert any("'other'@'%'" in line for line in here.lines)
+    assert HASH not in here.report.to_json() + "".join(here.lines)
 
 
 def test_fewer_rows_than_the_record_tells_fail_the_import(case: Case) -> None:
