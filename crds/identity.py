@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from crds import names
-from crds.paths import Location, PathError, Provider, location_of, provider_of
+from crds.paths import Location, PathError, Provider, location_of, provider_of, without_user
 
 Recorded = Mapping[str, str]
 """Field path to text."""
@@ -71,6 +71,7 @@ _SECTIONS: Final = (
     *((_BASE, str(provider)) for provider in Provider),
 )
 """Objects of a spec that are as a whole absent where nothing of them was recorded."""
+_ENDPOINTS: Final = ("s3.endpoint", f"{_BASE}.s3.endpoint")
 _PD_FLAGS: Final = ("--pd", "-u")
 
 
@@ -116,12 +117,19 @@ def record(spec: Mapping[str, Any], *, namespace: str, annotations: Mapping[str,
             found.setdefault(field, value)
     if (spec.get("br") or {}).get("cluster"):
         found.setdefault("br.clusterNamespace", namespace)
+    _hide_users(found)
     if found.get("backupMode") == "log":
         # A log backup never asks a database, so its address may be edited.
         found = {field: value for field, value in found.items() if field not in _DATABASES}
     if address := pd_address(spec, annotations):
         found[PD_ADDRESS] = address
     return found
+
+
+def _hide_users(found: dict[str, str]) -> None:
+    for field in _ENDPOINTS:
+        if "@" in found.get(field, ""):
+            found[field] = without_user(found[field])
 
 
 def _collect(values: Mapping[str, Any], tree: Mapping[str, Any], found: dict[str, str]) -> None:
@@ -185,7 +193,7 @@ def _same(field: str, before: str, now: str) -> bool:
 _MEANING: Final[Mapping[str, Callable[[str], Any]]] = {
     "backupMode": lambda text: text or "snapshot",
     "restoreMode": lambda text: text or "snapshot",
-    "endpoint": lambda text: text.rstrip("/"),
+    "endpoint": lambda text: without_user(text).rstrip("/"),
     "prefix": lambda text: [part for part in text.split("/") if part],
     "mountPath": lambda text: text.rstrip("/"),
 }
@@ -327,6 +335,7 @@ def readable(values: object) -> dict[str, str]:
             _value(field, found[field], None)
         except (ValueError, TypeError):
             del found[field]
+    _hide_users(found)  # one of an earlier release
     return found
 
 

@@ -48,6 +48,19 @@ _PROVIDERS: Final = {scheme: provider for provider, scheme in _SCHEMES.items()}
 _TRAILING_SLASH: Final = frozenset({Provider.GCS, Provider.AZBLOB})
 
 
+_USER: Final = re.compile(r"^((?:[\w+.-]*:)?//)?[^/?#]*@")
+
+
+def without_user(endpoint: str) -> str:
+    """*endpoint* without a user's name and password before its host. They serve nobody: a request to a storage is signed. So
+    they are in no status, Job, message or argv.
+
+    >>> without_user("https://user:password@minio:9000/x"), without_user("user@minio"), without_user("http://minio/a@b")
+    ('https://minio:9000/x', 'minio', 'http://minio/a@b')
+    """
+    return _USER.sub(r"\1", endpoint) if "@" in endpoint else endpoint
+
+
 def normalise(prefix: str, *, field: str = "prefix") -> str:
     """*prefix* without empty parts and outer slashes.
 

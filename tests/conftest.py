@@ -20,6 +20,7 @@ _LONG: Final = (
     "test_round_trips.py",
     "test_scenarios.py",
     "test_troubles.py",
+    "test_canary.py",
     "test_examples.py",
     "test_readme.py",
     "test_log_backup.py",

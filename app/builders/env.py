@@ -12,7 +12,7 @@ from app.domain.config import Config
 from app.domain.jobs import JobIntent, Purpose
 from app.domain.observed import Observed
 from crds import identity, names
-from crds.paths import Provider, provider_of
+from crds.paths import Provider, provider_of, without_user
 
 Env = list[dict[str, Any]]
 
@@ -86,7 +86,7 @@ def _full_backup(spec: Mapping[str, Any], intent: JobIntent) -> Env:
 
 def _s3(given: Mapping[str, Any], *, kms: bool) -> Env:
     defaults = _S3_DEFAULTS.get(str(given.get("provider")), {})
-    endpoint = str(given.get("endpoint") or "")
+    endpoint = without_user(str(given.get("endpoint") or ""))
     if given.get("provider") == "ceph" and endpoint and "://" not in endpoint:
         endpoint = f"http://{endpoint}"
     env = [

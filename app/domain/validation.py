@@ -18,7 +18,7 @@ from app.domain.observed import Observed, metadata
 from app.domain.status import Draft, Phase
 from app.domain.times import edited_at
 from crds import names
-from crds.paths import PathError, Provider, location_of, provider_of, reserved_part
+from crds.paths import PathError, Provider, location_of, provider_of, reserved_part, without_user
 from crds.v1alpha1 import spec_problems
 from crds.versions import at_least, split_image
 
@@ -154,7 +154,7 @@ def _storage(spec: Mapping[str, Any], where: str, *, archive: bool = False) -> I
 def _s3(storage: Mapping[str, Any], where: str) -> Iterator[str]:
     if not storage.get("bucket") and not storage.get("path"):
         yield f"bucket should be configured for BR in spec of {where}: set spec.s3.bucket"
-    endpoint = str(storage.get("endpoint") or "")
+    endpoint = without_user(str(storage.get("endpoint") or ""))
     if not endpoint:
         return
     ceph = storage.get("provider") == "ceph"

@@ -12,31 +12,25 @@ from urllib.parse import urlsplit
 
 from backup_manager import credentials
 from backup_manager.errors import AccessDeniedError, UsageError
+from crds.paths import without_user
 
 _HOST_STYLE: Final = frozenset({"alibaba", "netease"})
 """Providers that refuse path-style addresses, as br has it."""
 
 
 def _endpoint(text: str, *, name: str, default_scheme: str = "") -> str:
-    """*text* as ``scheme://host[:port][/path]`` without a trailing slash; empty stays empty.
-
-    A user's name and password before the host are left out: the tools take an endpoint in their argv only, and a signed request
-    has no room for them. Raises UsageError.
-    """
-    text = text.strip().rstrip("/")
+    """*text* as ``scheme://host[:port][/path]`` without a user and a trailing slash; empty stays empty. Raises UsageError."""
+    text = without_user(text.strip()).rstrip("/")
     if text and default_scheme and "://" not in text:
         text = f"{default_scheme}://{text}"
     parts = urlsplit(text)
-    shown = text.rpartition("@")[2]
-    host = urlsplit(shown).path or parts.hostname or "s3.example.com"
     if text and (parts.scheme not in {"http", "https"} or not parts.hostname):
         raise UsageError(
-            f"{name} {shown!r} is no http:// or https:// address",
-            hint=f"Write the scheme too, for example {name}: https://{host}",
+            f"{name} {text!r} is no http:// or https:// address",
+            hint=f"Write the scheme too, for example {name}: https://{parts.path or parts.hostname or 's3.example.com'}",
             reason="InvalidEndpoint",
         )
-    _, named, address = parts.netloc.rpartition("@")
-    return parts._replace(netloc=address).geturl() if named else text
+    return text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

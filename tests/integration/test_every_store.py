@@ -4,6 +4,7 @@ What our driver reads the tools must have written, and the other way round; so o
 folder with the same credentials.
 """
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 from uuid import uuid4
 
 import pytest
@@ -19,6 +21,7 @@ import yaml
 from crds.report import Phase, Report
 from sandbox.patience import PATIENCE
 from tests.support import servers
+from tests.support.canary import Aviary, Watch
 from tests.support.object_stores import AZURE_ACCOUNT, AZURE_KEY, Store, azure, fresh, gcs, local, s3
 
 pytestmark = pytest.mark.integration
@@ -35,6 +38,7 @@ class Stage:
     source: servers.Tidb
     target: servers.Tidb
     stores: Mapping[str, Store]
+    watch: Watch
 
     def run(self, verb: str, document: Mapping[str, Any], store: Store, *words: str, folder: Path) -> tuple[int, Report]:
         """One command, with nothing of our own environment but the store's and a PATH."""
@@ -52,6 +56,7 @@ class Stage:
         for name, value in store.env.items():
             if "KEY" in name and "ACCESS_KEY_ID" not in name:
                 assert value not in done.stdout + done.stderr
+        assert self.watch.aviary.within(done.stdout + done.stderr) == set()
         assert "sig=" not in (done.stdout + done.stderr).replace("sig=******", "")
         report = Report.parse(done.stdout.splitlines()[-1])
         assert report is not None, done.stdout
@@ -98,7 +103,15 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
             "select i, concat('row ', i, ' äö€') from n",
         )
         found = (plain, versioned, with_tls(plain), google, microsoft, with_sas(microsoft), local(folder / "volume"))
-        yield Stage(source=source, target=target, stores={store.name: store for store in found})
+        with Watch(aviary_of(google, found[5])) as watch:
+            yield Stage(source=source, target=target, stores={store.name: store for store in found}, watch=watch)
+
+
+def aviary_of(google: Store, with_token: Store) -> Aviary:
+    """What betrays each of them in whatever form: a line of the private key, the signature of the token."""
+    line = json.loads(google.env["GCS_SERVICE_ACCOUNT_JSON_KEY"])["private_key"].splitlines()[5]
+    signature = parse_qs(with_token.spec["azblob"]["sasToken"])["sig"][0]
+    return Aviary(key_of_GCS=line, account_key_of_Azure=AZURE_KEY, SAS_token=signature)
 
 
 def document(kind: str, spec: Mapping[str, Any], uid: str, path: str = "") -> dict[str, Any]:
@@ -144,3 +157,9 @@ def test_export_verify_import_clean(stage: Stage, case: str, tmp_path: Path) -> 
     assert code == 4
     driver = store.open(spec[next(iter(spec))]["prefix"])
     assert not [info.key for info in driver.list() if ".history/" not in info.key and not info.key.endswith(".record.json")]
+
+
+def test_no_argv_held_a_secret_that_the_tools_do_not_force(stage: Stage) -> None:
+    """The last test of the file: it looks back on the others (``tests/support/canary.py``)."""
+    assert ("dumpling", "--output", "SAS token") in stage.watch.argv, "the watch sees what is there"
+    assert stage.watch.unexpected() == set()

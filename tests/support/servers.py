@@ -153,25 +153,28 @@ def tidb(folder: Path, *, store: str = "unistore") -> Iterator[Tidb]:
         yield server
 
 
-def _identity(name: str, access_key: str, *actions: str) -> dict[str, Any]:
+def _identity(name: str, access_key: str, secret_key: str, *actions: str) -> dict[str, Any]:
     return {
         "name": name,
-        "credentials": [{"accessKey": access_key, "secretKey": SECRET_KEY}],
+        "credentials": [{"accessKey": access_key, "secretKey": secret_key}],
         "actions": list(actions),
     }
 
 
 @contextmanager
-def seaweed(folder: Path, *, tls: bool = False) -> Iterator[S3]:
-    """An S3 server in *folder*; with *tls* it listens on a second port too, behind TLS."""
+def seaweed(folder: Path, *, tls: bool = False, secret_key: str = SECRET_KEY, neighbours_key: str = SECRET_KEY) -> Iterator[S3]:
+    """An S3 server in *folder*; with *tls* it listens on a second port too, behind TLS. All accounts have one secret key, but
+    for that of ``theirs``, which may have another."""
     folder.mkdir(parents=True, exist_ok=True)
     ports = {name: free_port() for name in ("master", "volume", "filer", "s3")}
     grpc = {name: free_port() for name in ("master", "volume", "filer", "s3")}
     identities = [
-        _identity("test", ACCESS_KEY, "Admin", "Read", "List", "Tagging", "Write"),
-        _identity("reader", READER_KEY, "Read", "List"),
-        _identity("writer", WRITER_KEY, "Write"),
-        _identity("neighbour", NEIGHBOUR_KEY, *(f"{action}:theirs" for action in ("Admin", "Read", "List", "Write"))),
+        _identity("test", ACCESS_KEY, secret_key, "Admin", "Read", "List", "Tagging", "Write"),
+        _identity("reader", READER_KEY, secret_key, "Read", "List"),
+        _identity("writer", WRITER_KEY, secret_key, "Write"),
+        _identity(
+            "neighbour", NEIGHBOUR_KEY, neighbours_key, *(f"{action}:theirs" for action in ("Admin", "Read", "List", "Write"))
+        ),
     ]
     (folder / "s3.json").write_text(json.dumps({"identities": identities}))
     secure = {}
@@ -199,7 +202,7 @@ def seaweed(folder: Path, *, tls: bool = False) -> Iterator[S3]:
         *(f"-s3.{name}={value}" for name, value in secure.items()),
     ]
     https = {"https": f"https://127.0.0.1:{secure['port.https']}", "authority": str(folder / "tls/ca.crt")} if tls else {}
-    server = S3(endpoint=f"http://127.0.0.1:{ports['s3']}", **https)
+    server = S3(endpoint=f"http://127.0.0.1:{ports['s3']}", secret_key=secret_key, **https)
     # It does not end by itself while clients are connected.
     with running(argv, folder, "weed", server.client().list_buckets, grace=0.5):
         yield server
