@@ -390,6 +390,40 @@ def test_white_space_around_the_values_of_secrets_means_the_same_to_the_checks_a
     assert (code, report.phase) == (0, "Complete"), report
 
 
+PASSWORDS = (
+    "pässwört-日本-'\"\\",
+    "-\x01\t\x7f\x85\u2028\u00a0\ufeff\U0001f600e\u0301%41$(x)`#;&<@:/?=",
+    '"""',
+)
+"""Accents and scripts; what a shell, an argv, a URL, TOML and SQL take for something else; what would end a string of TOML."""
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+def test_a_password_of_any_letters_opens_every_connection(stage: Stage, password: str) -> None:
+    """Our driver's, dumpling's and lightning's, before the run and in it; br's verbs go through our driver alone, with such a
+    password in ``test_canary.py``."""
+    quoted = password.replace("\\", "\\\\").replace("'", "''")
+    for server in (stage.source, stage.target):
+        server.execute(
+            "drop user if exists 'letters'@'%'",
+            f"create user 'letters'@'%' identified by '{quoted}'",
+            "grant all on *.* to 'letters'@'%'",
+        )
+    stage.empty_target()
+    user = {"user": "letters"}
+    cr = stage.backup(f"letters{PASSWORDS.index(password)}", tableFilter=["app.kinds"])
+    cr["spec"]["from"] |= user
+    checked = stage.run("check", cr, BACKUP_MANAGER_PASSWORD=password)[1].result["checks"]
+    assert [check["status"] for check in checked if check["name"] == "database"] == ["OK"]
+    code, report = stage.run("export", cr, BACKUP_MANAGER_PASSWORD=password)
+    assert (code, report.phase) == (0, "Complete"), report
+    cr = stage.restore(path_of(report))
+    cr["spec"]["to"] |= user
+    code, report = stage.run("import", cr, BACKUP_MANAGER_PASSWORD=password)
+    assert (code, report.phase) == (0, "Complete"), report
+    assert stage.source.checksum("app.kinds") == stage.target.checksum("app.kinds")
+
+
 @pytest.mark.parametrize("variable", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
 def test_white_space_inside_a_key_is_refused_by_the_checks_and_by_the_run(stage: Stage, variable: str) -> None:
     for verb in ("check", "export"):
