@@ -10,14 +10,24 @@ from typing import Final
 
 SIZE: Final = 128 * 1024
 """Bytes asked for at once; a pipe gives what it has, so a line never waits for a block to fill."""
-LONGEST: Final = 8 * 1024 * 1024
-"""A longer line is handed over in pieces: no line may cost more memory than this."""
+LONGEST: Final = 1024 * 1024
+"""Of a longer line the beginning alone is handed over: no line may cost more memory than this, or hold up those after it."""
+
+
+class Cut(bytes):
+    """The beginning of a line whose rest is left out."""
 
 
 def read(descriptor: int, *, size: int = SIZE, longest: int = LONGEST) -> Iterator[bytes]:
-    """Blocks of whole lines, as soon as they are there. Only a line beyond *longest* and the last one may lack their end."""
-    held = bytearray()
+    """Blocks of whole lines, as soon as they are there; only the last may lack its end. Of a line that has no end after
+    *longest* bytes the beginning is handed over as :class:`Cut`, and what follows up to its end is read and dropped."""
+    held, dropping = bytearray(), False
     while piece := os.read(descriptor, size):
+        if dropping:
+            _, ended, piece = piece.partition(b"\n")
+            dropping = not ended
+            if not piece:
+                continue
         end = piece.rfind(b"\n") + 1
         if end:
             yield b"".join((held, memoryview(piece)[:end])) if held else piece[:end]
@@ -25,8 +35,8 @@ def read(descriptor: int, *, size: int = SIZE, longest: int = LONGEST) -> Iterat
         else:
             held += piece
         if len(held) >= longest:
-            yield bytes(held)
-            held = bytearray()
+            yield Cut(held)
+            held, dropping = bytearray(), True
     if held:
         yield bytes(held)
 

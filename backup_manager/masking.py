@@ -1,23 +1,29 @@
 """Secrets never leave the process: every line that is logged, reported or raised goes through one :class:`Masker`.
 
 Two nets. Values that we were given as secrets (passwords, keys, tokens from the environment and the CR) are replaced wherever
-they appear; and well-known places of a secret (``--password=``, ``sas-token=``, ``--crypter.key=``, ``access-key=`` ...) are
-blanked whatever stands there, since tools print what they were given in their own form.
+they appear, in every form that a program gives them (:mod:`backup_manager.secret_forms`); and the well-known places of a secret
+are blanked whatever stands there, since tools print what they were given in their own form
+(:mod:`backup_manager.secret_places`).
+
+Both look at UTF-8 bytes, at a whole block of lines at once, and only tell where something is; it is cut out in one go.
 """
 
-import base64
 import json
 import re
-import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain, islice
 from typing import Any, Final
-from urllib.parse import quote, quote_plus, unquote
+from urllib.parse import unquote
 
-from backup_manager import log_blocks
+from backup_manager.secret_forms import SHORTEST, Known
+from backup_manager.secret_places import Places, Span, is_secret, unfinished
 
 MASK: Final = "******"
-_SHORTEST: Final = 4
-"""A shorter value (a password "a") would blank half of every line and so tell more than it hides; the patterns still apply."""
+MOST: Final = 300
+"""Places that are masked one by one in a line; what comes after them is left out. Nobody reads such a line, and a hostile one
+that consists of nothing else would cost three times what any other does."""
+LEFT_OUT: Final = f"{MASK} (the rest of this line is left out)"
 
 SECRET_VARIABLES: Final = (
     "BACKUP_MANAGER_PASSWORD",
@@ -29,38 +35,10 @@ SECRET_VARIABLES: Final = (
     "AZURE_STORAGE_SAS_TOKEN",
     "AZURE_STORAGE_CONNECTION_STRING",
 )
-
-_NAMES: Final = (
-    r"(?:tidb-|s3-)?password|passwd|pwd|sas-token|sastoken|sig|crypter\.key|log\.crypter\.key|"
-    r"access-key|secret-access-key|access_key|secret_access_key|secret_key|session-token|account-key|accountkey|"
-    r"credentials|client_secret|x-amz-signature|x-amz-credential|authorization|token"
-)
-_ASSIGNED: Final = re.compile(
-    rf"(?i)(?:(?<![\w])|(?<=\\u0026))((?:{_NAMES})\\?\"?\s*[=:]\s*\\?\"?)(?!(?-i:YES|NO)\))((?:bearer\s+)?[^\s&\"'\\,\]}})]+)"
-)
-_WORDS: Final = ("passw", "pwd", "sig", "key", "token", "credential", "secret", "authorization")
-"""Most lines of a log have none of these: substring search is a hundred times cheaper than the expression above."""
-_USER: Final = re.compile(r"(?:^|(?<=[/=\[(]))[^:/=\[(]+:(?=.)")
-"""A user's name and the colon after it, in what stands before an ``@`` without a blank or a quote."""
-_DELIMITER: Final = re.compile(r"[\s\"']")
-
-SECRET_FLAGS: Final = frozenset(
-    {
-        "--password",
-        "-p",
-        "--tidb-password",
-        "--crypter.key",
-        "--master-key",
-        "--log.crypter.key",
-        "--azblob.account-key",
-        "--azblob.sas-token",
-        "--azblob.encryption-key",
-        "--s3.access-key",
-        "--s3.secret-access-key",
-        "--s3.session-token",
-    }
-)
-"""Flags of br, dumpling and lightning whose value is a secret, also when it is the argument after the flag."""
+_SHORT_FLAG: Final = re.compile(r"-(?!pd-urls\b)[dmVW]*p")
+"""dumpling's password, also behind switches that take no value (``-Wp``); ``-pd-urls`` is a flag of lightning."""
+_SHORTEST_LINE: Final = 16
+"""Characters: a shorter line of a secret of several lines (``}``, ``"type": "x",``) stands in too many texts."""
 
 
 class Masked(str):
@@ -77,38 +55,29 @@ class Masker:
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        forms = {form for secret in secrets if len(secret) >= _SHORTEST for form in _forms(secret)}
-        longest_first = sorted(forms, key=len, reverse=True)
-        self._known = re.compile("|".join(re.escape(form) for form in longest_first)) if longest_first else None
-        lowered = (form.encode("utf-8", "replace").lower() for form in longest_first if "\n" not in form)
-        self._needles = (*(word.encode() for word in _WORDS), b"@", *lowered)
+        values = set(secrets)
+        self._known = Known(secret for secret in values if len(secret) >= SHORTEST)
+        self._expected = Places([secret for secret in values if len(secret) < SHORTEST])
 
     def __call__(self, text: str) -> str:
         """*text* without secrets."""
-        if self._known:
-            text = self._known.sub(MASK, text)
-        lowered = text.lower()
-        if any(word in lowered for word in _WORDS):
-            text = _ASSIGNED.sub(rf"\g<1>{MASK}", text)
-        return _without_passwords(text) if "@" in text else text
+        return self._masked(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
 
     def argv(self, argv: Sequence[str]) -> list[str]:
         """*argv* without secrets, argument by argument: quoting first would change the look of a known value."""
-        shown, after = list[str](), False
-        for argument in argv:
-            flag, assigned, _ = argument.partition("=")
-            secret = flag in SECRET_FLAGS
-            shown.append(MASK if after else f"{flag}={MASK}" if secret and assigned else self(argument))
-            after = secret and not assigned and not after
-        return shown
+        starts = _secret_parts(argv)
+        return [
+            self(argument) if start is None else argument[:start] + MASK for argument, start in zip(argv, starts, strict=True)
+        ]
 
-    def block(self, block: bytes) -> Masked:
-        """*block* (whole lines of a log) without secrets: the lines that may hold one are treated alone, the others stay."""
-        shown, done = list[str](), 0
-        for span in log_blocks.spans(block.lower(), self._needles):
-            shown += block[done : span.start].decode("utf-8", "replace"), self(block[span].decode("utf-8", "replace"))
-            done = span.stop
-        return Masked("".join((*shown, block[done:].decode("utf-8", "replace"))))
+    def block(self, block: bytes, *, cut: bool = False) -> Masked:
+        """*block* (whole lines of a log) without secrets. When it is *cut* it is the beginning of a line, and its last part is
+        left out: a secret may begin there whose end is not known."""
+        shown = self._masked(block)
+        if cut:
+            shown = shown[: max(0, len(shown) - self._known.longest)]
+            shown = shown[: unfinished(shown)] + LEFT_OUT.encode()
+        return Masked(shown.decode("utf-8", "replace"))
 
     def value(self, value: Any) -> Any:
         """*value* (JSON-like) with every text in it masked."""
@@ -116,7 +85,7 @@ class Masker:
             case str():
                 return self(value)
             case dict():
-                return {key: self.value(item) for key, item in value.items()}
+                return {key: MASK if _is_secret_field(key, item) else self.value(item) for key, item in value.items()}
             case list() | tuple() if value and all(isinstance(item, str) for item in value):
                 return self.argv(value)
             case list() | tuple():
@@ -124,42 +93,96 @@ class Masker:
             case _:
                 return value
 
+    def _masked(self, text: bytes) -> bytes:
+        places = sorted(self._places(text))
+        if len(places) <= MOST:
+            return _without(text, places)
+        middle = len(text) // 2
+        if (at := text.find(b"\n", middle)) >= 0 or (at := text.rfind(b"\n", 0, middle)) >= 0:
+            return b"\n".join((self._masked(text[:at]), self._masked(text[at + 1 :])))
+        return _without(text[: places[MOST][0]], places[:MOST]) + LEFT_OUT.encode()
 
-def _forms(secret: str) -> set[str]:
-    """*secret* as it is written in a shell, a URL, JSON, Go's ``%q`` and base64."""
-    raw = secret.encode("utf-8", "surrogateescape")
-    urls = {quote(raw, safe=""), quote(raw), quote_plus(raw)}
-    lower = {re.sub(r"%[0-9A-F]{2}", lambda found: found[0].lower(), url) for url in urls}
-    quoted = {json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (False, True)}
-    go = {re.sub(r"[<>&]", lambda found: f"\\u{ord(found[0]):04x}", text) for text in quoted}
-    shell = {shlex.quote(secret), secret.replace("'", "'\"'\"'"), secret.replace("'", "'\\''")}
-    coded = {form.decode() for form in (base64.b64encode(raw), base64.urlsafe_b64encode(raw))}
-    return {secret, *urls, *lower, *quoted, *go, *shell, *coded, *(form.rstrip("=") for form in coded)}
+    def _places(self, text: bytes) -> Iterator[Span]:
+        """Where secrets are, in any order; of each kind at most one more than :data:`MOST`."""
+        known = ((found.span() for found in pattern.finditer(text)) for pattern in self._known.patterns(text))
+        for places in chain(known, self._expected.spans(text)):
+            yield from islice(places, MOST + 1)
 
 
-def _without_passwords(text: str) -> str:
-    """*text* with ``user:password@host`` masked. Each character is looked at a fixed number of times."""
-    pieces = text.split("@")
-    for index, following in enumerate(pieces[1:]):
-        run = _DELIMITER.split(pieces[index])[-1]
-        if (found := _USER.search(run)) and following and (following[0].isalnum() or following[0] in "_[(.-"):
-            pieces[index] = pieces[index][: len(pieces[index]) - len(run) + found.end()] + MASK
-    return "@".join(pieces)
+def _without(text: bytes, places: Iterable[Span]) -> bytes:
+    """*text* with *places* (in order; they may overlap) masked."""
+    shown, done = list[bytes](), -1
+    for start, end in places:
+        if start > done and end > start:
+            shown += text[max(done, 0) : start], MASK.encode()
+        if end > start:
+            done = max(done, end)
+    return b"".join((*shown, text[max(done, 0) :]))
+
+
+def _is_secret_field(name: Any, item: Any) -> bool:
+    return isinstance(item, str) and bool(item) and isinstance(name, str) and is_secret(name)
+
+
+def _secret_parts(argv: Sequence[str]) -> Iterator[int | None]:
+    """For each argument the index from which on it is the value of a secret flag, or None."""
+    after = False
+    for argument in argv:
+        flag, assigned, _ = argument.partition("=")
+        start: int | None = None
+        if after:
+            start, after = 0, False
+        elif short := _SHORT_FLAG.match(argument):
+            after = short.end() == len(argument)
+            start = None if after else short.end() + argument.startswith("=", short.end())
+        elif flag.startswith("-") and is_secret(flag):
+            after = not assigned
+            start = len(flag) + 1 if assigned else None
+        yield start
 
 
 def secrets_of(env: Mapping[str, str], spec: Mapping[str, Any]) -> list[str]:
-    """The secret values that this run knows: from the environment, and an Azure ``sasToken`` in the CR."""
+    """The secret values that this run knows: from the environment, and those that the CR itself holds (an Azure ``sasToken``, a
+    secret flag among the options of a tool)."""
     variables = [f"{prefix}{name}" for prefix in ("", "FULL_BACKUP_") for name in SECRET_VARIABLES]
-    found = [env[name] for name in variables if env.get(name)]
-    for holder in (spec, spec.get("pitrFullBackupStorageProvider") or {}):
-        if token := (holder.get("azblob") or {}).get("sasToken"):
-            found.append(str(token))
+    found = [*(env[name] for name in variables if env.get(name)), *_values_in(spec)]
     found += [stripped for secret in found if (stripped := secret.strip()) != secret]  # as it is used
-    return [*found, *(part for secret in found for part in _signatures(secret))]
+    return list(dict.fromkeys(chain(found, *(_parts(secret) for secret in found))))
 
 
-def _signatures(secret: str) -> list[str]:
-    """The signature in an Azure SAS token, as written and decoded: the tools log a token in parts and in forms of their own."""
-    parts = (part.partition("=") for part in secret.lstrip("?").split("&"))
-    written = [value for name, _, value in parts if name == "sig"]
-    return [form for value in written for form in (value, unquote(value))]
+def _values_in(document: Any) -> Iterator[str]:
+    match document:
+        case Mapping():
+            for name, item in document.items():
+                if _is_secret_field(name, item):
+                    yield item
+                else:
+                    yield from _values_in(item)
+            if _is_secret_field(document.get("name"), document.get("value")):  # a variable of the Pod
+                yield document["value"]
+        case list() | tuple() if all(isinstance(item, str) for item in document):
+            parts = zip(document, _secret_parts(document), strict=True)
+            yield from (argument[start:] for argument, start in parts if start is not None and argument[start:])
+        case list() | tuple():
+            for item in document:
+                yield from _values_in(item)
+
+
+def _parts(secret: str) -> Iterator[str]:
+    """What tools log alone: the signature in an Azure SAS token, as written and decoded, the key in a connection string or in a
+    document, and the lines of a secret that has several."""
+    for part in re.split(r"[;&?]", secret):
+        name, _, value = part.partition("=")
+        if value and is_secret(name):
+            yield from (value, unquote(value))
+    if secret.lstrip().startswith("{"):
+        with suppress(ValueError, RecursionError):
+            for value in _values_in(json.loads(secret)):
+                yield value
+                yield from _lines(value)
+    yield from _lines(secret)
+
+
+def _lines(secret: str) -> Iterator[str]:
+    if "\n" in secret:
+        yield from (line for line in map(str.strip, secret.splitlines()) if len(line) >= _SHORTEST_LINE)

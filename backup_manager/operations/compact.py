@@ -69,8 +69,10 @@ def _encoded(context: Context, target: ToolStorage) -> str:
         ) from None
     storage = done.stdout.strip()
     if done.returncode != 0 or not storage or any(char.isspace() for char in storage):
-        said = context.mask(done.stderr.strip().splitlines()[-1][:300] if done.stderr.strip() else "no result")
-        raise ToolError(f"br cannot describe the storage: {said}", reason=REASON, hint="Check spec.br.options and the storage.")
+        said = context.mask(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no result")
+        raise ToolError(
+            f"br cannot describe the storage: {said[:300]}", reason=REASON, hint="Check spec.br.options and the storage."
+        )
     return storage
 
 
@@ -93,7 +95,7 @@ def _compact(context: Context, argv: list[str], target: ToolStorage, storage: st
             env={**context.env, **target.env},
             stop=stop,
             mask=mask,
-            log=lambda line: context.log(mask(line)),
+            log=context.log,
             on_line=hear,
             cwd=context.scratch,
         )

@@ -219,7 +219,7 @@ class _Output:
                 self._block(block)
 
     def _block(self, block: bytes) -> None:
-        shown = self.mask.block(block.removesuffix(b"\n"))
+        shown = self.mask.block(block.removesuffix(b"\n"), cut=isinstance(block, log_blocks.Cut))
         self.log(shown)
         self.tail.extend(line[:_TAIL_WIDTH].rstrip("\r") for line in shown.rsplit("\n", _TAIL_LINES)[-_TAIL_LINES:])
         for line in self.select(self.stream, block):

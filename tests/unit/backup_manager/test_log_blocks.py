@@ -2,6 +2,8 @@
 
 import os
 import tempfile
+import threading
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -97,11 +99,43 @@ def test_a_line_is_handed_over_before_the_next_one_is_complete() -> None:
         os.close(reading)
 
 
-def test_a_line_without_end_is_cut_rather_than_kept_in_memory() -> None:
-    with descriptor(b"x" * 1000 + b"\ny\n") as number:
-        blocks = list(log_blocks.read(number, size=64, longest=256))
-    assert b"".join(blocks) == b"x" * 1000 + b"\ny\n"
-    assert max(len(block) for block in blocks) <= 256 + 64
+@pytest.mark.parametrize("size", [1, 7, 64, 500, 5000])
+@pytest.mark.parametrize("end", [b"", b"\n", b"\ny\n", b"\n\ny\nz", b"\n" + b"w" * 1000 + b"\ny\n"])
+def test_of_a_line_without_end_the_beginning_alone_is_handed_over(size: int, end: bytes) -> None:
+    with descriptor(b"a\n" + b"x" * 1000 + end) as number:
+        blocks = list(log_blocks.read(number, size=size, longest=256))
+    assert max(len(block) for block in blocks) < 256 + 2 * size
+    cut = [block for block in blocks if isinstance(block, log_blocks.Cut)]
+    whole = b"".join(block for block in blocks if not isinstance(block, log_blocks.Cut))
+    if size < 500:  # otherwise the end is there before the line is found too long
+        assert [set(block) for block in cut] == [{ord("x")}] + [{ord("w")}] * end.count(b"w" * 1000)
+        assert whole == b"a\n" + end[1:].replace(b"w" * 1000 + b"\n", b"")
+    else:
+        assert whole.startswith(b"a\n")
+
+
+def test_a_pipe_with_an_endless_line_is_emptied_and_the_next_line_is_heard() -> None:
+    reading, writing = os.pipe()
+    blocks = log_blocks.read(reading)
+
+    def write() -> None:
+        with os.fdopen(writing, "wb") as pipe:
+            for _ in range(20):
+                pipe.write(b"x" * log_blocks.LONGEST)
+            pipe.write(b"\nnext\n")
+
+    written = threading.Thread(target=write)
+    written.start()
+    tracemalloc.start()
+    try:
+        found = list(blocks)
+        assert tracemalloc.get_traced_memory()[1] < 10 * log_blocks.LONGEST
+    finally:
+        tracemalloc.stop()
+        written.join()
+        os.close(reading)
+    assert [type(block) for block in found] == [log_blocks.Cut, bytes]
+    assert found[1] == b"next\n"
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from backup_manager import log_blocks
 from backup_manager.errors import InterruptedError_, ToolError
-from backup_manager.masking import Masker
+from backup_manager.masking import LEFT_OUT, Masker
 from backup_manager.signals import Stop
 from backup_manager.tools import process
 from backup_manager.tools.process import Ended, Stream
@@ -53,14 +54,29 @@ def test_lines_of_both_streams_arrive_with_their_names(tmp_path: Path) -> None:
     assert (ended.out, ended.err) == (("a", "b"), ("c",))
 
 
-def test_a_line_of_5_mib_passes_whole(tmp_path: Path) -> None:
+def test_a_line_of_5_mib_is_passed_over_and_those_after_it_arrive(tmp_path: Path) -> None:
     long = "x" * (5 * 1024 * 1024)
     script = tmp_path / "long"
     script.write_text(f"#!{sys.executable} -S\nimport sys\nsys.stdout.write('x' * {len(long)} + '\\nlast, without its end')\n")
     script.chmod(0o755)
-    ended, seen, _ = run(script)
-    assert [line for _, line in seen] == [long, "last, without its end"]
+    ended, seen, logged = run(script)
+    (_, begun), (_, last) = seen
+    assert long.startswith(begun)
+    assert log_blocks.LONGEST <= len(begun) < log_blocks.LONGEST + log_blocks.SIZE
+    assert last == "last, without its end"
+    assert [line for line in logged if line.endswith(LEFT_OUT)] == [logged[1]]
     assert max(len(line) for line in ended.out) == 2000
+
+
+def test_a_secret_in_a_line_without_end_is_not_printed(tmp_path: Path) -> None:
+    """The line is cut amid the secret; neither its beginning nor its end is shown."""
+    before = log_blocks.LONGEST - 20
+    script = tmp_path / "long"
+    script.write_text(f"#!{sys.executable} -S\nimport sys\nsys.stdout.write('x ' * {before // 2} + 'hunter22 ' * 100_000)\n")
+    script.chmod(0o755)
+    ended, _, logged = run(script)
+    assert "hunt" not in "".join((*logged, *ended.out))
+    assert "er22" not in "".join((*logged, *ended.out))
 
 
 def test_secrets_are_masked_in_the_log_and_the_tails_but_not_for_the_handler(tmp_path: Path) -> None:
