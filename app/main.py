@@ -35,6 +35,10 @@ _SHOWN_PLACES: Final = 20
 _IN_THREAD: Final = 512 * 1024
 """Bodies from this size on are handled in a thread, so that a big schedule does not hold up health checks and small CRs."""
 
+_OPTIONS: Final[dict[str, Any]] = {"telemetry": {"tracing": False, "metrics": False, "logs": False}}
+"""Metrics are our own, and no SDK that could export anything is installed: FastAPI need not look for one at every request. A
+version without that option ignores it."""
+
 GC_THRESHOLD: Final = (50_000, 20, 100)
 """A decoded request is a tree without cycles, and a big one has a million nodes: Python's default thresholds would walk over it
 dozens of times, which takes twice as long as decoding it."""
@@ -170,12 +174,14 @@ def _add_hook(app: FastAPI, hook: tuple[str, str], handle: Handle, *, intake: In
 
 
 def _handlers(service: Service) -> dict[tuple[str, str], Handle]:
-    """Every hook, by its path and operation."""
-    handlers: dict[tuple[str, str], Handle] = {("namespace", "sync"): service.namespace}
+    """Every hook, by its path and operation; those first that are called most, for a route is looked for in this order."""
+    handlers: dict[tuple[str, str], Handle] = {}
+    for kind in KINDS:
+        handlers[kind.path, "sync"] = partial(service.decide, kind, finalize=False)
     for kind in KINDS:
         handlers[kind.path, "customize"] = partial(service.customize, kind)
-        handlers[kind.path, "sync"] = partial(service.decide, kind, finalize=False)
         handlers[kind.path, "finalize"] = partial(service.decide, kind, finalize=True)
+    handlers["namespace", "sync"] = service.namespace
     return handlers
 
 
@@ -196,7 +202,7 @@ def create_app(settings: Settings | None = None, *, clock: Callable[[], datetime
     settings = settings or Settings()
     log = logs.configure(settings.log_level, settings.log_format)
     metrics, config = Metrics(series_ttl=settings.series_ttl, now=clock), settings.config()
-    app = FastAPI(**openapi.APPLICATION, lifespan=_serving)
+    app = FastAPI(**openapi.APPLICATION, lifespan=_serving, **_OPTIONS)
     # Thousands of children come with a schedule alone.
     intakes = {backupschedule.KIND.path: Intake(limit=settings.max_schedule_body, lean=backupschedule.KIND.lean)}
     for hook, handle in _handlers(Service(config=config, metrics=metrics, clock=clock, log=log)).items():

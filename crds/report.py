@@ -117,11 +117,13 @@ class Report(Document, frozen=True, kw_only=True):
 
     def _sound(self) -> Self:
         changes: dict[str, Any] = {}
-        for name in ("eta", "time_started", "time_completed"):
-            if (time := getattr(self, name)) is not None and utc_time(time) is None:
+        for name, time in (("eta", self.eta), ("time_started", self.time_started), ("time_completed", self.time_completed)):
+            if time is not None and utc_time(time) is None:
                 changes[name] = None
-        if any(step.last_transition_time and utc_time(step.last_transition_time) is None for step in self.progress):
-            changes["progress"] = tuple(step.but(last_transition_time=None) for step in self.progress)
+        for step in self.progress:
+            if step.last_transition_time and utc_time(step.last_transition_time) is None:
+                changes["progress"] = tuple(step.but(last_transition_time=None) for step in self.progress)
+                break
         if self.result and not representable(self.result):
             changes["result"] = {}
         return self.but(**changes) if changes else self

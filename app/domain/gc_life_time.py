@@ -40,6 +40,7 @@ _KIND: Final = Phase.GC_LIFE_TIME_RAISED
 _BY_HAND: Final = "By hand: "
 _PODS_LEFT: Final = 10
 _EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
+_STATES: Final = {str(state): state for state in GcLifeTime}
 
 
 def show(draft: Draft, jobs: Iterable[Job]) -> None:
@@ -152,7 +153,7 @@ def _remedy(observed: Observed) -> str:
 
 def _state(job: Job) -> GcLifeTime | None:
     said = job.report.result.get("gcLifeTimeState") if job.report else None
-    return next((state for state in GcLifeTime if state == said), None)
+    return _STATES.get(said) if isinstance(said, str) else None
 
 
 def _age(job: Job) -> tuple[datetime, str]:

@@ -82,10 +82,10 @@ class Job:
     def reported_elsewhere(self) -> str:
         """The path in its report when that is not the one it was given: no proof of the work that was asked for. A clean has
         nothing to name: it says what is left."""
-        if self.args[:1] == ["clean"]:
-            return ""
         said = (self.report.backup_path if self.report else None) or ""
-        return said if self.path and said and said.rstrip("/") != self.path.rstrip("/") else ""
+        if not said or not self.path or said.rstrip("/") == self.path.rstrip("/") or self.args[:1] == ["clean"]:
+            return ""
+        return said
 
     @property
     def args(self) -> list[str]:

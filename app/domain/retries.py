@@ -131,9 +131,10 @@ def walk(
     """
     known: list[dict[str, Any]] = [dict(record) for record in records]
     number = 0
+    following = names.retry(first, number)
     while True:
-        name, follower = names.retry(first, number), jobs.get(names.retry(first, number + 1))
-        job = jobs.get(name)
+        name, following = following, names.retry(first, number + 1)
+        job, follower = jobs.get(name), jobs.get(following)
         was_followed = follower is not None or (number < len(known) and bool(known[number].get("realRetryAt")))
         if job and not job.failed and not was_followed:
             return Chain(number=number, job=job, failure=None, records=known[:number])
