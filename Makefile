@@ -70,8 +70,8 @@ servers-and-property: tools
 property: venv ## random worlds: nothing lost, nothing doubled, nothing foreign deleted
 	@$(WORKERS) tests/property
 
-soak: venv ## many more random histories than `make test` plays (PATH_HISTORIES, 300,000; SOAK_STEPS, 1,000,000; an hour)
-	@PATH_HISTORIES=$${PATH_HISTORIES:-300000} $(BIN)/pytest -q -n auto --dist load --timeout=0 tests/property/test_path_histories.py -k random
+soak: venv ## many more random histories than `make test` plays (PATH_HISTORIES, 1,000,000; SOAK_STEPS, 3,000,000; an hour)
+	@PATH_HISTORIES=$${PATH_HISTORIES:-1000000} $(BIN)/pytest -q -n auto --dist load --timeout=0 tests/property/test_path_histories.py -k random
 	@$(BIN)/pytest -q -n auto --dist load --timeout=0 -rP tests/soak
 
 gotest: tools ## the Go tests of minikv
