@@ -1,35 +1,39 @@
 """``python -m app``: serve the webhook as the settings say."""
 
 import argparse
+import sys
+from typing import Final
 
-import uvicorn
+from pydantic import ValidationError
 
+from app.credentials import CredentialsError
+from app.server import serve
 from app.settings import Settings
 
-KEEP_ALIVE = 120
-"""Seconds. Metacontroller keeps an idle connection for 90: closed any earlier, it might be just about to use it."""
+_USAGE: Final = 2
 
 
-def main() -> None:
-    """Serve until told to stop. There are no arguments: ``--help`` lists the settings."""
+def main() -> int:
+    """Serve until told to stop. There are no arguments: ``--help`` lists the settings. 2 is returned for a wrong one."""
     argparse.ArgumentParser(
         prog="python -m app",
         description="Serve the Metacontroller hooks. Every setting is an environment variable:",
         epilog="\n".join(f"  TIDB_BACKUP_{name.upper()}={field.default}" for name, field in Settings.model_fields.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     ).parse_args()
-    settings = Settings()
-    uvicorn.run(
-        "app.main:app",
-        host=settings.host,
-        port=settings.port,
-        workers=settings.workers,
-        timeout_keep_alive=KEEP_ALIVE,
-        log_level=settings.log_level,
-        access_log=False,
-        server_header=False,
-    )
+    try:
+        settings = Settings()
+        serve(settings)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        print(f"error: TIDB_BACKUP_{name}: {first['msg']}", file=sys.stderr)  # noqa: T201  (the one line that its user sees)
+        return _USAGE
+    except CredentialsError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201  (the one line that its user sees)
+        return _USAGE
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

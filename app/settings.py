@@ -1,9 +1,10 @@
 """Settings of the webhook, from environment variables that start with ``TIDB_BACKUP_`` (``TIDB_BACKUP_PORT=8080``).
 
-``python -m app`` obeys all of them; under ``uvicorn app.main:app`` address and workers are uvicorn's own arguments.
+``python -m app`` obeys all of them; under ``uvicorn app.main:app`` addresses, TLS and connections are uvicorn's own matter.
 """
 
 from dataclasses import fields
+from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import Field
@@ -22,8 +23,16 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65535)
-    workers: int = Field(default=1, ge=1)
-    """Processes. More than one share nothing, so each answers ``/metrics`` for itself alone; prefer more replicas."""
+    """Port of the hooks."""
+    status_port: int = Field(default=8081, ge=0, le=65535)
+    """Port of ``/metrics``, ``/healthz`` and ``/readyz``, without TLS and token."""
+    token_file: Path | None = None
+    """File with the tokens that callers of a hook may present, one a line; read again when it changes. Without it everybody may
+    call."""
+    tls_cert_file: Path | None = None
+    """File with the certificate (and its chain) in PEM, read again when it changes; needs tls_key_file. Without it the hooks
+    are served as plain HTTP."""
+    tls_key_file: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "plain"] = "auto"
     """auto: plain text on a terminal, one JSON object a line elsewhere."""
@@ -31,6 +40,17 @@ class Settings(BaseSettings):
     """Bytes of a request that are read, more is answered 413."""
     max_schedule_body: int = Field(default=64 * _MIB, ge=1024)
     """The same for BackupSchedules, which come with all their Backups."""
+    max_bodies: int = Field(default=80 * _MIB, ge=1024)
+    """Bytes of all requests together that are held at a time; what does not fit is answered 503."""
+    max_connections: int = Field(default=128, ge=8)
+    """Connections to the port of the hooks. When one more comes, the one that has been idle for longest is closed, one without
+    a token first."""
+    header_timeout: int = Field(default=10, ge=1)
+    """Seconds for the TLS handshake, and for the head of a request."""
+    body_timeout: int = Field(default=30, ge=1)
+    """Seconds for the body of a request. Metacontroller gives up after 30 itself."""
+    max_crs: int = Field(default=10_000, ge=1)
+    """CRs of a kind that have metrics of their own; more are left out, and counted."""
     series_ttl: int = Field(default=3600, ge=60)
     """Seconds after which the metrics of a CR that no request spoke of any more are dropped."""
 

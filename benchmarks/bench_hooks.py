@@ -21,7 +21,7 @@ import orjson
 
 from app.domain import cron
 from app.domain.retention import Item, Policy, Rule, State, plan
-from app.main import GC_THRESHOLD
+from app.routes import GC_THRESHOLD
 from benchmarks.hook_requests import NOW, backup_request, schedule_request, write_status
 
 _MIB = 1024 * 1024

@@ -1,4 +1,4 @@
-"""What one kind of CR brings to the webhook. :mod:`app.main` turns each :class:`Kind` into its three routes; nothing else
+"""What one kind of CR brings to the webhook. :mod:`app.routes` turns each :class:`Kind` into its three routes; nothing else
 there knows what a Backup is."""
 
 from collections.abc import Callable

@@ -20,12 +20,13 @@ KINDS: Final[Mapping[str, str]] = {
 
 
 class RequestError(Exception):
-    """A request that cannot be answered; *status* is 4xx, the text one line that may stand in an Event."""
+    """A request that cannot be answered; *status* is 4xx or 503, the text one line that may stand in an Event."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
+        self.headers = headers
 
 
 def decode(body: Body) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Gauges follow the CRs that were seen, and go with them."""
 
 import re
+import tracemalloc
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -160,3 +161,67 @@ def test_requests_and_drops_are_counted(metrics: Metrics) -> None:
     found = samples(metrics)
     assert found['hook_requests_total{code="200",kind="backup",operation="sync"}'] == 2
     assert found['children_dropped_total{kind="Backup.pingcap.com/v1alpha1",rule="maxBackups"}'] == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "metric"),
+    [
+        ({"cleanStatus": "x"}, "clean_objects_deleted"),
+        ({"backupSize": True}, "run_bytes"),
+        ({"backupSize": "9 GB"}, "run_bytes"),
+        ({"timeCompleted": "soon"}, "run_completed_timestamp_seconds"),
+        ({"phase": "x" * 65}, "phase"),
+        ({**LOG, "logCheckpointTs": "tomorrow"}, "log_checkpoint_timestamp_seconds"),
+    ],
+)
+def test_a_value_without_sense_costs_its_own_series_and_is_counted(
+    metrics: Metrics, status: dict[str, Any], metric: str
+) -> None:
+    good = {"phase": "Complete", "timeStarted": "2026-01-31T02:00:00Z", "cleanStatus": {}}
+    seen, _ = run()
+    metrics.note("backup", seen, {**good, **status}, gone=False)
+    metrics.exposition()
+    found = samples(metrics)
+    assert found[f'metric_errors_total{{metric="{metric}"}}'] >= 1
+    assert not any(name.startswith(f"{metric}{{") for name in found)
+    assert metric == "phase" or any(name.startswith("phase{") for name in found)
+
+
+def named(number: int) -> Observed:
+    return Observed(parent={"metadata": {"name": f"x{number}", "namespace": "db"}}, children={})
+
+
+def test_a_flood_of_new_crs_leaves_those_that_were_there_in_sight(clock: Clock) -> None:
+    metrics = Metrics(series_ttl=600, max_crs=3, monotonic=clock, now=lambda: NOW)
+    for number in range(10):
+        metrics.note("backup", named(number), {"phase": "Running"}, gone=False)
+    metrics.note("backup", named(0), {"phase": "Complete"}, gone=False)
+    metrics.note("restore", named(0), {"phase": "Running"}, gone=False)
+    found = samples(metrics)
+    assert sum(name.startswith("phase{") for name in found) == 4
+    assert any('name="x0"' in name and 'phase="Complete"' in name for name in found)
+    assert found['crs_left_out_total{kind="backup"}'] == 7
+
+
+def test_those_that_nobody_speaks_of_make_room(clock: Clock) -> None:
+    metrics = Metrics(series_ttl=600, max_crs=2, monotonic=clock, now=lambda: NOW)
+    for number in range(2):
+        metrics.note("backup", named(number), {"phase": "Running"}, gone=False)
+        clock.seconds += 400
+    metrics.note("backup", named(7), {"phase": "Running"}, gone=False)
+    names = {name for name in samples(metrics) if name.startswith("phase{")}
+    assert {part for part in ("x0", "x1", "x7") if any(f'"{part}"' in name for name in names)} == {"x1", "x7"}
+
+
+def test_what_is_kept_of_a_cr_is_small_whatever_its_status(metrics: Metrics) -> None:
+    seen, _ = run()
+    huge = {"phase": "y" * 10_000_000, "backupSize": {"x": "y" * 10_000_000}, "more": ["z"] * 100_000}
+    tracemalloc.start()
+    for number in range(10):
+        status = {**{key: (value + str(number) if isinstance(value, str) else value) for key, value in huge.items()}}
+        metrics.note("backup", named(number), status, gone=False)
+    del status
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert seen.name == "x"
+    assert kept < 100_000

@@ -125,7 +125,7 @@ def test_every_route_that_metacontroller_calls_is_served() -> None:
 
 
 def test_the_children_that_a_hook_may_make_are_the_ones_that_are_watched() -> None:
-    from app.main import KINDS
+    from app.service import KINDS
 
     plurals = {"jobs": "Job", "backups": "Backup", "compactbackups": "CompactBackup"}
     watched = {

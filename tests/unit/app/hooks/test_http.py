@@ -8,7 +8,7 @@ import orjson
 import pytest
 from fastapi import FastAPI
 
-from app import main, openapi
+from app import openapi, routes, service
 from app.domain.observed import Observed
 from app.domain.scheduled import BACKUPS, COMPACTIONS
 from app.hooks import answer, wire
@@ -179,7 +179,7 @@ def test_a_wrong_cr_is_answered_with_every_child(client: Client) -> None:
 
 
 def test_a_big_schedule_is_answered_from_a_thread(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(main, "_IN_THREAD", 1)
+    monkeypatch.setattr(routes, "_IN_THREAD", 1)
     assert client.post("/backupschedule/sync", json=request("backupschedule", "sync")).status_code == 200
     assert client.post("/backupschedule/sync", content=b"junk").status_code == 400
 
@@ -295,7 +295,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_every_kind_has_its_routes() -> None:
-    assert [kind.path for kind in main.KINDS] == list(wire.KINDS)
+    assert [kind.path for kind in service.KINDS] == list(wire.KINDS)
 
 
 def test_a_time_out_of_the_calendar_is_no_error_but_that_child_s_trouble(fresh: Client) -> None:

@@ -1,0 +1,122 @@
+"""``python -m app``: the hooks on one port, for their caller alone; metrics and health on another, for everybody.
+
+Both are uvicorn servers in one event loop, so that ``/metrics`` tells what the hooks did and a loop that is stuck fails the
+probe of the kubelet.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from functools import partial
+
+import uvicorn
+from fastapi import FastAPI
+
+from app.connections import Connections
+from app.credentials import Certificate, CredentialsError
+from app.routes import Webhook
+from app.settings import Settings
+
+KEEP_ALIVE = 600
+"""Seconds. Metacontroller never closes an idle connection of a hook with a CA bundle of its own; closed here, it might be just
+about to use it, and that call fails. So it is kept for longer than any resync."""
+_STATUS_CONNECTIONS = 64
+_BACKLOG = 1024
+
+
+class _HookServer(uvicorn.Server):
+    """Serves the hooks over *connections*, which are accepted on *listener*."""
+
+    def __init__(self, config: uvicorn.Config, connections: Connections, listener: socket.socket) -> None:
+        super().__init__(config)
+        self._connections, self._listener = connections, listener
+
+    async def main_loop(self) -> None:
+        accepting = asyncio.create_task(self._connections.accept(self._listener, self.config, self.server_state))
+        sweeping = asyncio.create_task(self._connections.sweep())
+        try:
+            await super().main_loop()
+        finally:
+            accepting.cancel()
+            sweeping.cancel()
+            self._listener.close()
+            self._connections.drop_handshakes()
+
+
+class _StatusServer(uvicorn.Server):
+    """Ends with the other server, which minds the signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. What was asked before is answered before it returns.
+
+    Raises CredentialsError when a file of the settings cannot be used, SystemExit when a port cannot be listened on.
+    """
+    webhook = Webhook(settings)
+    webhook.certificate = _certificate(settings)
+    connections = Connections(
+        most=settings.max_connections,
+        head_seconds=settings.header_timeout,
+        certificate=webhook.certificate,
+        metrics=webhook.metrics,
+    )
+    config = partial(
+        uvicorn.Config, host=settings.host, ws="none", log_level=settings.log_level, access_log=False, server_header=False
+    )
+    listener = _listen(settings)
+    hooks = _HookServer(
+        config(
+            webhook.hooks_app(),
+            port=settings.port,
+            timeout_keep_alive=KEEP_ALIVE,
+        ),
+        connections,
+        listener,
+    )
+    status_app = FastAPI(title="TiDB backup hooks: metrics and health", docs_url=None, redoc_url=None, openapi_url=None)
+    webhook.add_status_routes(status_app, ready=lambda: hooks.started and not hooks.should_exit)
+    status = _StatusServer(config(status_app, port=settings.status_port, limit_concurrency=_STATUS_CONNECTIONS, lifespan="off"))
+    scheme = "https" if webhook.certificate else "http"
+    webhook.log.info("the hooks listen", url=f"{scheme}://{settings.host}:{listener.getsockname()[1]}")
+    # uvicorn picks the loop: uvloop where it is installed.
+    with asyncio.Runner(loop_factory=hooks.config.get_loop_factory()) as runner:
+        runner.run(_serve_both(hooks, status))
+
+
+async def _serve_both(hooks: uvicorn.Server, status: uvicorn.Server) -> None:
+    watching = asyncio.create_task(status.serve())
+    # It has a listener of its own.
+    serving = asyncio.create_task(hooks.serve(sockets=[]))
+    try:
+        # Either ends early only when its port is taken.
+        await asyncio.wait([watching, serving], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        hooks.should_exit = True
+        await asyncio.wait([serving])
+        status.should_exit = True
+        await asyncio.wait([watching])
+    for task in (serving, watching):
+        task.result()
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise SystemExit(f"error: cannot listen on {settings.host}, port {settings.port}: {error.strerror}") from None
+    listener.setblocking(False)
+    return listener
+
+
+def _certificate(settings: Settings) -> Certificate | None:
+    cert, key = settings.tls_cert_file, settings.tls_key_file
+    if bool(cert) != bool(key):
+        missing = "TIDB_BACKUP_TLS_KEY_FILE" if cert else "TIDB_BACKUP_TLS_CERT_FILE"
+        raise CredentialsError(f"{missing} is not set; TLS needs certificate and key")
+    return Certificate(cert, key) if cert and key else None
