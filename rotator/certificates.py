@@ -1,0 +1,75 @@
+"""Self-signed certificates. Each is its own authority, so that there is no key of an authority to keep."""
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+_BACKDATED: Final = timedelta(hours=1)
+"""Clocks of nodes differ."""
+_PEM: Final = serialization.Encoding.PEM
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """A certificate and its key, in PEM."""
+
+    certificate: str
+    key: str
+
+
+def make_pair(names: Sequence[str], *, now: datetime, life: timedelta) -> Pair:
+    """A certificate for the DNS names and IP addresses *names* that ends *life* after *now* (aware)."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tidb-backup-webhook")])
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _BACKDATED)
+        .not_valid_after(now + life)
+        .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    )
+    certificate = builder.sign(key, hashes.SHA256())
+    private = key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return Pair(certificate=certificate.public_bytes(_PEM).decode(), key=private.decode())
+
+
+def what_is_wrong(pair: Pair, names: Sequence[str], *, now: datetime) -> str:
+    """Why *pair* cannot serve *names* at *now*, "" when it can."""
+    try:
+        certificate = x509.load_pem_x509_certificate(pair.certificate.encode())
+        key = serialization.load_pem_private_key(pair.key.encode(), password=None)
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.ExtensionNotFound):
+        return "certificate or key cannot be read"
+    if key.public_key() != certificate.public_key():
+        return "the key is that of another certificate"
+    if not set(map(_general_name, names)) <= set(found):
+        return "the certificate is for other names"
+    if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
+        return "the certificate is out of date"
+    return ""
+
+
+def issued_at(certificate: str) -> datetime:
+    """When a readable *certificate* was made."""
+    return x509.load_pem_x509_certificate(certificate.encode()).not_valid_before_utc + _BACKDATED
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)

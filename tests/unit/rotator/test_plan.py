@@ -1,0 +1,147 @@
+"""A renewal never leaves a moment in which one side presents what the other does not accept."""
+
+import base64
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from rotator.certificates import Pair, make_pair, what_is_wrong
+from rotator.plan import Change, Credentials, Policy, Step, plan
+from rotator.secret import from_secret, to_secret
+
+NOW = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)
+POLICY = Policy(
+    names=("hooks.system.svc", "127.0.0.1"),
+    renew_after=timedelta(days=30),
+    life=timedelta(days=90),
+    settle=timedelta(minutes=10),
+)
+
+
+def changed(change: Change | None) -> Credentials:
+    assert change is not None
+    return change.credentials
+
+
+def through_the_cluster(credentials: Credentials) -> Credentials:
+    secret = to_secret(credentials, "x", "y")
+    return from_secret(secret["data"], secret["metadata"]["annotations"])
+
+
+@pytest.fixture(scope="module")
+def first() -> Credentials:
+    return changed(plan(None, POLICY, NOW))
+
+
+def history(
+    current: Credentials, start: datetime, *, minutes: int = 7, count: int = 8
+) -> Iterator[tuple[datetime, Credentials]]:
+    now = start
+    for _ in range(count):
+        change = plan(current, POLICY, now)
+        current = through_the_cluster(change.credentials) if change else current
+        yield now, current
+        now += timedelta(minutes=minutes)
+
+
+def test_the_first_ones_serve_and_are_accepted(first: Credentials) -> None:
+    assert what_is_wrong(first.serving, POLICY.names, now=NOW) == ""
+    assert first.token in first.tokens
+    assert len(first.token) == 64
+    assert first.trusted == first.serving.certificate
+
+
+def test_what_is_written_is_what_is_read(first: Credentials) -> None:
+    assert through_the_cluster(first) == first
+
+
+def test_nothing_happens_before_its_time(first: Credentials) -> None:
+    stable = replace(first, step=Step.STABLE)
+    assert plan(stable, POLICY, NOW + timedelta(days=29, hours=23)) is None
+    assert changed(plan(stable, POLICY, NOW + timedelta(days=30))).step is Step.PREPARED
+
+
+def test_in_a_renewal_each_side_accepts_what_the_other_may_present(first: Credentials) -> None:
+    """Webhook and caller may each be one step behind the Secret."""
+    states = [replace(first, step=Step.STABLE)]
+    states += [state for _, state in history(states[0], NOW + timedelta(days=31))]
+    steps = [state for before, state in itertools.pairwise(states) if state != before]
+    assert [state.step for state in steps] == [Step.PREPARED, Step.SWITCHED, Step.STABLE]
+    assert steps[-1].token != first.token
+    assert steps[-1].serving != first.serving
+    assert steps[-1].tokens == (steps[-1].token,)
+    for before, after in zip([states[0], *steps], steps, strict=False):
+        for caller, webhook in ((before, after), (after, before), (after, after)):
+            assert caller.token in webhook.tokens
+            assert webhook.serving.certificate in caller.trusted
+
+
+def test_each_step_changes_what_the_caller_trusts_when_it_has_a_token_to_read(first: Credentials) -> None:
+    """Metacontroller reads the token again only when the spec of a controller changes."""
+    states = [replace(first, step=Step.STABLE), *(state for _, state in history(first, NOW + timedelta(days=31)))]
+    for before, after in itertools.pairwise(states):
+        assert before.token == after.token or before.trusted != after.trusted
+
+
+def test_no_step_comes_sooner_than_both_sides_need(first: Credentials) -> None:
+    times = []
+    current = replace(first, step=Step.STABLE)
+    for now, state in history(current, NOW + timedelta(days=31), minutes=1, count=60):
+        if state.step is not current.step:
+            times.append(now)
+        current = state
+    assert len(times) == 3
+    assert all(later - earlier >= POLICY.settle for earlier, later in itertools.pairwise(times))
+
+
+def test_a_clock_that_was_wrong_does_not_stop_a_renewal(first: Credentials) -> None:
+    prepared = changed(plan(replace(first, step=Step.STABLE), POLICY, NOW + timedelta(days=31)))
+    ahead = replace(prepared, changed=NOW + timedelta(days=400))
+    assert changed(plan(ahead, POLICY, NOW + timedelta(days=31))).step is Step.SWITCHED
+
+
+def test_a_renewal_can_be_asked_for(first: Credentials) -> None:
+    assert changed(plan(replace(first, step=Step.STABLE), POLICY, NOW, wanted=True)).step is Step.PREPARED
+
+
+OTHER = make_pair(POLICY.names, now=NOW, life=timedelta(days=90))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"serving": Pair(certificate="", key="")},
+        {"serving": Pair(certificate="junk", key="junk")},
+        {"serving": Pair(certificate=OTHER.certificate, key=make_pair(POLICY.names, now=NOW, life=POLICY.life).key)},
+        {"serving": make_pair(["elsewhere.svc"], now=NOW, life=POLICY.life)},
+        {"serving": make_pair(POLICY.names, now=NOW - timedelta(days=100), life=POLICY.life)},
+        {"token": ""},
+        {"token": "f" * 64},
+        {"tokens": ()},
+    ],
+)
+def test_what_is_damaged_is_made_anew_at_once(first: Credentials, damage: dict[str, object]) -> None:
+    mended = changed(plan(replace(first, step=Step.STABLE, **damage), POLICY, NOW))  # type: ignore[arg-type]
+    assert what_is_wrong(mended.serving, POLICY.names, now=NOW) == ""
+    assert mended.token in mended.tokens
+    if "serving" in damage:
+        assert first.token in mended.tokens, "Metacontroller reads the new one a moment later"
+    assert plan(mended, POLICY, NOW + timedelta(minutes=1)) is None
+    assert changed(plan(mended, POLICY, NOW + timedelta(minutes=11))).tokens == (mended.token,)
+
+
+@pytest.mark.parametrize("missing", ["other", "tokens"])
+def test_a_renewal_that_lost_its_other_half_ends_with_what_serves(first: Credentials, missing: str) -> None:
+    prepared = changed(plan(replace(first, step=Step.STABLE), POLICY, NOW, wanted=True))
+    damaged = replace(prepared, **{missing: None if missing == "other" else (prepared.token,)})  # type: ignore[arg-type]
+    ended = changed(plan(damaged, POLICY, NOW + timedelta(minutes=11)))
+    assert (ended.step, ended.serving, ended.token) == (Step.STABLE, first.serving, first.token)
+
+
+@pytest.mark.parametrize("value", ["", "!!", base64.b64encode(b"\xff\xfe").decode()])
+def test_a_secret_of_any_content_is_read(value: str) -> None:
+    found = from_secret(dict.fromkeys(("tls.crt", "tls.key", "token", "tokens"), value), {"junk": "x"})
+    assert changed(plan(found, POLICY, NOW)).token
