@@ -29,6 +29,7 @@ RUN --mount=type=secret,id=ca \
     /opt/uv/bin/uv sync --frozen --no-dev --no-install-project --extra webhook
 COPY crds crds
 COPY app app
+COPY rotator rotator
 RUN --mount=type=secret,id=ca \
     if [ -s /run/secrets/ca ]; then export SSL_CERT_FILE=/run/secrets/ca; fi; \
     /opt/uv/bin/uv sync --frozen --no-dev --no-editable --extra webhook \
@@ -80,9 +81,9 @@ LABEL org.opencontainers.image.title="tidb-backup webhook" \
 COPY --from=build-webhook /opt/venv /opt/venv
 ENV TIDB_BACKUP_HOST=0.0.0.0 \
     TIDB_BACKUP_PORT=8080
-EXPOSE 8080
+EXPOSE 8080 8081
 HEALTHCHECK --interval=10s --timeout=5s --start-period=15s \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/healthz', timeout=4)"]
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8081/healthz', timeout=4)"]
 ENTRYPOINT ["python", "-m", "app"]
 
 FROM runtime AS backup-manager

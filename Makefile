@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 UV_VERSION := 0.13.9
-SOURCES := app backup_manager cli crds sandbox benchmarks tests
+SOURCES := app backup_manager cli crds rotator sandbox benchmarks tests
 export PATH := $(CURDIR)/.tools/bin:$(CURDIR)/.venv/bin:$(PATH)
 # Debian's Python and pyenv's may carry settings of the shell; ours are in pyproject.toml.
 export PYTHONWARNINGS :=
@@ -43,7 +43,7 @@ static: venv ## format, lint, types, import contracts
 	@$(BIN)/python -m crds.generate --check
 
 documented-unit: venv
-	@$(WORKERS) tests/unit tests/golden --doctest-modules crds app backup_manager cli sandbox/metacontroller sandbox/access.py
+	@$(WORKERS) tests/unit tests/golden --doctest-modules crds app backup_manager cli rotator sandbox/metacontroller sandbox/access.py
 
 format: venv ## let ruff format and sort
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .

@@ -18,7 +18,9 @@ def main() -> int:
     argparse.ArgumentParser(
         prog="python -m app",
         description="Serve the Metacontroller hooks. Every setting is an environment variable:",
-        epilog="\n".join(f"  TIDB_BACKUP_{name.upper()}={field.default}" for name, field in Settings.model_fields.items()),
+        epilog="\n".join(
+            f"  TIDB_BACKUP_{name.upper()}={field.default or ''}" for name, field in Settings.model_fields.items()
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     ).parse_args()
     try:

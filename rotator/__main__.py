@@ -23,7 +23,7 @@ _log = logging.getLogger("rotator")
 
 def main() -> int:
     """Run. 2 is returned when there is no cluster to talk to, 1 when a single pass failed."""
-    options = _parser().parse_args()
+    options = rotator_parser().parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     policy = Policy(
         names=options.name or _service_names(options.service, options.namespace),
@@ -81,7 +81,8 @@ def _service_names(service: str, namespace: str) -> list[str]:
     return [f"{service}.{namespace}.svc", f"{service}.{namespace}", f"{service}.{namespace}.svc.cluster.local"]
 
 
-def _parser() -> argparse.ArgumentParser:
+def rotator_parser() -> argparse.ArgumentParser:
+    """The options, with their defaults."""
     parser = argparse.ArgumentParser(
         prog="python -m rotator",
         description="Make and renew certificate and token of the webhook: write the Secret that the webhook mounts, and put "

@@ -28,17 +28,22 @@ class Pair:
 def make_pair(names: Sequence[str], *, now: datetime, life: timedelta) -> Pair:
     """A certificate for the DNS names and IP addresses *names* that ends *life* after *now* (aware)."""
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tidb-backup-webhook")])
+    # Two certificates of the same subject cannot be told apart by OpenSSL when one is to be found among the trusted ones.
+    serial = x509.random_serial_number()
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"tidb-backup-webhook {serial:x}"[:64])])
+    identity = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(subject)
         .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
+        .serial_number(serial)
         .not_valid_before(now - _BACKDATED)
         .not_valid_after(now + life)
         .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(identity, critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identity), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     )
     certificate = builder.sign(key, hashes.SHA256())

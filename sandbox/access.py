@@ -81,8 +81,23 @@ class Access:
 
     @property
     def webhook_url(self) -> str:
-        """Where the hooks answer."""
-        return f"http://{HOST}:{self.layout.state.ports['webhook']}"
+        """Where the hooks answer who has the token in :attr:`webhook_token_file` and trusts :attr:`webhook_ca`."""
+        return f"https://{HOST}:{self.layout.state.ports['webhook']}"
+
+    @property
+    def webhook_status_url(self) -> str:
+        """Where the webhook's metrics and health are."""
+        return f"http://{HOST}:{self.layout.state.ports['webhook-status']}"
+
+    @property
+    def webhook_token_file(self) -> Path:
+        """The token that Metacontroller presents."""
+        return self.layout.hook_credentials / "token"
+
+    @property
+    def webhook_ca(self) -> Path:
+        """The certificate of the webhook, PEM."""
+        return self.layout.hook_credentials / "ca.crt"
 
     def environment(self) -> dict[str, str]:
         """Variables for a shell, and for the ``${...}`` of YAML files given to ``run`` and :meth:`apply`."""
@@ -90,6 +105,9 @@ class Access:
         values = {
             "KUBECONFIG": str(self.kubeconfig),
             "WEBHOOK_URL": self.webhook_url,
+            "WEBHOOK_STATUS_URL": self.webhook_status_url,
+            "WEBHOOK_TOKEN_FILE": str(self.webhook_token_file),
+            "WEBHOOK_CA": str(self.webhook_ca),
             "S3_ENDPOINT": bucket.endpoint,
             "S3_BUCKET": bucket.name,
             "AWS_ACCESS_KEY_ID": bucket.access_key,

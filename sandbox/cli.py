@@ -74,7 +74,8 @@ def _endpoints(cluster: Cluster) -> Table:
     api, state = cluster.api, cluster.layout.state
     table.add_row("Kubernetes", api.server, "user sandbox-admin, namespace default is ready for Backups")
     if "webhook" in cluster.component_names():
-        table.add_row("hooks", cluster.webhook_url, "OpenAPI at /docs")
+        table.add_row("hooks", cluster.webhook_url, f"token in {cluster.webhook_token_file}")
+        table.add_row("metrics", f"{cluster.webhook_status_url}/metrics", "of the hooks; /healthz, /readyz")
     if "s3" in cluster.component_names():
         bucket = cluster.bucket
         table.add_row("S3", bucket.endpoint, f"bucket {bucket.name}, keys in Secret s3-secret")

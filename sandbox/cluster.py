@@ -59,6 +59,7 @@ class Cluster(Access):
         self._say = say
         self._started_at = 0.0
         self._given_up = False
+        self._hook_secret: Object | None = None
 
     def __enter__(self) -> Self:
         """Start."""
@@ -74,6 +75,7 @@ class Cluster(Access):
     def start(self) -> None:
         """Start all parts, as many at once as depend on nothing. What was started is stopped again when one fails."""
         from sandbox.certificates import write_certificates  # noqa: PLC0415 - slow to import, and needed here alone
+        from sandbox.hook_credentials import make_credentials  # noqa: PLC0415
 
         sweep()
         if self.layout.exists():
@@ -82,6 +84,7 @@ class Cluster(Access):
         self.layout.create(State.fresh(tidbs=self._tidbs, tikvs=self._tikvs, owner=self._owner))
         try:
             write_certificates(self.layout.certificates)
+            self._hook_secret = make_credentials(self.layout)
             prepare.write_kubeconfig(self.layout)
             self._start_all()
         except BaseException:
@@ -127,7 +130,7 @@ class Cluster(Access):
         jobs = [pool.submit(self.start_component, name) for part, name in others.items() if part in self._parts]
         self.make_namespace("default")
         if "webhook" in self._parts:
-            manifests.apply_all(self.api, self._installation.objects)
+            manifests.apply_all(self.api, [*self._installation.objects, *filter(None, [self._hook_secret])])
         if "metacontroller" in self._parts:
             self.start_component("metacontroller")
         for job in jobs:
@@ -257,7 +260,7 @@ class Cluster(Access):
 
     @cached_property
     def _installation(self) -> manifests.Installation:
-        return manifests.render(self.layout.state.ports["webhook"])
+        return manifests.render(self.layout.state.ports["webhook"], (self.layout.hook_credentials / "ca.crt").read_text())
 
 
 def sweep() -> list[str]:

@@ -16,6 +16,7 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from sandbox.errors import SandboxError
+from sandbox.hook_credentials import webhook_settings
 from sandbox.layout import MINIKV_PORTS, TOOLS, VENV_BIN, Layout
 from sandbox.patience import CONNECT
 from sandbox.ports import HOST
@@ -153,9 +154,10 @@ def metacontroller(layout: Layout) -> Component:
 
 def webhook(layout: Layout, env: Mapping[str, str]) -> Component:
     """Our hooks; *env* holds the settings that an administrator's ConfigMap would."""
-    port = layout.state.ports["webhook"]
-    ready = f"http://{HOST}:{port}/readyz"
-    env = {**env, "TIDB_BACKUP_HOST": HOST, "TIDB_BACKUP_PORT": str(port)}
+    port, status_port = layout.state.ports["webhook"], layout.state.ports["webhook-status"]
+    ready = f"http://{HOST}:{status_port}/readyz"
+    ports = {"TIDB_BACKUP_HOST": HOST, "TIDB_BACKUP_PORT": str(port), "TIDB_BACKUP_STATUS_PORT": str(status_port)}
+    env = {**env, **ports, **webhook_settings(layout.hook_credentials)}
     return Component(
         name="webhook", argv=[sys.executable, "-m", "app"], env=env, ready=lambda: answers(ready), what="/readyz answers"
     )

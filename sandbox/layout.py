@@ -27,7 +27,7 @@ DEFAULT_NAME: Final = "default"
 DEFAULT_TIDBS: Final = ("source",)
 
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
-_KUBERNETES_PORTS: Final = ("etcd", "etcd-peer", "apiserver", "webhook", "metacontroller")
+_KUBERNETES_PORTS: Final = ("etcd", "etcd-peer", "apiserver", "webhook", "webhook-status", "metacontroller")
 _S3_PORTS: Final = tuple(
     f"s3-{part}" for part in ("s3", "s3-grpc", "master", "master-grpc", "volume", "volume-grpc", "filer", "filer-grpc")
 )
@@ -99,6 +99,11 @@ class Layout:
     def certificates(self) -> Path:
         """Keys of the API server."""
         return self.folder / "certificates"
+
+    @property
+    def hook_credentials(self) -> Path:
+        """Certificate, key and tokens of the webhook."""
+        return self.folder / "hook-credentials"
 
     @property
     def pods(self) -> Path:

@@ -34,8 +34,9 @@ class Installation:
     settings: dict[str, str]
 
 
-def render(webhook_port: int) -> Installation:
-    """Render :data:`OVERLAY`, its hooks pointed at the local webhook, and add Metacontroller's CRDs in our short form."""
+def render(webhook_port: int, ca: str) -> Installation:
+    """Render :data:`OVERLAY`, its hooks pointed at the local webhook and trusting *ca* (PEM), and add Metacontroller's CRDs in
+    our short form."""
     done = subprocess.run(
         [tool("kubectl"), "kustomize", str(OVERLAY)], capture_output=True, text=True, check=False, env=base_environment()
     )
@@ -46,7 +47,7 @@ def render(webhook_port: int) -> Installation:
     return Installation(
         crds=[item for item in documents if item["kind"] == CRDS.kind],
         objects=[
-            local_hooks(item, webhook_port) if item["kind"] in CONTROLLER_KINDS else item
+            local_hooks(item, webhook_port, ca) if item["kind"] in CONTROLLER_KINDS else item
             for item in documents
             if item["kind"] not in (*_SKIPPED, CRDS.kind)
         ],
@@ -58,9 +59,9 @@ def _holds_settings(config_map: Object) -> bool:
     return any(key.startswith("TIDB_BACKUP_") for key in config_map.get("data") or {})
 
 
-def local_hooks(controller: Object, port: int) -> Object:
-    """A controller with every webhook at ``http://127.0.0.1:<port>`` and the path that it had: Service names do not
-    resolve outside a cluster."""
+def local_hooks(controller: Object, port: int, ca: str) -> Object:
+    """A controller with every webhook at ``https://127.0.0.1:<port>`` and the path that it had, trusting *ca*: Service names do
+    not resolve outside a cluster, and the rotator does not run."""
     for hook in controller["spec"]["hooks"].values():
         webhook: dict[str, Any] = hook["webhook"]
         if url := webhook.get("url"):
@@ -68,7 +69,8 @@ def local_hooks(controller: Object, port: int) -> Object:
         else:
             webhook.pop("service", None)
             path = webhook.pop("path", "/")
-        webhook["url"] = f"http://{HOST}:{port}{path}"
+        webhook["url"] = f"https://{HOST}:{port}{path}"
+        webhook["caBundle"] = {"inline": ca}
     return controller
 
 

@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from typing import Final
 
-from sandbox.api import Api, ApiError, Object, deleting, name_of
+from sandbox.api import SECRETS, Api, ApiError, Object, deleting, name_of
 from sandbox.informer import Informer
 from sandbox.metacontroller.events import Recorder
 from sandbox.metacontroller.informers import Informers, NotSyncedError
@@ -43,15 +43,18 @@ class Controller(ABC):
         self._workers = workers
         self._stopped = threading.Event()
         hooks = controller["spec"].get("hooks") or {}
-        self._sync_hook = Hook.parse(hooks.get("sync"), "sync")
-        self._finalize_hook = Hook.parse(hooks.get("finalize"), "finalize")
+        self._sync_hook = Hook.parse(hooks.get("sync"), "sync", self._find_secret)
+        self._finalize_hook = Hook.parse(hooks.get("finalize"), "finalize", self._find_secret)
         self._related = Related(
             controller=controller,
-            hook=Hook.parse(hooks.get("customize"), "customize"),
+            hook=Hook.parse(hooks.get("customize"), "customize", self._find_secret),
             client=self.client,
             informers=informers,
             on_event=self._on_related,
         )
+
+    def _find_secret(self, namespace: str, name: str) -> Object | None:
+        return self.api.find(SECRETS, namespace, name)
 
     @abstractmethod
     def connect(self) -> None:

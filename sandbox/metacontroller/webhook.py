@@ -3,10 +3,12 @@
 Only 200 counts. 429 is a wish to come back later, everything else an error whose body ends up in a Kubernetes Event.
 """
 
+import base64
 import json
 import re
+import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
@@ -37,28 +39,81 @@ class HookPanic(Exception):
     """An answer on which the real Metacontroller dies."""
 
 
+FindSecret = Callable[[str, str], Object | None]
+"""Namespace and name to the Secret, None when there is none."""
+
+
+def _no_secret(_namespace: str, _name: str) -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hook:
-    """One hook of a controller. *strict* refuses unknown and duplicate fields."""
+    """One hook of a controller. *strict* refuses unknown and duplicate fields; *authorization* is the header of that name, *ca*
+    the PEM of the only certificates that are trusted, "" for those of the system."""
 
     url: str
     timeout: float = DEFAULT_TIMEOUT
     strict: bool = True
+    authorization: str = ""
+    ca: str = ""
 
     @classmethod
-    def parse(cls, spec: Mapping[str, Any] | None, name: str) -> "Hook | None":
-        """Read one entry of ``spec.hooks``; None when it is absent. Raises HookError for what the stand-in cannot do."""
+    def parse(cls, spec: Mapping[str, Any] | None, name: str, find_secret: FindSecret = _no_secret) -> "Hook | None":
+        """Read one entry of ``spec.hooks``; None when it is absent. Secrets are read here, once, as the real one does.
+
+        Raises HookError for a Secret that is not there, and for what the stand-in cannot do.
+        """
         if not spec:
             return None
         if spec.get("version", "v1") != "v2":
             raise HookError(f"hooks.{name}: this stand-in speaks hook version v2 alone; set version: v2")
         webhook = spec.get("webhook") or {}
-        for unsupported in ("etag", "caBundle", "clientTLS", "authorization", "basicAuth"):
+        for unsupported in ("etag", "clientTLS", "basicAuth"):
             if webhook.get(unsupported):
                 raise HookError(f"hooks.{name}.webhook.{unsupported} is not in this stand-in; use the real Metacontroller")
         seconds = duration(webhook["timeout"]) if webhook.get("timeout") else DEFAULT_TIMEOUT
         strict = webhook.get("responseUnMarshallMode", "strict") != "loose"
-        return cls(url=_url(webhook, name), timeout=seconds if seconds > 0 else DEFAULT_TIMEOUT, strict=strict)
+        return cls(
+            url=_url(webhook, name),
+            timeout=seconds if seconds > 0 else DEFAULT_TIMEOUT,
+            strict=strict,
+            authorization=_authorization(webhook.get("authorization"), find_secret),
+            ca=_ca_bundle(webhook.get("caBundle"), find_secret),
+        )
+
+
+def _authorization(spec: Mapping[str, Any] | None, find_secret: FindSecret) -> str:
+    if not spec:
+        return ""
+    kind = str(spec.get("type") or "Bearer")
+    if kind.strip().lower() == "basic":
+        raise HookError(f'can\'t resolve authorization: authorization type "{kind}" is not supported; use the basicAuth field')
+    return f"{kind} {_secret_value(spec['secretRef'], 'authorization', find_secret).strip()}"
+
+
+def _ca_bundle(spec: Mapping[str, Any] | None, find_secret: FindSecret) -> str:
+    if spec is None:
+        return ""
+    if len(spec) != 1:
+        raise HookError("can't resolve caBundle: exactly one of inline, secretRef, or configMapRef must be specified")
+    if "configMapRef" in spec:
+        raise HookError("caBundle.configMapRef is not in this stand-in; use the real Metacontroller")
+    reference = spec.get("secretRef")
+    text = _secret_value({"key": "ca.crt", **reference}, "caBundle", find_secret) if reference else str(spec["inline"])
+    if "BEGIN CERTIFICATE" not in text:
+        raise HookError("caBundle: no valid PEM-encoded certificates found in the provided CA bundle")
+    return text
+
+
+def _secret_value(reference: Mapping[str, Any], field: str, find_secret: FindSecret) -> str:
+    where = f"{reference['namespace']}/{reference['name']}"
+    secret = find_secret(reference["namespace"], reference["name"])
+    if secret is None:
+        raise HookError(f"can't resolve {field}: can't get secret {where}: not found")
+    if not (value := (secret.get("data") or {}).get(reference["key"])):
+        raise HookError(f"can't resolve {field}: secret {where} does not contain key {reference['key']!r}")
+    return base64.b64decode(value).decode()
 
 
 def _url(webhook: Mapping[str, Any], name: str) -> str:
@@ -87,15 +142,24 @@ class HookClient:
     """Calls hooks; as Go's client, it keeps two idle connections per host."""
 
     def __init__(self) -> None:
-        self._pool = urllib3.PoolManager(maxsize=2, block=False, retries=False)
+        self._pools: dict[str, urllib3.PoolManager] = {}
+
+    def _pool(self, ca: str) -> urllib3.PoolManager:
+        """Connections that trust *ca*."""
+        if ca not in self._pools:
+            context = ssl.create_default_context(cadata=ca) if ca else None
+            self._pools[ca] = urllib3.PoolManager(maxsize=2, block=False, retries=False, ssl_context=context)
+        return self._pools[ca]
 
     def call(self, hook: Hook, request: Object) -> Object:
         """POST *request* and return the decoded answer. Keys are sorted, so equal state gives equal bytes."""
         body = orjson.dumps(request, option=orjson.OPT_SORT_KEYS)
         headers = {"Content-Type": "application/json"}
+        if hook.authorization:
+            headers["Authorization"] = hook.authorization
         timeout = urllib3.Timeout(total=hook.timeout)
         try:
-            answer = self._pool.request("POST", hook.url, body=body, headers=headers, timeout=timeout)
+            answer = self._pool(hook.ca).request("POST", hook.url, body=body, headers=headers, timeout=timeout)
         except HTTPError as error:
             raise HookError(f"http error: {error}") from error
         if answer.status == 429:

@@ -202,13 +202,14 @@ def test_secrets_are_all_that_the_examples_name() -> None:
 @pytest.mark.parametrize("file", sorted(HOOKS))
 def test_a_hook_answers_the_example_with_a_job(cluster: Cluster, file: str) -> None:
     body = (EXAMPLES / "hooks" / file).read_bytes()
-    headers = {"Content-Type": "application/json"}
-    response = requests.post(cluster.webhook_url + HOOKS[file], data=body, headers=headers, timeout=CONNECT)
+    headers = {"Authorization": f"Bearer {cluster.webhook_token_file.read_text()}", "Content-Type": "application/json"}
+    url, trust = cluster.webhook_url + HOOKS[file], str(cluster.webhook_ca)
+    response = requests.post(url, data=body, headers=headers, timeout=CONNECT, verify=trust)
     assert response.status_code == 200, response.text
     parent = json.loads(body)["parent"]
     [job] = response.json()["children"]
     assert (job["kind"], job["metadata"]["name"]) == ("Job", names.backup_job(parent["metadata"]["name"]))
     [container] = job["spec"]["template"]["spec"]["containers"]
     assert container["args"][0] == "export"
-    again = requests.post(cluster.webhook_url + HOOKS[file], data=body, headers=headers, timeout=CONNECT)
+    again = requests.post(url, data=body, headers=headers, timeout=CONNECT, verify=trust)
     assert again.content == response.content

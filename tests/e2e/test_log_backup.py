@@ -124,7 +124,7 @@ def task_in_pd(source: Tikv) -> bool:
 
 def exposed(world: LogWorld) -> float:
     """What ``/metrics`` of the webhook says of the checkpoint."""
-    with urllib.request.urlopen(f"{world.cluster.webhook_url}/metrics", timeout=CONNECT) as answer:
+    with urllib.request.urlopen(f"{world.cluster.webhook_status_url}/metrics", timeout=CONNECT) as answer:
         lines: list[str] = answer.read().decode().splitlines()
     wanted = f'tidb_backup_log_checkpoint_timestamp_seconds{{kind="backup",name="{LOG}",namespace="{world.namespace}"'
     return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(wanted))

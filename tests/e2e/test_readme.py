@@ -19,7 +19,7 @@ from sandbox import Cluster
 from sandbox.cli import main as sandbox_command
 from sandbox.components import base_environment
 from sandbox.patience import PATIENCE
-from sandbox.ports import free_port
+from sandbox.ports import free_ports
 from tests.support.examples import EXAMPLES, ROOT, fill_shop, settled_text
 
 pytestmark = pytest.mark.e2e
@@ -132,7 +132,7 @@ class Desk:
 
     def __init__(self, folder: Path, cluster: Cluster) -> None:
         self.folder, self.cluster = folder, cluster
-        self.port = free_port()
+        self.port, self.status_port = free_ports(2)
         for path in ROOT.iterdir():
             if path.name not in {"examples", ".sandbox", ".git"}:
                 (folder / path.name).symlink_to(path)
@@ -143,7 +143,7 @@ class Desk:
 
     def substitutes(self) -> Mapping[str, str]:
         """What is typed in place of what is written."""
-        healthy = f"until curl -sf -o /dev/null http://127.0.0.1:{self.port}/healthz; do sleep 0.2; done"
+        healthy = f"until curl -sf -o /dev/null http://127.0.0.1:{self.status_port}/healthz; do sleep 0.2; done"
         return {
             "kubectl apply --server-side": "kubectl apply --dry-run=server --server-side",  # it is installed already
             "kubectl delete ": "kubectl delete --dry-run=server --ignore-not-found ",  # it is shared with other tests
@@ -184,6 +184,7 @@ class Desk:
             **base_environment(),
             "KUBECONFIG": str(self.cluster.kubeconfig),
             "TIDB_BACKUP_PORT": str(self.port),
+            "TIDB_BACKUP_STATUS_PORT": str(self.status_port),
             **more,
         }
         done = subprocess.run(

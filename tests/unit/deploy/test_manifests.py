@@ -3,6 +3,7 @@
 import re
 import tomllib
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,14 @@ import yaml
 from app.builders.namespace import RULES
 from app.hooks.kind import Kind
 from crds import names, report
+from rotator.__main__ import rotator_parser
+from rotator.cluster import CONTROLLERS
+from rotator.plan import Policy, plan
+from rotator.secret import secret_data
 
 ROOT = Path(__file__).resolve().parents[3]
 MANIFESTS = ROOT / "metacontroller"
+DAY = timedelta(days=1)
 OVERLAYS = ("standalone", "tidb-operator-v1", "tidb-operator-v2")
 Rights = set[tuple[str, str, str]]
 
@@ -106,14 +112,77 @@ def test_a_namespace_never_waits_for_the_webhook_to_go() -> None:
 def test_a_hook_speaks_version_2_and_reaches_the_service(controller: str, name: str, hook: dict[str, Any]) -> None:
     assert hook["version"] == "v2"
     service, namespace = one("Service", "tidb-backup-webhook"), one("Namespace", "tidb-backup-system")["metadata"]["name"]
-    (port,) = service["spec"]["ports"]
-    address = f"http://{service['metadata']['name']}.{namespace}.svc:{port['port']}/"
+    port = next(port for port in service["spec"]["ports"] if port["name"] == "https")
+    address = f"https://{service['metadata']['name']}.{namespace}.svc:{port['port']}/"
     path = {"tidb-backup-namespaces": "namespace"}.get(controller, controller.removeprefix("tidb-"))
     # The version makes Metacontroller build its controllers anew, and ask about every CR, when the webhook is upgraded.
     assert hook["webhook"]["url"] == f"{address}{path}/{name}?v={project()['project']['version']}"
     assert re.fullmatch(r"\d+s", hook["webhook"]["timeout"])
     grace = one("Deployment", "tidb-backup-webhook")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     assert int(hook["webhook"]["timeout"][:-1]) < grace
+    assert hook["webhook"]["authorization"] == {
+        "secretRef": {"name": "tidb-backup-webhook", "namespace": namespace, "key": "token"}
+    }
+    # The rotator puts it there; what is applied must not take it away again.
+    assert "caBundle" not in hook["webhook"]
+
+
+def test_what_the_rotator_writes_is_what_the_webhook_mounts_and_the_hooks_name() -> None:
+    defaults = vars(rotator_parser().parse_args([]))
+    pod = one("Deployment", "tidb-backup-webhook")["spec"]["template"]["spec"]
+    (volume,) = pod["volumes"]
+    assert volume["secret"]["secretName"] == defaults["secret"] == "tidb-backup-webhook"
+    assert one("Service", defaults["service"])
+    assert one("Namespace", "tidb-backup-system")["metadata"]["name"] == defaults["namespace"]
+    (container,) = pod["containers"]
+    (mount,) = container["volumeMounts"]
+    mounted = {f"{mount['mountPath']}/{item['path']}" for item in volume["secret"]["items"]}
+    files = {item["value"] for item in container["env"] if item["name"].endswith("_FILE")}
+    assert files == mounted
+    change = plan(None, Policy(names=["x"], renew_after=DAY, life=2 * DAY, settle=DAY), datetime.now(UTC))
+    assert change is not None
+    assert {item["key"] for item in volume["secret"]["items"]} | {"token"} <= set(secret_data(change.credentials))
+
+
+def test_the_rotator_may_touch_its_secret_and_the_controllers_and_nothing_else() -> None:
+    names = {
+        (kind, controller["metadata"]["name"])
+        for kind in ("CompositeController", "DecoratorController")
+        for controller in of_kind(kind)
+    }
+    known = {
+        ({"compositecontrollers": "CompositeController", "decoratorcontrollers": "DecoratorController"}[plural], name)
+        for plural, found in CONTROLLERS.items()
+        for name in found
+    }
+    assert known == names
+    cluster_rules = one("ClusterRole", "tidb-backup-rotator")["rules"]
+    assert rights(cluster_rules) == {
+        ("metacontroller.k8s.io", plural, verb) for plural in CONTROLLERS for verb in ("get", "patch")
+    }
+    assert {name for rule in cluster_rules for name in rule["resourceNames"]} == {name for _, name in names}
+    create, own = one("Role", "tidb-backup-rotator")["rules"]
+    assert (create["verbs"], own["verbs"], own["resourceNames"]) == (["create"], ["get", "update"], ["tidb-backup-webhook"])
+    assert create["resources"] == own["resources"] == ["secrets"]
+
+
+def test_the_network_admits_metacontroller_to_the_hooks_and_prometheus_to_the_metrics() -> None:
+    hooks_rule, metrics_rule = one("NetworkPolicy", "tidb-backup-webhook")["spec"]["ingress"]
+    for rule, port, namespace in ((hooks_rule, "https", "metacontroller"), (metrics_rule, "metrics", "monitoring")):
+        (peer,) = rule["from"]
+        assert peer == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
+        assert [item["port"] for item in rule["ports"]] == [port]
+    assert "ingress" not in one("NetworkPolicy", "tidb-backup-rotator")["spec"]
+
+
+def test_the_rotator_is_confined_like_the_webhook() -> None:
+    pod = one("Deployment", "tidb-backup-rotator")["spec"]["template"]["spec"]
+    webhook = one("Deployment", "tidb-backup-webhook")["spec"]["template"]["spec"]
+    (container,), (hooks_container,) = pod["containers"], webhook["containers"]
+    assert container["image"] == hooks_container["image"]
+    assert container["command"] == ["python", "-m", "rotator"]
+    assert container["securityContext"] == hooks_container["securityContext"]
+    assert pod["securityContext"] == {key: value for key, value in webhook["securityContext"].items() if key != "fsGroup"}
 
 
 def test_every_route_that_metacontroller_calls_is_served() -> None:
@@ -148,6 +217,7 @@ def test_the_pod_of_the_webhook_is_confined() -> None:
         "runAsNonRoot": True,
         "runAsUser": 65532,
         "runAsGroup": 65532,
+        "fsGroup": 65532,  # reads the mounted key
         "seccompProfile": {"type": "RuntimeDefault"},
     }
     assert container["securityContext"] == {
@@ -223,5 +293,7 @@ def test_metacontroller_may_do_what_the_controllers_need_and_no_wildcard() -> No
             group = child["apiVersion"].rpartition("/")[0]
             needed |= {(group, child["resource"], verb) for verb in ("get", "list", "watch", "create", "delete", "update")}
     assert needed <= held
-    assert not [right for right in held if right[1] in {"secrets", "configmaps", "pods/exec"}]
+    # It presents a token of a Secret, and reads Secrets through a cache of all of them: docs/adr/0005-webhook-caller.md.
+    assert {right[2] for right in held if right[1] == "secrets"} == {"get", "list", "watch"}
+    assert not [right for right in held if right[1] in {"configmaps", "pods/exec"}]
     assert not [right for right in held if right[2] in {"escalate", "bind", "impersonate"}]

@@ -30,7 +30,7 @@ DAY = {"from": "2026-01-01T02:00:00Z", "to": "2026-01-02T02:00:00Z"}
 @pytest.fixture(scope="module")
 def series() -> dict[str, set[str]]:
     """Every series of an exposition that has all of them, with its labels."""
-    metrics = Metrics(series_ttl=3600)
+    metrics = Metrics(series_ttl=3600, max_crs=2)
     times = {
         "timeStarted": DAY["from"],
         "timeCompleted": DAY["to"],
@@ -49,6 +49,11 @@ def series() -> dict[str, set[str]]:
     metrics.note("backupschedule", observed, {**status, "retention": {"kept": 1, "oldest": DAY["from"]}}, gone=False)
     metrics.answered("backup", "sync", 200, 0.001)
     metrics.dropped("backupschedule", "maxBackups")
+    metrics.connection_dropped("too_many")
+    metrics.note("restore", Observed(parent=RUN, children={}), {"phase": ["x"]}, gone=False)
+    for name in ("two", "three"):
+        metrics.note("restore", Observed(parent={"metadata": {"namespace": "shop", "name": name}}, children={}), {}, gone=False)
+    metrics.exposition()
     families = text_string_to_metric_families(metrics.exposition().decode())
     return {sample.name: set(sample.labels) for family in families for sample in family.samples}
 

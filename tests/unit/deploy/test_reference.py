@@ -117,7 +117,7 @@ def test_settings_have_their_defaults() -> None:
     defaults = {
         f"TIDB_BACKUP_{name.upper()}": json.dumps(list(field.default))
         if isinstance(field.default, tuple)
-        else str(field.default)
+        else str(field.default or "none")
         for name, field in Settings.model_fields.items()
     }
     assert told == defaults

@@ -2,9 +2,13 @@
 
 import base64
 import itertools
+import ssl
+import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -145,3 +149,30 @@ def test_a_renewal_that_lost_its_other_half_ends_with_what_serves(first: Credent
 def test_a_secret_of_any_content_is_read(value: str) -> None:
     found = from_secret(dict.fromkeys(("tls.crt", "tls.key", "token", "tokens"), value), {"junk": "x"})
     assert changed(plan(found, POLICY, NOW)).token
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_each_of_two_trusted_certificates_is_found(order: int) -> None:
+    """OpenSSL looks a self-signed certificate up by its subject, Go by all of it."""
+    pairs = [make_pair(POLICY.names, now=datetime.now(UTC), life=timedelta(days=90)) for _ in range(2)]
+    trust = ssl.create_default_context(cadata="".join(pair.certificate for pair in pairs[::order]))
+    for pair in pairs:
+        handshake(trust, pair)
+
+
+def handshake(trust: ssl.SSLContext, pair: Pair) -> None:
+    """A handshake in memory. Raises SSLError when the client does not trust the server."""
+    with tempfile.TemporaryDirectory() as folder:
+        certificate, key = Path(folder, "crt"), Path(folder, "key")
+        certificate.write_text(pair.certificate)
+        key.write_text(pair.key)
+        serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        serving.load_cert_chain(certificate, key)
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = trust.wrap_bio(back, there, server_hostname=POLICY.names[0])
+    server = serving.wrap_bio(there, back, server_side=True)
+    for _ in range(3):
+        for side in (client, server):
+            with suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+    assert client.version()

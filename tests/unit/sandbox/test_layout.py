@@ -95,8 +95,11 @@ def test_ports_are_free_and_different() -> None:
 )
 def test_hooks_are_pointed_at_the_local_webhook(webhook: dict[str, object]) -> None:
     controller = {"kind": "CompositeController", "spec": {"hooks": {"sync": {"version": "v2", "webhook": webhook}}}}
-    local = manifests.local_hooks(controller, 1234)
-    assert local["spec"]["hooks"]["sync"]["webhook"] == {"url": "http://127.0.0.1:1234/backup/sync?v=1"}
+    local = manifests.local_hooks(controller, 1234, "PEM")
+    assert local["spec"]["hooks"]["sync"]["webhook"] == {
+        "url": "https://127.0.0.1:1234/backup/sync?v=1",
+        "caBundle": {"inline": "PEM"},
+    }
 
 
 def test_fill_leaves_other_dollars_alone() -> None:
