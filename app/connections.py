@@ -39,6 +39,7 @@ class Connections:
         self._metrics = metrics
         self._open: set[Connection] = set()
         self._beginning: set[asyncio.Task[None]] = set()
+        metrics.count_connections(lambda: len(self._open))
 
     async def accept(self, listener: socket.socket, config: Config, state: ServerState) -> None:
         """Accept connections on *listener* (not blocking) for the application of *config*, until cancelled."""

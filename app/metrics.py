@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -387,6 +387,11 @@ class Metrics:
     def dropped(self, kind: str, rule: str) -> None:
         """Count one child that a rule let go."""
         self._dropped.labels(kind, rule).inc()
+
+    def count_connections(self, count: Callable[[], int]) -> None:
+        """Show how many connections to the hooks are open; *count* tells."""
+        gauge = Gauge("tidb_backup_connections", "Connections to the hooks that are open.", registry=self._registry)
+        gauge.set_function(count)
 
     def connection_dropped(self, reason: str) -> None:
         """Count one connection that was closed for *reason*."""

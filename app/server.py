@@ -6,9 +6,11 @@ probe of the kubelet.
 
 import asyncio
 import contextlib
+import signal
 import socket
 from collections.abc import Iterator
 from functools import partial
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -31,6 +33,12 @@ class _HookServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, connections: Connections, listener: socket.socket) -> None:
         super().__init__(config)
         self._connections, self._listener = connections, listener
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """As uvicorn, except that it is no signal that ends the process afterwards: the exit code is 0, and the other server
+        ends in order too."""
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
     async def main_loop(self) -> None:
         accepting = asyncio.create_task(self._connections.accept(self._listener, self.config, self.server_state))

@@ -1,7 +1,6 @@
 """``python -m app`` as the manifests run it: for its caller only, over TLS, within bounds, whatever strangers do."""
 
 import itertools
-import math
 import os
 import socket
 import ssl
@@ -18,6 +17,7 @@ import orjson
 import pytest
 
 from app import openapi
+from sandbox.patience import CONNECT, PATIENCE, until
 from sandbox.ports import free_ports
 from tests.support.certificates import self_signed
 
@@ -50,23 +50,21 @@ class Webhook:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "app"], env={**clean, **own, **self.env}, stdout=log, stderr=log
             )
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with suppress(httpx.HTTPError):
-                if httpx.get(f"http://127.0.0.1:{self.status_port}/readyz").status_code == 200:
-                    return
-            assert self.process.poll() is None, self.log()
-            time.sleep(0.05)
-        raise AssertionError(f"not ready: {self.log()}")
+        until(self._ready, what=self.log)
 
-    def stop(self) -> float:
-        """Ask it to end; the seconds that it took."""
+    def _ready(self) -> bool:
         assert self.process
-        began = time.monotonic()
+        assert self.process.poll() is None, self.log()
+        with suppress(httpx.HTTPError):
+            return httpx.get(f"http://127.0.0.1:{self.status_port}/readyz").status_code == 200
+        return False
+
+    def stop(self) -> None:
+        """Ask it to end, and wait for that."""
+        assert self.process
         self.process.terminate()
-        self.process.wait(60)
+        self.process.wait(PATIENCE)
         self.close()
-        return time.monotonic() - began
 
     def close(self) -> None:
         """Close every connection that a test opened."""
@@ -88,10 +86,10 @@ class Webhook:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         kept = httpx.Limits(keepalive_expiry=None)
         address = f"https://127.0.0.1:{self.port}"
-        return httpx.Client(base_url=address, verify=self.trust, headers=headers, timeout=10, limits=kept)
+        return httpx.Client(base_url=address, verify=self.trust, headers=headers, timeout=CONNECT, limits=kept)
 
     def raw(self) -> socket.socket:
-        self.opened.append(socket.create_connection(("127.0.0.1", self.port), timeout=10))
+        self.opened.append(socket.create_connection(("127.0.0.1", self.port), timeout=CONNECT))
         return self.opened[-1]
 
     def secure(self) -> ssl.SSLSocket:
@@ -146,9 +144,9 @@ def own(tmp_path: Path) -> Iterator[Webhook]:
     running.stop()
 
 
-def closed_within(connection: socket.socket, seconds: float) -> bool:
-    """Whether the other side closes *connection* in time, whatever it says before."""
-    connection.settimeout(seconds)
+def is_closed(connection: socket.socket) -> bool:
+    """Whether the other side closes *connection*, whatever it says before."""
+    connection.settimeout(PATIENCE)
     with suppress(ConnectionError, ssl.SSLError):
         try:
             while connection.recv(65536):
@@ -158,17 +156,14 @@ def closed_within(connection: socket.socket, seconds: float) -> bool:
     return True
 
 
-def refused_after(connection: socket.socket, pieces: Iterable[bytes], *, pause: float) -> float:
-    """Seconds of sending *pieces* until the other side had enough."""
-    began = time.monotonic()
+def is_refused(connection: socket.socket, pieces: Iterable[bytes], *, pause: float) -> bool:
+    """Whether the other side has enough before it was sent all *pieces*."""
     with suppress(OSError):
         for piece in pieces:
             connection.sendall(piece)
             time.sleep(pause)
-            if time.monotonic() - began > 30:
-                return math.inf
-        return math.inf
-    return time.monotonic() - began
+        return False
+    return True
 
 
 def test_only_the_caller_with_the_token_is_answered(webhook: Webhook) -> None:
@@ -202,10 +197,10 @@ def test_token_and_certificate_are_renewed_under_way(own: Webhook) -> None:
             (own.folder / f"fresh.{name}").replace(own.folder / f"hooks.{name}")
         (own.folder / "fresh").write_text("f" * 32)
         (own.folder / "fresh").replace(own.folder / "tokens")
-        deadline = time.monotonic() + 30
-        while ssl.get_server_certificate(("127.0.0.1", own.port)) == before or own.log().count("read again") < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        until(
+            lambda: ssl.get_server_certificate(("127.0.0.1", own.port)) != before and own.log().count("read again") >= 2,
+            what=own.log,
+        )
         with own.client("f" * 32) as renewed:
             assert renewed.post("/backup/sync", content=BODY).status_code == 200
         # A connection from before is none of the caller's any more.
@@ -219,7 +214,7 @@ def test_idle_connections_neither_pile_up_nor_keep_the_caller_out(webhook: Webho
         assert caller.post("/backup/sync", content=BODY).status_code == 200, "the caller's own connection was closed"
         with webhook.client() as other:
             assert other.post("/backup/sync", content=BODY).status_code == 200
-        assert all(closed_within(connection, 15) for connection in idle)
+        assert all(is_closed(connection) for connection in idle)
     assert webhook.metric('connections_dropped_total{reason="too_many"') >= 180
     assert webhook.metric('connections_dropped_total{reason="handshake"') >= 10
 
@@ -228,13 +223,12 @@ def test_the_head_of_a_request_has_a_time_and_a_size(webhook: Webhook) -> None:
     for first in (b"", b"POST /backup/sync HTTP/1.1\r\nX: y"):
         connection = webhook.secure()
         connection.sendall(first)
-        assert closed_within(connection, 15)
+        assert is_closed(connection)
     with webhook.client() as caller:
         assert caller.post("/backup/sync", content=BODY).status_code == 200
-    dribbled = refused_after(webhook.secure(), itertools.repeat(b"X"), pause=0.1)
-    assert 1 < dribbled < 15
+    assert is_refused(webhook.secure(), itertools.repeat(b"X", 10_000), pause=0.1)
     heads = (b"X-%d: " % number + b"y" * 1000 + b"\r\n" for number in range(10_000))
-    assert refused_after(webhook.secure(), itertools.chain([b"POST /backup/sync HTTP/1.1\r\n"], heads), pause=0) < 15
+    assert is_refused(webhook.secure(), itertools.chain([b"POST /backup/sync HTTP/1.1\r\n"], heads), pause=0)
     assert webhook.metric('connections_dropped_total{reason="head_too_long"') == 1
     assert webhook.metric('connections_dropped_total{reason="head_timeout"') >= 2
 
@@ -245,7 +239,7 @@ def test_half_sent_bodies_of_strangers_hold_nothing(webhook: Webhook) -> None:
     with webhook.client() as caller:
         assert caller.post("/backup/sync", content=BODY).status_code == 200
     assert rss(webhook) - before < 30_000_000
-    assert all(closed_within(connection, 15) for connection in half)
+    assert all(is_closed(connection) for connection in half)
 
 
 def test_half_sent_bodies_with_a_token_give_way(webhook: Webhook) -> None:
@@ -261,7 +255,7 @@ def test_half_sent_bodies_with_a_token_give_way(webhook: Webhook) -> None:
     assert rss(webhook) - before < 40_000_000
     told = b""
     for connection in half:
-        connection.settimeout(15)
+        connection.settimeout(PATIENCE)
         with suppress(OSError):
             told += connection.recv(65536)
     assert b"503 Service Unavailable" in told
@@ -271,9 +265,10 @@ def test_half_sent_bodies_with_a_token_give_way(webhook: Webhook) -> None:
 
 def test_the_end_is_not_held_up_by_those_who_idle(own: Webhook) -> None:
     held = [own.raw(), own.secure(), own.half_sent(1000)]
-    time.sleep(0.2)
-    assert own.stop() < 12
-    assert len(held) == 3
+    until(lambda: own.metric("connections ") == len(held), what="they are accepted")
+    assert own.process
+    own.process.terminate()
+    assert own.process.wait(PATIENCE) == 0
 
 
 def rss(webhook: Webhook) -> int:
@@ -309,7 +304,12 @@ def test_a_wrong_setting_is_one_line_and_nothing_is_served(env: dict[str, str], 
     port, status = free_ports(2)
     ports = {"TIDB_BACKUP_PORT": str(port), "TIDB_BACKUP_STATUS_PORT": str(status)}
     done = subprocess.run(
-        [sys.executable, "-m", "app"], env={**clean, **ports, **env}, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "app"],
+        env={**clean, **ports, **env},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
