@@ -150,6 +150,11 @@ class Connection(HttpToolsProtocol):
         self._closed = True
         self._all.forget(self)
         super().connection_lost(exc)
+        # Each of these leads back here, and the garbage collector comes seldom: buffers of a megabyte would wait for it.
+        self._unset_keepalive_if_required()
+        self.pipeline.clear()
+        self.cycle = None  # type: ignore[assignment]
+        self.scope = None  # type: ignore[assignment]
 
     # What the parser calls
 

@@ -5,13 +5,14 @@ Both servers are real uvicorn processes with one worker, asked over loopback on 
 
 import gc
 import http.client
+import os
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
@@ -22,7 +23,9 @@ import orjson
 from app.domain import cron
 from app.domain.retention import Item, Policy, Rule, State, plan
 from app.routes import GC_THRESHOLD
+from benchmarks.hook_credentials import Credentials, temporary_credentials
 from benchmarks.hook_requests import NOW, backup_request, schedule_request, write_status
+from sandbox.ports import free_ports
 
 _MIB = 1024 * 1024
 
@@ -39,18 +42,22 @@ class Row:
 
 
 class Server:
-    """One application under uvicorn."""
+    """One application on *port*; over TLS with *credentials*, whose token is presented."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], port: int, credentials: Credentials | None = None) -> None:
         self.process = process
+        self._headers = {"Content-Type": "application/json"}
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+        if credentials:
+            self._headers["Authorization"] = f"Bearer {credentials.token}"
+            self._connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=120, context=credentials.trust)
         self._connection.connect()
         assert self._connection.sock is not None
         self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def post(self, path: str, body: bytes) -> bytes:
         """The answer to *body*; fails unless it is 200."""
-        self._connection.request("POST", path, body, {"Content-Type": "application/json"})
+        self._connection.request("POST", path, body, self._headers)
         response = self._connection.getresponse()
         answer = response.read()
         if response.status != 200:
@@ -64,20 +71,27 @@ class Server:
 
 
 @contextmanager
-def serve(app: str) -> Iterator[Server]:
-    """Start *app* on a free port of the loopback interface; stop it by its own handle."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def serve(app: str, credentials: Credentials | None = None) -> Iterator[Server]:
+    """Start *app* under uvicorn on a free port of the loopback interface, or ``python -m app`` for "app"; stop it by its own
+    handle."""
+    (port,) = free_ports(1)
     argv = [sys.executable, "-m", "uvicorn", app, f"--port={port}", "--timeout-keep-alive=120", "--no-access-log"]
-    with subprocess.Popen([*argv, "--log-level=warning"]) as process:
+    argv += ["--log-level=warning"]
+    env = dict(os.environ)
+    if app == "app":
+        argv = [sys.executable, "-m", "app"]
+        env |= {"TIDB_BACKUP_PORT": str(port), "TIDB_BACKUP_STATUS_PORT": "0", "TIDB_BACKUP_LOG_LEVEL": "warning"}
+        env |= credentials.settings if credentials else {}
+    elif credentials:
+        argv += [f"--ssl-certfile={credentials.certificate}", f"--ssl-keyfile={credentials.key}"]
+    with subprocess.Popen(argv, env=env) as process:
         try:
             for _ in range(300):
                 with socket.socket() as probe:
                     if probe.connect_ex(("127.0.0.1", port)) == 0:
                         break
                 time.sleep(0.1)
-            yield Server(process, port)
+            yield Server(process, port, credentials)
         finally:
             process.terminate()
 
@@ -124,6 +138,12 @@ def small(hooks: Server, bare: Server) -> Row:
     ours, rival = in_turns(3000, *calls)
     what = f"Backup sync, {len(body) / 1024:.1f} KB, against an empty route"
     return Row(what=what, ours=f"{ours * 1e6:.0f} us", rival=f"{rival * 1e6:.0f} us", ratio=ours / rival, target=1.5)
+
+
+def small_over_tls(hooks: Server, bare: Server) -> Row:
+    """The same as the manifests have it: over TLS, with a token, on the server of ``python -m app``."""
+    row = small(hooks, bare)
+    return replace(row, what="  over TLS with a token, against that route over TLS", target=1.6)
 
 
 def big(hooks: Server) -> list[Row]:
@@ -199,6 +219,8 @@ def main() -> None:
     with serve("app.main:app") as hooks, serve("benchmarks.bare_app:app") as bare:
         rows.append(small(hooks, bare))
         rows += big(hooks)
+    with temporary_credentials() as found, serve("app", found) as hooks, serve("benchmarks.bare_app:app", found) as bare:
+        rows.insert(-3, small_over_tls(hooks, bare))
     show(rows)
 
 

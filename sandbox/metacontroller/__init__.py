@@ -6,7 +6,7 @@ cache, finalizers, whole-status replacement on a fresh GET, adoption and release
 caches that are behind the API server.
 
 Left out, and refused or ignored aloud where a controller asks for it: Rolling* update methods and ControllerRevisions,
-server-side apply, etag caching, TLS and authorization of webhooks, ``endpointConfigs``, hook version v1, leader election,
-metrics, client-side rate limits, ``metadata`` labels selecting which controllers this instance serves. Production always
-uses the real one; ``METACONTROLLER_BIN`` puts it in this one's place.
+server-side apply, etag caching, ``clientTLS``, ``basicAuth``, ``caBundle.configMapRef``, ``endpointConfigs``, hook version v1,
+leader election, metrics, client-side rate limits, ``metadata`` labels selecting which controllers this instance serves.
+Production always uses the real one; ``METACONTROLLER_BIN`` puts it in this one's place.
 """

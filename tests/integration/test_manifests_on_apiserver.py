@@ -336,11 +336,11 @@ class TestMetacontroller:
         api = as_account(cluster, "metacontroller", "metacontroller")
         role = {
             "metadata": {"name": "more", "namespace": APP},
-            "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}],
+            "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["update"]}],
         }
         roles = api.resource(f"{RBAC}/v1", "roles")
         assert "not currently held" in refused(lambda: api.create(roles, {"apiVersion": f"{RBAC}/v1", "kind": "Role", **role}))
-        assert refused(lambda: api.request("GET", f"/api/v1/namespaces/{APP}/secrets"))
+        assert refused(lambda: api.request("GET", f"/api/v1/namespaces/{APP}/configmaps"))
 
     def test_it_may_run_a_backup_from_finalizer_to_status(self, cluster: Cluster) -> None:
         api = as_account(cluster, "metacontroller", "metacontroller")

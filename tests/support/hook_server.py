@@ -30,6 +30,8 @@ class HookServer:
     def __init__(self) -> None:
         self.routes: dict[str, Answer] = {}
         self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.authorizations: list[str] = []
+        """The header ``Authorization`` of each call, "" where there was none."""
         self._arrivals: list[tuple[str, float]] = []
         self._server = ThreadingHTTPServer((HOST, 0), self._handler())
         self._server.daemon_threads = True
@@ -68,6 +70,7 @@ class HookServer:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 server._arrivals.append((self.path, server.now()))
                 server.calls.append((self.path, body))
+                server.authorizations.append(self.headers.get("Authorization") or "")
                 route = server.routes.get(self.path)
                 answer = route(body) if route else Raw(status=404, body=b"no such route")
                 raw = answer if isinstance(answer, Raw) else Raw(body=json.dumps(answer).encode())

@@ -1,8 +1,10 @@
 """What each answer of a hook means: the failure table of the wire protocol, over real HTTP."""
 
+import base64
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from email.utils import formatdate
 from typing import Any
 
@@ -162,3 +164,47 @@ def test_a_service_becomes_a_url() -> None:
     hook = Hook.parse({"version": "v2", "webhook": {"service": service, "path": "/sync", "timeout": "1m"}}, "sync")
     assert hook == Hook(url="http://s.n:8080/sync", timeout=60.0, strict=True)
     assert Hook.parse(None, "finalize") is None
+
+
+TOKEN_SECRET = {"data": {"token": base64.b64encode(b" s3cret\n").decode(), "empty": ""}}
+
+
+def with_authorization(spec: dict[str, Any]) -> dict[str, Any]:
+    return {"version": "v2", "webhook": {"url": "https://x", **spec}}
+
+
+def find_secret(namespace: str, name: str) -> dict[str, Any] | None:
+    return TOKEN_SECRET if (namespace, name) == ("system", "hooks") else None
+
+
+def reference(**changes: str) -> dict[str, str]:
+    return {"namespace": "system", "name": "hooks", "key": "token", **changes}
+
+
+def test_a_token_is_presented_without_the_white_space_around_it(server: HookServer) -> None:
+    spec = with_authorization({"authorization": {"secretRef": reference()}})
+    hook = Hook.parse(spec, "sync", find_secret)
+    assert hook is not None
+    assert hook.authorization == "Bearer s3cret"
+    server.routes["/sync"] = lambda _: {}
+    HookClient().call(replace(hook, url=server.url("/sync")), {})
+    assert server.authorizations[-1] == "Bearer s3cret"
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ({"authorization": {"secretRef": reference(name="other")}}, "can't resolve authorization.*system/other"),
+        ({"authorization": {"secretRef": reference(key="other")}}, "does not contain key 'other'"),
+        ({"authorization": {"secretRef": reference(key="empty")}}, "does not contain key 'empty'"),
+        ({"authorization": {"type": "basic", "secretRef": reference()}}, "basicAuth"),
+        ({"caBundle": {}}, "exactly one"),
+        ({"caBundle": {"inline": "x", "secretRef": reference()}}, "exactly one"),
+        ({"caBundle": {"inline": "junk"}}, "no valid PEM"),
+        ({"caBundle": {"secretRef": {"namespace": "system", "name": "hooks"}}}, "key 'ca.crt'"),
+        ({"clientTLS": {"secretRef": reference()}}, "clientTLS"),
+    ],
+)
+def test_credentials_that_are_not_there_stop_the_controller(spec: dict[str, Any], says: str) -> None:
+    with pytest.raises(HookError, match=says):
+        Hook.parse(with_authorization(spec), "sync", find_secret)
