@@ -104,6 +104,11 @@ NOT_RUN: Final = {
     ("docs/images.md", "make images"): "takes minutes and needs an engine for images",
     ("docs/images.md", "docker build --target webhook --tag tidb-backup/webhook:0.1.0 ."): "needs docker",
     ("docs/images.md", "apt-get install -y buildah debootstrap podman runc"): "needs root and changes the machine",
+    (
+        "docs/export-contents.md",
+        "jq -r '(.accounts[].create, .accounts[].roles[].sql, .accounts[].grants[].sql, "
+        """(.accounts[].default_roles | select(. != ""))) + ";"' \\""",
+    ): "needs an export with users, jq and mysql",
     ("docs/install.md", "kubectl apply --server-side --force-conflicts -k ."): "needs the reader's own folder, and containers",
     (
         "docs/install.md",
