@@ -49,7 +49,7 @@ def plan(database: "Database", document: Accounts, held: Held, *, update: bool) 
             reason="DatabaseAccessDenied",
             hint=f"Grant {database.access.user} CREATE USER and ROLE_ADMIN on *.*, or leave spec.users away.",
         )
-    there = {one.name: one for one in read_accounts(database, {one.name for one in document.accounts}).accounts}
+    there = _there(database, document.accounts)
     wanted, definitions, kept, left_out = [], dict[Name, str](), [], list[Grant]()
     for one in document.accounts:
         before = there.get(one.name)
@@ -63,6 +63,12 @@ def plan(database: "Database", document: Accounts, held: Held, *, update: bool) 
                 definitions[one.name] = one.create if before is None else one.alter
             wanted.append(msgspec.structs.replace(one, grants=tuple(filter(held.covers, one.grants))))
     return Plan(accounts=wanted, definitions=definitions, kept=kept, left_out=left_out)
+
+
+def _there(database: "Database", wanted: Iterable[Account]) -> dict[Name, Account]:
+    """Those of the *wanted* accounts that the target has, as it has them."""
+    with database.connection() as rows:
+        return {one.name: one for one in read_accounts(rows, {one.name for one in wanted}).accounts}
 
 
 def _difference(before: Account, exported: Account) -> str:
@@ -96,7 +102,7 @@ def apply(database: "Database", todo: Plan) -> None:
                     cursor.execute(statement)
         except PermanentError as error:
             problems[shown(one.name)] = error.message
-    there = {one.name: one for one in read_accounts(database, {one.name for one in todo.accounts}).accounts}
+    there = _there(database, todo.accounts)
     for one in todo.accounts:
         if lack := _lacks(there.get(one.name), one):
             problems.setdefault(shown(one.name), f"the target shows {lack}")

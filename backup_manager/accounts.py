@@ -7,6 +7,7 @@ from ``mysql.user``, ``columns_priv``, ``role_edges`` and ``default_roles``, wit
 A hash of a password lets its holder log in sooner or later. It stands in the document alone.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,9 +20,7 @@ from backup_manager.errors import PermanentError
 from backup_manager.tools.table_filter import selects
 
 if TYPE_CHECKING:
-    from pymysql.cursors import Cursor
-
-    from backup_manager.database import Database
+    from backup_manager.database import Rows
 
 KEY: Final = "users.json"
 """Its name has one dot, so that lightning takes it for no file of a table."""
@@ -32,6 +31,9 @@ GRANT: Final = re.compile(
     r"GRANT (?P<what>.+) ON (?:\*\.\*|`(?P<schema>(?:[^`]|``)+)`\.(?:\*|`(?P<table>(?:[^`]|``)+)`))", re.DOTALL
 )
 _TABLES: Final = "select table_schema, table_name from information_schema.tables"
+_TABLES_OF_GRANTS: Final = (
+    "global_priv", "global_grants", "db", "tables_priv", "columns_priv", "role_edges", "default_roles",
+)  # fmt: skip
 _DEFAULT: Final = "SET DEFAULT ROLE "
 _OPTION: Final = " WITH GRANT OPTION"
 _PLUGIN: Final = re.compile(r"IDENTIFIED WITH '(?P<plugin>[^']*)'")
@@ -186,11 +188,11 @@ def of_dump(keys: Collection[str], read: Callable[[str], bytes], where: str, *, 
     return found
 
 
-def selected(database: "Database", rules: Sequence[str]) -> Held:
-    """What the filter *rules* select of *database*."""
-    places = [(str(schema), str(name)) for schema, name in database.rows(_TABLES)]
+def selected(rows: "Rows", rules: Sequence[str]) -> Held:
+    """What the filter *rules* select of a TiDB."""
+    places = [(str(schema), str(name)) for schema, name in rows(_TABLES)]
     # A name that no table has: of the rules for it, only those for every table match.
-    empty = [(str(row[0]), "\0") for row in database.rows("select schema_name from information_schema.schemata")]
+    empty = [(str(row[0]), "\0") for row in rows("select schema_name from information_schema.schemata")]
     return Held.of(place for place in (*places, *empty) if selects(rules, *place))
 
 
@@ -208,17 +210,30 @@ def account(user: str, host: str) -> str:
     return f"{_text(user)}@{_text(host)}"
 
 
-def require_readable(database: "Database") -> None:
-    """Raise PermanentError when the login may not read accounts: that shows before the dump, not after hours."""
-    with database.session() as cursor:
-        for name in list(_hashes(cursor))[:1]:
-            _rows(cursor, "show create user %s@%s", *name)
-            _rows(cursor, "show grants for %s@%s", *name)
+def digest(rows: "Rows") -> str:
+    """Of all that is known of users, roles and grants, to see whether it changed. Counters of failed logins are no part of it.
+    Raises PermanentError when the login may not read accounts: that shows before the dump, not after hours."""
+    for name in list(_hashes(rows))[:1]:
+        rows("show create user %s@%s", name)
+        rows("show grants for %s@%s", name)
+    columns = [str(row[0]).lower() for row in rows("show columns from mysql.user")]
+    of_user = [f"`{column}`" for column in columns if column not in {"password_last_changed", "user_attributes"}]
+    of_user += ["json_extract(user_attributes, '$.metadata')"] if "user_attributes" in columns else []
+    queries = [f"select {', '.join(of_user)} from mysql.user", *(f"select * from mysql.{table}" for table in _TABLES_OF_GRANTS)]  # noqa: S608  (names of the server's own columns and tables)
+    found = hashlib.sha256()
+    for query in queries:
+        for row in sorted(map(repr, rows(query))):
+            found.update(row.encode())
+    return found.hexdigest()
 
 
-def collect(database: "Database", held: Held) -> Found:
-    """All accounts but those of :data:`ROOT`. What the export does not hold is no object of a grant in it."""
-    read = read_accounts(database)
+def collect(rows: "Rows", held: Held, *, before: str = "") -> Found:
+    """All accounts but those of :data:`ROOT`. What the export does not hold is no object of a grant in it.
+
+    TiDB shows them as they are now, not at a snapshot. *before*: their :func:`digest` from before the dump; when it is the same
+    now, they are those of the dump's snapshot too.
+    """
+    read = read_accounts(rows)
     left_out = [f"user {shown(name)}: TiDB shows its definition in no form that can be run" for name in read.unreadable]
     kept, unheld = [], list[Grant]()
     for one in read.accounts:
@@ -227,6 +242,8 @@ def collect(database: "Database", held: Held) -> Found:
         kept.append(msgspec.structs.replace(one, grants=grants))
     if unheld:
         left_out.append(without(unheld))
+    if before and digest(rows) != before:
+        left_out.append("users as of the snapshot: some were changed while the export ran, it has them as at its end")
     granted = {role.name for one in kept for role in one.roles}
     kept.sort(key=lambda one: (one.name not in granted, *one.name))
     return Found(accounts=Accounts(accounts=tuple(kept)), left_out=tuple(left_out))
@@ -245,39 +262,38 @@ class Read:
     unreadable: Sequence[Name] = ()
 
 
-def read_accounts(database: "Database", names: Collection[Name] | None = None) -> Read:
-    """The accounts of *names*, else all but those of :data:`ROOT`, on one connection. Raises PermanentError."""
+def read_accounts(rows: "Rows", names: Collection[Name] | None = None) -> Read:
+    """The accounts of *names*, else all but those of :data:`ROOT`. Raises PermanentError."""
     found, unreadable = [], []
-    with database.session() as cursor:
-        _rows(cursor, "set sql_mode = ''")  # how names are quoted depends on it
-        hashes = _hashes(cursor)
-        edges, columns, default = _edges(cursor), _columns(cursor), _default_roles(cursor)
-        for name in hashes if names is None else (name for name in hashes if name in names):
-            create = _create(name, hashes[name], str(_rows(cursor, "show create user %s@%s", *name)[0][0]))
-            if create is None:
-                unreadable.append(name)
-                continue
-            lines = [str(row[0]) for row in _rows(cursor, "show grants for %s@%s", *name)]
-            grants = [grant for line in lines if (grant := _grant(name, line))]
-            roles = [role for role in edges.get(name, ()) if role in hashes]
-            active = [account(*role) for role in roles if role in default.get(name, ())]
-            target = account(*name)
-            one = Account(
-                user=name[0],
-                host=name[1],
-                create=create,
-                roles=tuple(Role(user=role[0], host=role[1], sql=f"GRANT {account(*role)} TO {target}") for role in roles),
-                grants=(*grants, *columns.get(name, ())),
-                default_roles=f"{_DEFAULT}{', '.join(active)} TO {target}" if active else "",
-            )
-            found.append(one)
+    rows("set sql_mode = ''")  # how names are quoted depends on it
+    hashes = _hashes(rows)
+    edges, columns, default = _edges(rows), _columns(rows), _default_roles(rows)
+    for name in hashes if names is None else (name for name in hashes if name in names):
+        create = _create(name, hashes[name], str(rows("show create user %s@%s", name)[0][0]))
+        if create is None:
+            unreadable.append(name)
+            continue
+        lines = [str(row[0]) for row in rows("show grants for %s@%s", name)]
+        grants = [grant for line in lines if (grant := _grant(name, line))]
+        roles = [role for role in edges.get(name, ()) if role in hashes]
+        active = [account(*role) for role in roles if role in default.get(name, ())]
+        target = account(*name)
+        one = Account(
+            user=name[0],
+            host=name[1],
+            create=create,
+            roles=tuple(Role(user=role[0], host=role[1], sql=f"GRANT {account(*role)} TO {target}") for role in roles),
+            grants=(*grants, *columns.get(name, ())),
+            default_roles=f"{_DEFAULT}{', '.join(active)} TO {target}" if active else "",
+        )
+        found.append(one)
     return Read(accounts=found, unreadable=unreadable)
 
 
-def _hashes(cursor: "Cursor") -> dict[Name, str]:
+def _hashes(rows: "Rows") -> dict[Name, str]:
     """The hash of the password of each account but those of TiDB itself."""
-    rows = _rows(cursor, "select user, host, authentication_string from mysql.user order by user, host")
-    named = {(str(user), str(host)): str(told or "") for user, host, told in rows}
+    found = rows("select user, host, authentication_string from mysql.user order by user, host")
+    named = {(str(user), str(host)): str(told or "") for user, host, told in found}
     return {name: told for name, told in named.items() if name not in _ROOT}
 
 
@@ -314,23 +330,23 @@ def _grant(name: Name, line: str) -> Grant | None:
     return Grant(sql=f"{match[0]} TO {account(*name)}{option}", schema=schema, table=table)
 
 
-def _columns(cursor: "Cursor") -> dict[Name, list[Grant]]:
+def _columns(rows: "Rows") -> dict[Name, list[Grant]]:
     found: dict[Name, list[Grant]] = {}
     query = "select user, host, db, table_name, column_name, column_priv from mysql.columns_priv order by 1, 2, 3, 4, 5"
-    for user, host, schema, table, column, told in _rows(cursor, query):
+    for user, host, schema, table, column, told in rows(query):
         given = ", ".join(f"{one.upper()}({_identifier(str(column))})" for one in _set(told))
         sql = f"GRANT {given} ON {_identifier(str(schema))}.{_identifier(str(table))} TO {account(str(user), str(host))}"
         found.setdefault((str(user), str(host)), []).append(Grant(sql=sql, schema=str(schema), table=str(table)))
     return found
 
 
-def _edges(cursor: "Cursor") -> dict[Name, list[Name]]:
+def _edges(rows: "Rows") -> dict[Name, list[Name]]:
     """The roles of each account."""
-    return _pairs(_rows(cursor, "select to_user, to_host, from_user, from_host from mysql.role_edges order by 1, 2, 3, 4"))
+    return _pairs(rows("select to_user, to_host, from_user, from_host from mysql.role_edges order by 1, 2, 3, 4"))
 
 
-def _default_roles(cursor: "Cursor") -> dict[Name, list[Name]]:
-    return _pairs(_rows(cursor, "select user, host, default_role_user, default_role_host from mysql.default_roles"))
+def _default_roles(rows: "Rows") -> dict[Name, list[Name]]:
+    return _pairs(rows("select user, host, default_role_user, default_role_host from mysql.default_roles"))
 
 
 def _pairs(rows: Iterable[tuple[Any, ...]]) -> dict[Name, list[Name]]:
@@ -387,8 +403,3 @@ def _like(pattern: str) -> str:
 
 def _cut(text: str, start: str) -> str | None:
     return text[len(start) :] if text.startswith(start) else None
-
-
-def _rows(cursor: "Cursor", statement: str, *parameters: str) -> Sequence[tuple[Any, ...]]:
-    cursor.execute(statement, parameters or None)
-    return cursor.fetchall()

@@ -10,6 +10,8 @@ target has already is left as it is; the value of a sequence is only ever moved 
 import gzip
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
@@ -22,7 +24,7 @@ from backup_manager.tools.dumpling import SYSTEM_SCHEMAS
 from backup_manager.tools.table_filter import selects
 
 if TYPE_CHECKING:
-    from backup_manager.database import Database
+    from backup_manager.database import Database, Rows
 
 KEY: Final = "schema-objects.json"
 """Its name has one dot, so that lightning takes it for no file of a table."""
@@ -104,21 +106,41 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     left_out: tuple[str, ...] = ()
 
 
-def collect(database: "Database", rules: Sequence[str], *, views: bool = True, sequences: bool = True) -> Found:
-    """The objects that the filter *rules* select. Called after the dump, so that no sequence is behind the rows in it."""
-    places = [
-        (str(schema), str(name), str(kind).upper())
-        for schema, name, kind in database.rows("select table_schema, table_name, table_type from "
-        "information_schema.tables where table_type in ('VIEW', 'SEQUENCE') order by 1, 2")
-        if str(schema).lower() not in SYSTEM_SCHEMAS and selects(rules, str(schema), str(name))
-    ]  # fmt: skip
+def require_readable(rows: "Rows", rules: Sequence[str]) -> int | None:
+    """Read one view and one sequence of those that the filter *rules* select: a missing right shows before the dump, and not
+    after hours. Returns the version of the schema, for :func:`collect`. Raises PermanentError."""
+    first = {kind: (schema, name) for schema, name, kind in reversed(_places(rows, rules))}
+    if place := first.get("VIEW"):
+        with suppress(PermanentError):  # an invalid one, or another's: it will be left out, by name
+            rows(f"show create view {quoted(*place)}")
+    if place := first.get("SEQUENCE"):
+        rows(f"show create sequence {quoted(*place)}")
+    return _schema_version(rows)
+
+
+def collect(
+    rows: "Rows",
+    rules: Sequence[str],
+    *,
+    snapshot: str = "",
+    version: int | None = None,
+    views: bool = True,
+    sequences: bool = True,
+) -> Found:
+    """The objects that the filter *rules* select, on one connection, after the dump.
+
+    Definitions are those of the dump's *snapshot* (a TSO), so that they fit the tables in it. Where TiDB does not let us read
+    it, they are those of now, and the *version* of the schema before the dump tells whether that is the same. Values of
+    sequences are always those of now, so that none is behind the rows.
+    """
+    historic = _look_back(rows, snapshot)
+    places = _places(rows, rules)
     kept: list[NamedView] = []
     left_out: list[str] = []
-    counts = [place for place in places if place[2] == "SEQUENCE" and sequences]
     for schema, name, _ in (place for place in places if place[2] == "VIEW" and views):
         try:
-            database.rows(f"show fields from {quoted(schema, name)}")  # a view whose tables are gone cannot be created again
-            row = database.rows(f"show create view {quoted(schema, name)}")[0]
+            rows(f"show fields from {quoted(schema, name)}")  # a view whose tables are gone cannot be created again
+            row = rows(f"show create view {quoted(schema, name)}")[0]
         except PermanentError as error:
             left_out.append(f"view {schema}.{name}: {error.message}")
         else:
@@ -127,17 +149,61 @@ def collect(database: "Database", rules: Sequence[str], *, views: bool = True, s
         number = sum(place[2] == kind for place in places)
         if number and not wanted:
             left_out.append(f"{kind.lower()}s: {number}, by spec.dumpling.options")
-    schemas = sorted({item.schema for item in kept} | {schema for schema, _, _ in counts})
-    objects = SchemaObjects(
-        policies=tuple(
-            str(database.rows(f"show create placement policy {quoted(str(row[0]))}")[0][1])
-            for row in database.rows("select policy_name as policy from information_schema.placement_policies order by 1")
-        ),
-        schemas={schema: str(database.rows(f"show create database {quoted(schema)}")[0][1]) for schema in schemas},
-        sequences=tuple(_sequence(database, schema, name) for schema, name, _ in counts),
-        views=tuple(kept),
+    counts = _sequences(rows, [place for place in places if place[2] == "SEQUENCE" and sequences])
+    schemas = sorted({item.schema for item in kept} | {item.schema for item in counts})
+    policies = tuple(
+        str(rows(f"show create placement policy {quoted(str(row[0]))}")[0][1])
+        for row in rows("select policy_name as policy from information_schema.placement_policies order by 1")
     )
+    created = {schema: str(rows(f"show create database {quoted(schema)}")[0][1]) for schema in schemas}
+    if historic:
+        rows("set tidb_snapshot = ''")
+    elif (kept or counts) and (why := _moved(rows, version)):
+        left_out.append(f"views and sequences as of the snapshot: {why}, the export has them as at its end")
+    valued = []
+    for item in counts:
+        try:
+            valued.append(item.valued(rows(f"show table {quoted(item.schema, item.name)} next_row_id")))
+        except PermanentError as error:
+            left_out.append(f"sequence {item.schema}.{item.name}: dropped after the snapshot, {error.message}")
+    objects = SchemaObjects(policies=policies, schemas=created, sequences=tuple(valued), views=tuple(kept))
     return Found(objects=objects, left_out=tuple(left_out))
+
+
+def _places(rows: "Rows", rules: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Schema, name and kind of each view and sequence that the filter *rules* select."""
+    return [
+        (str(schema), str(name), str(kind).upper())
+        for schema, name, kind in rows("select table_schema, table_name, table_type from "
+        "information_schema.tables where table_type in ('VIEW', 'SEQUENCE') order by 1, 2")
+        if str(schema).lower() not in SYSTEM_SCHEMAS and selects(rules, str(schema), str(name))
+    ]  # fmt: skip
+
+
+def _look_back(rows: "Rows", snapshot: str) -> bool:
+    """Read at *snapshot* from now on; False where TiDB refuses it (garbage was collected since, or has never been)."""
+    if not snapshot.isdigit():
+        return False
+    try:
+        rows("set tidb_snapshot = %s", (snapshot,))
+    except PermanentError:
+        return False
+    return True
+
+
+def _schema_version(rows: "Rows") -> int | None:
+    """It grows with every change of a definition; None where the login may not ask for it."""
+    try:
+        return int(rows("admin show ddl")[0][0])
+    except PermanentError:
+        return None
+
+
+def _moved(rows: "Rows", version: int | None) -> str:
+    """Why what is read now may be otherwise than it was at schema *version*; empty when it is not."""
+    if version is None:
+        return "whether one was changed while the export ran is not known (ADMIN SHOW DDL needs SUPER)"
+    return "" if _schema_version(rows) == version else "the schema was changed while the export ran"
 
 
 def left_out_of_cluster(database: "Database", schemas: Iterable[str], *, users: bool = False) -> list[str]:
@@ -252,19 +318,36 @@ def _not_created(views: Sequence[NamedView], problems: dict[str, str]) -> Manage
     )
 
 
-def _sequence(database: "Database", schema: str, name: str) -> NamedSequence:
-    create = str(database.rows(f"show create sequence {quoted(schema, name)}")[0][1])
-    increment, lowest, highest = map(
-        int,
-        database.rows(
-            "select increment, min_value, max_value from information_schema.sequences where sequence_schema = %s and "
-            "sequence_name = %s",
-            (schema, name),
-        )[0],
-    )
-    rows = database.rows(f"show table {quoted(schema, name)} next_row_id")
-    following = next(int(row[3]) for row in rows if row[4] == "SEQUENCE")
-    return NamedSequence(schema=schema, name=name, create=create, last=last_value(following, increment, lowest, highest))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sequence:
+    """A sequence without its value."""
+
+    schema: str
+    name: str
+    create: str
+    increment: int
+    lowest: int
+    highest: int
+
+    def valued(self, found: Sequence[tuple[object, ...]]) -> NamedSequence:
+        """With the value that ``SHOW TABLE NEXT_ROW_ID`` *found*."""
+        following = next(int(str(row[3])) for row in found if row[4] == "SEQUENCE")
+        last = last_value(following, self.increment, self.lowest, self.highest)
+        return NamedSequence(schema=self.schema, name=self.name, create=self.create, last=last)
+
+
+def _sequences(rows: "Rows", places: Sequence[tuple[str, str, str]]) -> list[_Sequence]:
+    if not places:
+        return []
+    query = "select sequence_schema, sequence_name, increment, min_value, max_value from information_schema.sequences"
+    facts = {(str(row[0]), str(row[1])): tuple(map(int, row[2:])) for row in rows(query)}
+    found = []
+    for schema, name, _ in places:
+        increment, lowest, highest = facts[schema, name]
+        create = str(rows(f"show create sequence {quoted(schema, name)}")[0][1])
+        one = _Sequence(schema=schema, name=name, create=create, increment=increment, lowest=lowest, highest=highest)
+        found.append(one)
+    return found
 
 
 def last_value(following: int, increment: int, lowest: int, highest: int) -> int | None:

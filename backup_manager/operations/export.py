@@ -46,6 +46,9 @@ class Export:
     options: dump_options.DumpOptions
     found: schema_objects.Found = field(default_factory=schema_objects.Found)
     users: accounts.Found | None = None
+    schema_version: int | None = None
+    users_before: str = ""
+    said: dumpling.Metadata | None = None
     argv: Sequence[str] = ()
     version: str = ""
     heard: dumpling.Heard = field(default_factory=dumpling.Heard)
@@ -70,7 +73,10 @@ def run(context: Context) -> Result:
         return already_complete(context, earlier, details={"objectCount": earlier.object_count})
     try:
         with state.folder.told():
-            return run_steps(context, STEPS, state).result
+            run_steps(context, (PREPARE,), state)
+            with gc_life_time.raised(context, cast(Database, state.database), context.resource.spec.get("tikvGCLifeTime")):
+                run_steps(context, (DUMP, DESCRIBE), state)
+            return run_steps(context, (VERIFY,), state).result
     except CompletedError as meanwhile:
         record = meanwhile.record
         return already_complete(context, record, details={"objectCount": record.object_count})
@@ -80,18 +86,17 @@ def prepare(context: Context, state: Export) -> None:
     """The database answers; the folder is ours, and where this attempt writes is empty."""
     state.database = connect(context, state.access)
     state.schemas = frozenset(str(row[0]) for row in state.database.rows("select schema_name from information_schema.schemata"))
-    schema_objects.collect(
-        state.database, dumpling.filters(context.resource.spec)
-    )  # a missing right shows now and not after hours
-    if _with_users(context):
-        accounts.require_readable(state.database)
+    with state.database.connection() as rows:
+        state.schema_version = schema_objects.require_readable(rows, dumpling.filters(context.resource.spec))
+        if _with_users(context):
+            state.users_before = accounts.digest(rows)
     state.folder.claim()
     state.storage = state.folder.data
     state.target = for_dumpling(context.resource.spec, state.storage.location, env=context.env, scratch=context.scratch)
 
 
 def dump(context: Context, state: Export) -> None:
-    """Run dumpling with the GC life time raised; it must end with 0 and say that it succeeded."""
+    """Run dumpling; it must end with 0 and say that it succeeded."""
     port = process.free_port()
     state.argv = dumpling.argv(
         state.binary,
@@ -102,7 +107,7 @@ def dump(context: Context, state: Export) -> None:
         status_port=port,
     )
     heard = state.heard = dumpling.Heard()
-    with gc_life_time.raised(context, state.database, context.resource.spec.get("tikvGCLifeTime")), _watched(context, port):
+    with _watched(context, port):
         state.folder.confirm()
         safe = secret_options.told(state.argv, context.scratch)
         ended = process.run(
@@ -133,23 +138,32 @@ def _quiet(context: Context) -> Callable[[str], None]:
 def describe(context: Context, state: Export) -> None:
     """Write what dumpling cannot dump beside the dump (views, sequences, policies; users where the spec asks for them), and
     find what stays out of the export."""
-    database = cast(Database, state.database)
     options, rules = state.options, dumpling.filters(context.resource.spec)
-    state.found = schema_objects.collect(database, rules, views=options.views, sequences=options.sequences)
+    said = state.said = dumpling.metadata(_metadata(state.storage))
+    with cast(Database, state.database).connection() as rows:
+        state.found = schema_objects.collect(
+            rows,
+            rules,
+            snapshot=said.commit_ts,
+            version=state.schema_version,
+            views=options.views,
+            sequences=options.sequences,
+        )
+        if _with_users(context):
+            state.users = accounts.collect(rows, accounts.selected(rows, rules), before=state.users_before)
     if options.schemas and state.found.objects:
         state.folder.confirm()
         state.storage.write(schema_objects.KEY, state.found.objects.to_json())
-    if _with_users(context):
-        users = state.users = accounts.collect(database, accounts.selected(database, rules))
+    if state.users:
         state.folder.confirm()
-        state.storage.write(accounts.KEY, users.accounts.to_json())
+        state.storage.write(accounts.KEY, state.users.accounts.to_json())
 
 
 def verify(context: Context, state: Export) -> None:
     """Read back what was written: ``metadata`` to its end, every file with its bytes, and what the filter names."""
     # A later attempt removes the files of one that was frozen: none of them is lost.
     state.folder.confirm()
-    said = dumpling.metadata(_metadata(state.storage))
+    said = cast(dumpling.Metadata, state.said)
     if not said.finished:
         raise _incomplete("`metadata` has no end")
     listed = list(state.storage.list())
@@ -239,12 +253,10 @@ def _numbers(held: Content) -> dict[str, int]:
     return shown | {name: number for name, number in more.items() if number is not None}
 
 
-STEPS: Final = (
-    Step(name="Prepare", work=prepare),
-    Step(name=TOOL_STEP, work=dump),
-    Step(name="Describe", work=describe),
-    Step(name="Verify", work=verify),
-)
+PREPARE: Final = Step(name="Prepare", work=prepare)
+DUMP: Final = Step(name=TOOL_STEP, work=dump)
+DESCRIBE: Final = Step(name="Describe", work=describe)
+VERIFY: Final = Step(name="Verify", work=verify)
 
 
 def _location(context: Context) -> paths.Location:

@@ -104,10 +104,12 @@ class FakeDatabase:
     """Answers to statements by how they begin."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """Rows of a table, by its name in a statement."""
+    connections: int = 0
     executed: list[str] = field(default_factory=list)
     """Statements about users, with their parameters in them."""
     refused: Mapping[str, ManagerError] = field(default_factory=dict)
     """What such statements are refused with, by how they begin."""
+    schema_version: int = 64
     pd: Sequence[str] = ()
     failures: list[ManagerError | None] = field(default_factory=list)
     access: Access = field(default_factory=lambda: Access(host="db"))
@@ -154,6 +156,16 @@ class FakeDatabase:
             return [(address,) for address in self.pd]
         return [(1,)]
 
+    @contextmanager
+    def connection(self) -> Iterator[Callable[..., Sequence[tuple[Any, ...]]]]:
+        self.connections += 1
+        yield self.ask
+
+    def ask(self, statement: str, parameters: Sequence[Any] = ()) -> Sequence[tuple[Any, ...]]:
+        """What :meth:`connection` yields."""
+        answer = self._of_users(statement, parameters)
+        return self.rows(statement, parameters) if answer is None else answer
+
     def _of_users(self, statement: str, parameters: Sequence[str]) -> Sequence[tuple[Any, ...]] | None:
         """Answers to :mod:`backup_manager.accounts` and :mod:`backup_manager.account_plan`; None for any other statement."""
         text = statement % tuple(f"'{one}'" for one in parameters) if parameters and "@%s" in statement else statement
@@ -163,7 +175,8 @@ class FakeDatabase:
         self.executed.append(text)
         if (failure := next((told for start, told in self.refused.items() if text.startswith(start)), None)) is not None:
             raise failure
-        return next((answer for start, answer in self.shown.items() if text.startswith(start)), [])
+        default = [(self.schema_version,)] if text == "admin show ddl" else []
+        return next((answer for start, answer in self.shown.items() if text.startswith(start)), default)
 
     def _of_objects(self, statement: str) -> Sequence[tuple[Any, ...]] | None:
         """Answers to :mod:`backup_manager.schema_objects`; None for any other statement."""
@@ -179,7 +192,8 @@ class FakeDatabase:
 
 
 _OF_USERS = (
-    "set sql_mode", "show create user", "show grants", "mysql.user", "mysql.columns_priv", "mysql.role_edges",
+    "set sql_mode", "set tidb_snapshot", "admin show ddl", "show create user", "show grants", "show columns from mysql.user",
+    "mysql.user", "mysql.db", "mysql.tables_priv", "mysql.columns_priv", "mysql.global_", "mysql.role_edges",
     "mysql.default_roles", "CREATE USER", "ALTER USER", "GRANT ", "SET DEFAULT ROLE",
 )  # fmt: skip
 

@@ -89,6 +89,11 @@ class FakeDatabase:
             self._target.rows = cursor.rows
             call(f"has changed rows of {name}", lambda: None, error=DatabaseUnreachableError)
 
+    @contextmanager
+    def connection(self) -> Iterator[Callable[..., list[tuple[Any, ...]]]]:
+        """Several queries."""
+        yield self.rows
+
     def rows(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """What a query returns."""
         call = self._targets.scheduler.call

@@ -54,7 +54,7 @@ def database() -> FakeDatabase:
 
 
 def test_what_tidb_shows_unquoted_is_written_quoted() -> None:
-    found = accounts.collect(database(), SHOP)  # type: ignore[arg-type]
+    found = accounts.collect(database().ask, SHOP)
     reader, bk, brien = found.accounts.accounts
     assert (reader.user, bk.user, brien.user) == ("reader", "bk", "o'brien"), "roles come first, and root not at all"
     assert bk.create == f"CREATE USER IF NOT EXISTS 'bk'@'%' IDENTIFIED WITH 'mysql_native_password' AS '{HASH}' {TAIL}"
@@ -73,7 +73,7 @@ def test_what_tidb_shows_unquoted_is_written_quoted() -> None:
 
 
 def test_grants_on_what_is_not_exported_are_told_and_not_written() -> None:
-    found = accounts.collect(database(), SHOP)  # type: ignore[arg-type]
+    found = accounts.collect(database().ask, SHOP)
     assert found.left_out == ("grants on what is not in it: 2 (els`e, mysql)",)
 
 
@@ -88,7 +88,7 @@ def test_grants_on_what_is_not_exported_are_told_and_not_written() -> None:
 def test_a_definition_that_cannot_be_taken_apart_is_left_out_by_name(line: str) -> None:
     here = database()
     here.shown = {**here.shown, "show create user 'bk'@'%'": [(line,)]}
-    found = accounts.collect(here, SHOP)  # type: ignore[arg-type]
+    found = accounts.collect(here.ask, SHOP)
     assert [one.user for one in found.accounts.accounts] == ["o'brien", "reader"]
     assert found.left_out[0] == "user 'bk'@'%': TiDB shows its definition in no form that can be run"
 
@@ -98,8 +98,19 @@ def test_the_issuer_of_a_token_is_quoted() -> None:
     line = "CREATE USER 'bk'@'%' IDENTIFIED WITH 'tidb_auth_token' AS '' " + TAIL.replace("NONE", "NONE token_issuer me", 1)
     here.shown = {**here.shown, "show create user 'bk'@'%'": [(line,)]}
     here.shown["select user, host, authentication_string from mysql.user"][1:2] = [("bk", "%", "")]  # type: ignore[index]
-    (bk,) = (one for one in accounts.read_accounts(here).accounts if one.user == "bk")  # type: ignore[arg-type]
+    (bk,) = (one for one in accounts.read_accounts(here.ask).accounts if one.user == "bk")
     assert "IDENTIFIED WITH 'tidb_auth_token' AS '' REQUIRE TOKEN_ISSUER 'me' PASSWORD EXPIRE" in bk.create
+
+
+def test_users_that_changed_while_the_export_ran_are_told() -> None:
+    here = database()
+    before = accounts.digest(here.ask)
+    assert accounts.collect(here.ask, SHOP, before=before).left_out == accounts.collect(here.ask, SHOP).left_out
+    here.shown = {**here.shown, "select * from mysql.role_edges": [("%", "reader", "%", "late")]}
+    assert (
+        accounts.collect(here.ask, SHOP, before=before).left_out[-1].startswith("users as of the snapshot: some were changed")
+    )
+    assert HASH not in before
 
 
 @pytest.mark.parametrize(
@@ -112,7 +123,7 @@ def test_a_grant_is_covered_by_what_is_held(schema: str, table: str, covered: bo
 
 
 def test_the_document_comes_back_the_same_and_shows_no_hash_when_printed() -> None:
-    written = accounts.collect(database(), SHOP).accounts  # type: ignore[arg-type]
+    written = accounts.collect(database().ask, SHOP).accounts
     assert accounts.of_dump([KEY], lambda _key: written.to_json(), "s3://b/p", recorded=3) == written
     assert HASH not in repr(written)
 

@@ -1,6 +1,8 @@
 """Views, sequences and policies of an export: what is found, and what a dump of another program holds."""
 
 import gzip
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -20,7 +22,7 @@ def database() -> FakeDatabase:
         objects=[("shop", "s", "SEQUENCE"), ("shop", "v", "VIEW"), ("sys", "x", "VIEW"), ("other", "v", "VIEW")],
         shown={
             "show create sequence `shop`.`s`": [("s", CREATE)],
-            "select increment": [(1, 1, 9)],
+            "select sequence_schema": [("shop", "s", 1, 1, 9), ("shop", "other", 2, 1, 9)],
             "show table `shop`.`s` next_row_id": [
                 ("shop", "s", "_tidb_rowid", 1, "_TIDB_ROWID"),
                 ("shop", "s", "", 5, "SEQUENCE"),
@@ -32,7 +34,7 @@ def database() -> FakeDatabase:
 
 
 def test_what_the_filter_selects_is_found_and_comes_back_the_same_from_the_document() -> None:
-    found = schema_objects.collect(database(), ["shop.*"])  # type: ignore[arg-type]
+    found = schema_objects.collect(database().ask, ["shop.*"], version=64)
     assert found.objects == SchemaObjects(
         schemas={"shop": "CREATE DATABASE `shop`"},
         sequences=(NamedSequence(schema="shop", name="s", create=CREATE, last=4),),
@@ -43,9 +45,57 @@ def test_what_the_filter_selects_is_found_and_comes_back_the_same_from_the_docum
 
 
 def test_what_options_leave_out_is_named() -> None:
-    found = schema_objects.collect(database(), ["shop.*"], views=False, sequences=False)  # type: ignore[arg-type]
+    found = schema_objects.collect(database().ask, ["shop.*"], views=False, sequences=False)
     assert not found.objects
     assert found.left_out == ("views: 1, by spec.dumpling.options", "sequences: 1, by spec.dumpling.options")
+
+
+SNAPSHOT = "470818850860171264"
+
+
+def test_definitions_are_read_at_the_snapshot_of_the_dump_and_values_as_of_now() -> None:
+    here = database()
+    found = schema_objects.collect(here.ask, ["shop.*"], snapshot=SNAPSHOT)
+    assert [told for told in here.executed if "snapshot" in told] == ["set tidb_snapshot = %s", "set tidb_snapshot = ''"]
+    assert (len(found.objects.sequences), len(found.objects.views), found.left_out) == (1, 1, ())
+
+
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [(64, None), (63, "the schema was changed"), (None, "whether one was changed while the export ran is not")],
+)
+def test_where_the_snapshot_cannot_be_read_a_change_of_the_schema_is_told(version: int | None, told: str | None) -> None:
+    here = database()
+    here.refused = {"set tidb_snapshot": DatabaseError("can not get 'tikv_gc_safe_point'")}
+    found = schema_objects.collect(here.ask, ["shop.*"], snapshot=SNAPSHOT, version=version)
+    assert (len(found.objects.sequences), len(found.objects.views)) == (1, 1)
+    lines = [line for line in found.left_out if line.startswith("views and sequences as of the snapshot: ")]
+    assert [told in line for line in lines if told] == ([True] if told else [])
+    assert len(lines) == (told is not None)
+
+
+def test_a_sequence_that_was_dropped_after_the_snapshot_is_left_out_by_name() -> None:
+    here = database()
+    rows = here.ask
+
+    def ask(statement: str, parameters: Sequence[Any] = ()) -> Sequence[tuple[Any, ...]]:
+        if statement.startswith("show table"):
+            raise DatabaseError("Table 'shop.s' doesn't exist")
+        return rows(statement, parameters)
+
+    found = schema_objects.collect(ask, ["shop.*"], snapshot=SNAPSHOT)
+    assert found.objects.sequences == ()
+    assert found.left_out == ("sequence shop.s: dropped after the snapshot, Table 'shop.s' doesn't exist",)
+
+
+def test_a_login_that_may_not_read_a_sequence_is_told_before_the_dump() -> None:
+    def ask(statement: str, parameters: Sequence[Any] = ()) -> Sequence[tuple[Any, ...]]:
+        if statement.startswith("show create sequence"):
+            raise DatabaseError("denied", reason="DatabaseAccessDenied")
+        return database().ask(statement, parameters)
+
+    with pytest.raises(PermanentError, match="denied"):
+        schema_objects.require_readable(ask, ["shop.*"])
 
 
 def test_what_the_cluster_has_and_no_export_holds_is_named() -> None:

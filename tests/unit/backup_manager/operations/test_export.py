@@ -26,6 +26,7 @@ from tests.support.fake_tool import FakeTool
 from tests.support.manager import FakeDatabase, World, local_storage, world
 from tests.unit.backup_manager.test_accounts import HASH
 from tests.unit.backup_manager.test_accounts import database as accounts_of_tidb
+from tests.unit.backup_manager.test_schema_objects import database as objects_of_tidb
 
 METADATA = (
     "Started dump at: x\nSHOW MASTER STATUS:\n\tLog: tidb-binlog\n\tPos: 470656142251917312\n\tGTID:\n\nFinished dump at: y\n"
@@ -116,6 +117,20 @@ def test_users_are_exported_when_the_spec_asks_for_them_and_then_not_among_what_
     assert json.loads(record)["content"]["users"] == 3
     kept = Path(str(case.folder) + ".content.gz").read_bytes(), here.report.to_json(), "".join(here.lines), record
     assert not any(HASH in str(place) or HASH.encode() in gzip.decompress(kept[0]) for place in kept[1:])
+
+
+def test_an_export_reads_views_sequences_and_users_once_and_on_one_connection(case: Case) -> None:
+    case.tool.install("dumpling", out=[SUCCESS], files=FILES)
+    case.database = objects_of_tidb()
+    case.spec["dumpling"] = {"users": True}
+    case.spec["tableFilter"] = ["shop.*"]
+    asked = list[str]()
+    ask = case.database.ask
+    case.database.ask = lambda statement, parameters=(): asked.append(statement) or ask(statement, parameters)  # type: ignore[method-assign,func-returns-value]
+    case.run()
+    assert sum("next_row_id" in statement for statement in asked) == 1
+    assert sum("show fields" in statement for statement in asked) == 1
+    assert case.database.connections == 2, "one look before the dump, one pass after it"
 
 
 def test_users_that_nobody_asked_for_are_left_out_and_named(case: Case) -> None:
