@@ -569,8 +569,9 @@ def test_what_tables_are_made_of_works_after_an_import(stage: Stage, whole: Repo
 
 def test_what_an_export_cannot_hold_is_named_in_report_and_record(stage: Stage, whole: Report) -> None:
     said = whole.result["leftOut"]
-    for line in ("schema test, tables: 1", "users and roles, with their grants: 1", "SQL bindings: 1"):
+    for line in ("schema test, tables: 1", "SQL bindings: 1"):
         assert line in said
+    assert any(line.startswith("users and roles, with their grants: ") for line in said)
     assert any(line.startswith("cached tables") for line in said)
     key = path_of(whole).removeprefix("s3://backups/") + ".record.json"
     record = json.loads(stage.s3.client().get_object(Bucket="backups", Key=key)["Body"].read())
