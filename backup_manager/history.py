@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import msgspec
 
+from backup_manager.content import Content
 from backup_manager.errors import ManagerError, PreconditionError, StorageError
 from backup_manager.storage.base import Storage
 from crds.paths import HISTORY_FOLDER, Location
@@ -47,7 +48,8 @@ class Entry(Document, frozen=True, kw_only=True, omit_defaults=True):
     """One event. *event* is the record's new state; ``Withdrawn`` for a claim given back before anything was written,
     ``AttemptEnded`` for an attempt that ended without a change of state; or ``Restored`` or ``RestoreFailed``. *kind*,
     *namespace*, *name* and *uid* are of the CR behind it, *path* is the data's. *record* is the digest of the record as the
-    event left it. What a newer manager adds is not lost by not knowing it: digests are of the stored bytes."""
+    event left it, *content* the totals of the data, or of what a restore brought back. What a newer manager adds is not lost by
+    not knowing it: digests are of the stored bytes."""
 
     v: Literal[1] = 1
     seq: int
@@ -64,6 +66,7 @@ class Entry(Document, frozen=True, kw_only=True, omit_defaults=True):
     size: int | None = None
     object_count: int | None = None
     commit_ts: str | None = None
+    content: Content | None = None
     reason: str = ""
     by: str = ""
     why: str = ""
@@ -253,18 +256,27 @@ def against_records(account: Account, records: Iterable[tuple[str, str]]) -> lis
     return findings
 
 
+@dataclass(slots=True, kw_only=True)
+class Restoring:
+    """What a restore adds to its entry as it becomes known: what came back, and of which time it is."""
+
+    content: Content | None = None
+    commit_ts: str | None = None
+
+
 @contextmanager
-def restoring(context: "Context", storage: Storage, operation: str) -> Iterator[None]:
+def restoring(context: "Context", storage: Storage, operation: str) -> Iterator[Restoring]:
     """Tell the history beside the data that it was restored, or that this failed. Whoever may only read leaves no entry."""
+    told = Restoring()
     try:
-        yield
+        yield told
     except ManagerError as error:
-        _tell_restore(context, storage, operation, RESTORE_FAILED, error.problem().reason)
+        _tell_restore(context, storage, operation, RESTORE_FAILED, reason=error.problem().reason)
         raise
-    _tell_restore(context, storage, operation, RESTORED, "")
+    _tell_restore(context, storage, operation, RESTORED, content=told.content, commit_ts=told.commit_ts or None)
 
 
-def _tell_restore(context: "Context", storage: Storage, operation: str, event: str, reason: str) -> None:
+def _tell_restore(context: "Context", storage: Storage, operation: str, event: str, **fields: Any) -> None:
     resource = context.resource
     try:
         Chain.beside(storage).append(
@@ -276,7 +288,7 @@ def _tell_restore(context: "Context", storage: Storage, operation: str, event: s
             name=resource.name,
             uid=resource.uid,
             operation=operation,
-            reason=reason,
+            **fields,
         )
     except ManagerError as error:
         context.log(f"the history beside {storage.location.url} was not told: {error.message}")

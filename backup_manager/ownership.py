@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from backup_manager.content import Content
 from backup_manager.errors import ClaimedError, NotFoundError, StorageError, SupersededError
 from backup_manager.record import Attempt, Cleaned, Owner, Past, Record, Role, State
 from crds import names
@@ -153,6 +154,17 @@ def close(there: Record | None, attempt: Attempt | None) -> Record | None:
     if there is None or attempt is None or all(not _same(found, attempt) for found in there.open):
         return None
     return there.but(open=_without(there, attempt), revision=there.revision + 1)
+
+
+def note_log(there: Record | None, owner: Owner, *, start: int, end: int) -> Record | None:
+    """The record of a log backup with the ends of its log, TSOs of which 0 leaves the old one; None when nothing changes, or
+    the path is not *owner*'s to write to. A log that begins after the old end has no end yet."""
+    if there is None or there.state is not State.CLAIMED or there.owner.uid != owner.uid:
+        return None
+    before = there.content or Content()
+    last = end or (int(before.end_ts or 0) if int(before.end_ts or 0) >= start else 0)
+    content = before.but(start_ts=str(start) if start else before.start_ts, end_ts=str(last) if last else None)
+    return None if content == before else there.but(content=content, revision=there.revision + 1)
 
 
 def begin_clean(there: Record | None, bare: Record, actor: Actor, uids: Set[str], *, keep_complete: bool) -> Record:

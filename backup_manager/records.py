@@ -190,6 +190,21 @@ class Records:
         self._enter_if_possible(record)
         return record
 
+    def note_log(self, owner: Owner, *, start: int = 0, end: int = 0) -> None:
+        """Write the ends of the log into the record, where *owner* has the path; what is 0 stays as it is. A log backup has no
+        end of its own, so its record stays Claimed."""
+        for _ in range(_RACES):
+            found = self._fetch()
+            record = ownership.note_log(found[0] if found else None, owner, start=start, end=end)
+            if record is None or found is None:
+                return
+            try:
+                self._write(record, if_match=found[1])
+            except PreconditionError:
+                continue
+            self._enter_if_possible(record)
+            return
+
     def close(self) -> None:
         """This process ends, whatever became of its last claim: it is noted as ended, and the state stays."""
         mine = self.last_claim
@@ -416,6 +431,7 @@ class Records:
             size=record.size,
             object_count=record.object_count,
             commit_ts=record.commit_ts,
+            content=record.content,
             reason=record.problem.reason if record.problem else "",
             by=cleaned.by if cleaned else "",
             why=cleaned.why if cleaned else "",

@@ -113,6 +113,7 @@ class Chronicle:
         event.outcome = _FAILED if entry.event == WITHDRAWN else entry.event
         event.size = entry.size if entry.size is not None else event.size
         event.commit_ts = entry.commit_ts or event.commit_ts
+        event.content = entry.content or event.content
         if entry.event in {"Complete", _FAILED, WITHDRAWN}:
             event.ended = entry.at
         if entry.reason:
@@ -125,6 +126,7 @@ class Chronicle:
         event = self._event(entry.kind, (entry.namespace, entry.name, entry.uid), entry.path, "history")
         event.time, event.ended = event.time or entry.at, entry.at
         event.outcome, event.path = _RESTORES[entry.event], entry.path
+        event.content, event.commit_ts = entry.content or event.content, entry.commit_ts or event.commit_ts
         event.notes = [entry.reason] if entry.reason else []
 
     def _add_record(self, filed: Filed) -> None:

@@ -22,7 +22,7 @@ from backup_manager import (
     target_content,
     target_lock,
 )
-from backup_manager.content import NAMED, Asked, Item, Kind, first_named, judge
+from backup_manager.content import NAMED, Asked, Content, Item, Kind, first_named, judge
 from backup_manager.database import Access, Database, connect
 from backup_manager.errors import NotFoundError, PermanentError, StorageError, UsageError
 from backup_manager.operations.steps import Context, Result, Step, run_steps
@@ -89,11 +89,12 @@ def run(context: Context) -> Result:
         pd_addr=pd_addr,
     )
     context.journal.note(source=f"{source.folder.url.rstrip('/')}/{source.archive}" if source.archive else source.folder.url)
-    with history.restoring(context, state.storage, "import"), readers.reading(context, _read(state)):
+    with history.restoring(context, state.storage, "import") as told, readers.reading(context, _read(state)):
         run_steps(context, (PREPARE, UNPACK if source.archive else LOOK), state)
         database = cast(Database, state.database)
         with target_lock.held(context, database=database, pd=target_lock.pd_of(context, database)):
             run_steps(context, (CHECK, BEFORE, LOAD, COMPARE, AFTER, *((USERS,) if _users(context) else ())), state)
+        told.content, told.commit_ts = _brought_back(state), state.commit_ts
     details: dict[str, Any] = {
         "tables": len(state.tables),
         "rows": state.heard.rows,
@@ -107,6 +108,13 @@ def run(context: Context) -> Result:
     if state.unmatched:
         details["rulesWithoutTable"] = state.unmatched[:NAMED]
     return Result(commit_ts=state.commit_ts, backup_size=state.size, details=details)
+
+
+def _brought_back(state: Import) -> Content:
+    """What is in the target now that the dump held. The backend local tells keys, not rows."""
+    held = Content.of([*state.wanted, *state.objects.items()])
+    rows = state.heard.rows if state.backend == "tidb" else None
+    return held.but(files=0, bytes=None, rows=rows, users=len(state.plan.accounts) if state.plan else None)
 
 
 def _read(state: Import) -> Storage:

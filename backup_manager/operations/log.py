@@ -17,7 +17,7 @@ from backup_manager import br_run, lease
 from backup_manager.errors import ManagerError, PermanentError, ToolError, UsageError
 from backup_manager.operations.steps import Context, Result
 from backup_manager.ownership import Fence, claimed
-from backup_manager.pd import Pd, TaskState
+from backup_manager.pd import LogTask, Pd, TaskState
 from backup_manager.readers import ReaderActiveError, wait_for_readers
 from backup_manager.record import Owner
 from backup_manager.records import Records
@@ -72,7 +72,8 @@ def run(context: Context, state: "Backup") -> Result:
         _await_readers(context, state)
         _refuse_foreign(context, state)
         _refuse_ahead(state, context.resource.name, until)
-    elif command in _GOALS and (other := _other_task(context, state)):
+    task = _task(state, context.resource.name) if command in _GOALS else None
+    if task and (other := _other_task(context, state, task)):
         if command is not LogCommand.STOP:
             raise PermanentError(
                 f"task {context.resource.name} in the cluster is not this Backup's: {other}",
@@ -92,6 +93,9 @@ def run(context: Context, state: "Backup") -> Result:
     details: dict[str, Any] = {"command": command.value, **_read(command, heard)}
     if command is LogCommand.TRUNCATE:
         details["logSuccessTruncateUntil"] = until
+        _note(context, state, start=tso.parse(until))
+    if task:
+        _note(context, state, end=task.checkpoint_ts)
     return Result(details=details)
 
 
@@ -108,7 +112,9 @@ def _start(context: Context, state: "Backup", work: br_run.BrRun) -> Result:
             if error.problem().reason != "LogTaskExists" or not _is_ours(context, state):
                 raise
             context.log("the log backup runs already: an earlier attempt had started it")
-    return Result(commit_ts=str(_start_of(state)), details={"command": LogCommand.START.value})
+        start = _start_of(state)
+        _note(context, state, start=start)
+    return Result(commit_ts=str(start), details={"command": LogCommand.START.value})
 
 
 def _await_readers(context: Context, state: "Backup") -> None:
@@ -131,16 +137,28 @@ def _refuse_foreign(context: Context, state: "Backup") -> None:
         raise claimed(state.storage.location.url, record)
 
 
-def _other_task(context: Context, state: "Backup") -> str:
-    """Why the task of our name is another log backup's; empty when it is ours, is absent, or nothing tells.
+def _note(context: Context, state: "Backup", *, start: int = 0, end: int = 0) -> None:
+    """Write the ends of the log into its record. The log is as good when that cannot be done."""
+    try:
+        Records(state.storage, now=context.now).note_log(Owner.of(context.resource), start=start, end=end)
+    except ManagerError as error:
+        context.log(f"the record of the log could not be updated: {error.message}")
+
+
+def _task(state: "Backup", name: str) -> LogTask | None:
+    """The task in the cluster; None when PD does not answer."""
+    try:
+        return Pd(state.cluster).log_task(name)
+    except ManagerError:
+        return None
+
+
+def _other_task(context: Context, state: "Backup", task: LogTask) -> str:
+    """Why the *task* of our name is another log backup's; empty when it is ours, is absent, or nothing tells.
 
     Where our log begins is known from its ``backupmeta`` and from ``status.commitTs``. Neither is there when no start of ours
     ever succeeded; then no task can be ours.
     """
-    try:
-        task = Pd(state.cluster).log_task(context.resource.name)
-    except ManagerError:
-        return ""
     if task.state is TaskState.ABSENT or not task.start_ts:
         return ""
     starts, read = {str(context.resource.status.get("commitTs") or "")} - {""}, True

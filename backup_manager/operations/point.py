@@ -5,11 +5,12 @@ itself checks the same, but only in the middle of its run, and names no time tha
 and then the log: only the second one means success.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from backup_manager import br_run, gc_life_time, history, lease, point_storage, readers, target_lock
+from backup_manager import br_run, gc_life_time, history, lease, point_storage, readers, target_content, target_lock
+from backup_manager.content import NAMED, Asked, Content, Item, first_named
 from backup_manager.database import Access, Database, connect
 from backup_manager.errors import NotFoundError, PermanentError, UsageError
 from backup_manager.operations.steps import Context, Result, Step, run_steps
@@ -40,6 +41,10 @@ class Point:
     start: int
     base: Storage | None = None
     database: Database | None = None
+    wanted: Sequence[Item] = ()
+    """What the base snapshot holds of what the spec names."""
+    content: Content = field(default_factory=Content)
+    details: dict[str, Any] = field(default_factory=dict)
     heard: br.Heard = field(default_factory=br.Heard)
 
 
@@ -62,14 +67,15 @@ def run(context: Context, cluster: br.Cluster, log: Storage) -> Result:
     context.journal.note(source=log.location.url)
     sources = [log, state.base] if state.base else [log]
     with (
-        history.restoring(context, log, "pitr restore"),
+        history.restoring(context, log, "pitr restore") as told,
         readers.reading(context, *sources),
         lease.held(context, cluster.namespace, cluster.name),
     ):
         run_steps(context, (PREPARE, LOOK), state)
         with target_lock.held(context, database=state.database, pd=cluster):
-            run_steps(context, (PUT,), state)
-    return Result(commit_ts=state.heard.summary.get("source-end-point") or str(state.target))
+            run_steps(context, (PUT, CHECK), state)
+        told.content, told.commit_ts = state.content, state.content.end_ts
+    return Result(commit_ts=state.content.end_ts, details=state.details)
 
 
 def prepare(context: Context, state: Point) -> None:
@@ -79,19 +85,20 @@ def prepare(context: Context, state: Point) -> None:
 
 
 def look(context: Context, state: Point) -> None:
-    """The log reaches from the start to the target. Afterwards *target* is a time, never 0."""
+    """The base is whole, and the log reaches from its time to the target. Afterwards *target* is a time, never 0."""
     if state.base:
         readers.refuse_incomplete(context, state.base)
     argv = br.log(br.LogCommand.METADATA, "", context.resource.spec, state.cluster, state.storages.log.br_arguments)
     work = br_run.BrRun(argv=[state.binary, *argv], env=state.storages.log.env, reason=REASON, asked=True)
     facts = br_run.run(context, work).facts
+    if state.base:
+        _look_at_base(context, state, state.base)
     try:
         oldest, newest = int(facts["log-min-ts"]), int(facts["log-max-ts"])
     except (KeyError, ValueError):
         context.log("br did not say how far the log reaches; it will check the time itself")
         return
-    start = _base_time(context, state.base) if state.base else state.start
-    state.target = checked(start, state.target, oldest, newest, base=state.base is not None)
+    state.target = checked(state.start, state.target, oldest, newest, base=state.base is not None)
     context.journal.note(logMinTs=str(oldest), logMaxTs=str(newest), restoreTo=str(state.target))
 
 
@@ -136,9 +143,33 @@ def put(context: Context, state: Point) -> None:
         )
 
 
+def check(context: Context, state: Point) -> None:
+    """The target lists what it must, with ``spec.to``: after the first phase of a restore beside a compaction the whole base;
+    after the log what :func:`.target_content.after_log` can know."""
+    summary = state.heard.summary
+    start = summary.get("source-start-point") or (str(state.start) if state.start else None)
+    state.content = Content(start_ts=start, end_ts=summary.get("source-end-point") or str(state.target))
+    if state.database is None:
+        return
+    if int(context.flags.get("replicationPhase") or 0) == 1:
+        target_content.require(state.database, state.wanted)
+        found, lacking = list(state.wanted), list[str]()
+    else:
+        found, lacking = target_content.after_log(state.database, state.wanted, _asked(context))
+    held = Content.of(found)
+    state.content = held.but(start_ts=start, end_ts=state.content.end_ts, files=0, rows=None, bytes=None)
+    state.details = {"schemas": held.schemas, "tables": held.tables}
+    if lacking:
+        context.log(
+            f"not in the target, though in the base snapshot: {first_named(lacking)}; the log may have dropped or renamed it"
+        )
+        state.details |= {"goneSinceBase": lacking[:NAMED], "goneSinceBaseCount": len(lacking)}
+
+
 PREPARE: Final = Step(name="Prepare", work=prepare)
 LOOK: Final = Step(name="Look", work=look)
 PUT: Final = Step(name="Restore", work=put)
+CHECK: Final = Step(name="Check", work=check)
 
 
 def _argv(context: Context, state: Point) -> list[str]:
@@ -175,8 +206,9 @@ def _storages(
     return point_storage.both(spec, log.location, base, where, env=env, scratch=scratch)
 
 
-def _base_time(context: Context, base: Storage) -> int:
-    """Of which time the base snapshot is; 0 for an encrypted one, which br alone can read."""
+def _look_at_base(context: Context, state: Point, base: Storage) -> None:
+    """Of which time the base snapshot is and what it holds; its files are there. Of an encrypted one nothing is known: br alone
+    can read it."""
     try:
         data = base.read(backupmeta.NAME)
     except NotFoundError as error:
@@ -187,7 +219,21 @@ def _base_time(context: Context, base: Storage) -> int:
             reason="SourceNotFound",
             hint="Give the path of a finished snapshot in spec.pitrFullBackupStorageProvider.",
         ) from None
-    return 0 if br.encrypts(context.resource.spec) else backupmeta.parse(data).end_version
+    if br.encrypts(context.resource.spec):
+        return
+    state.start = backupmeta.parse(data).end_version
+    items, files = br_run.read_content(base, data)
+    if damage := br_run.damage(files, base.list()):
+        raise PermanentError(
+            f"the base snapshot is damaged: {damage}; nothing was restored",
+            reason="SourceDamaged",
+            hint="Restore from another snapshot; an older version of the object in a versioned bucket may bring this one back.",
+        )
+    state.wanted = backupmeta.users(_asked(context).select(items))
+
+
+def _asked(context: Context) -> Asked:
+    return Asked(rules=[str(rule) for rule in context.resource.spec.get("tableFilter") or ()])
 
 
 def _location(base: Mapping[str, Any]) -> paths.Location:

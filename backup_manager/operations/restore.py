@@ -60,13 +60,16 @@ def run(context: Context) -> Result:
     )
     context.journal.note(source=location.url)
     with (
-        history.restoring(context, state.storage, f"{mode} restore"),
+        history.restoring(context, state.storage, f"{mode} restore") as told,
         readers.reading(context, state.storage),
         lease.held(context, cluster.namespace, cluster.name),
     ):
         run_steps(context, (PREPARE, LOOK), state)
         with target_lock.held(context, database=state.database, pd=cluster):
             run_steps(context, (PUT, CHECK), state)
+        readable = not br.encrypts(spec)
+        told.content = Content.of(state.wanted).but(files=0) if readable else Content(readable=False)
+        told.commit_ts = state.result.commit_ts
     return state.result
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from backup_manager import history
+from backup_manager.content import Content
 from backup_manager.custom_resource import Resource
 from backup_manager.errors import AccessDeniedError, ClaimedError, NotFoundError
 from backup_manager.history import Account, Chain, Kind, against_records
@@ -234,8 +235,8 @@ def test_restores_are_told_beside_the_data() -> None:
     context = Context(
         resource=resource, journal=Journal(NullReporter()), scratch=Path("/nowhere"), now=lambda: NOW, log=lines.append
     )
-    with history.restoring(context, storage(bucket), "import"):
-        pass
+    with history.restoring(context, storage(bucket), "import") as restoring:
+        restoring.content, restoring.commit_ts = Content(schemas=1, tables=2, rows=3), "400"
     with pytest.raises(NotFoundError), history.restoring(context, storage(bucket), "import"):
         raise NotFoundError("no data", reason="SourceNotFound")
     told = account(bucket).entries[-2:]
@@ -243,6 +244,7 @@ def test_restores_are_told_beside_the_data() -> None:
         ("Restored", "Restore", "back", ""),
         ("RestoreFailed", "Restore", "back", "SourceNotFound"),
     ]
+    assert [(entry.content, entry.commit_ts) for entry in told] == [(Content(schemas=1, tables=2, rows=3), "400"), (None, None)]
     assert against_records(account(bucket), stored(bucket)) == []
     with history.restoring(context, _NoHistory(storage(bucket).location, bucket), "import"):
         pass

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import cli.storages
+from backup_manager.content import Content
 from backup_manager.errors import AccessDeniedError, NotFoundError, UsageError
 from backup_manager.history import Chain
 from backup_manager.record import Cleaned, Owner
@@ -175,3 +176,25 @@ def test_a_restore_without_its_cr_is_known_by_the_history() -> None:
     chronicle.add_shelf(read(storage(bucket, "p")))
     restore = next(event for event in chronicle.events() if event.kind == "Restore")
     assert (restore.name, restore.outcome, restore.notes) == ("back", "Failed", ["TargetNotEmpty"])
+
+
+def test_what_a_restore_brought_back_is_known_by_the_history() -> None:
+    bucket, content = filled(), Content(start_ts="300", end_ts="450")
+    Chain.beside(storage(bucket, "p/n")).append(
+        now=lambda: NOW,
+        event="Restored",
+        path="s3://b/p/n",
+        kind="Restore",
+        name="back",
+        uid="r",
+        content=content,
+        commit_ts="450",
+    )
+    chronicle = Chronicle()
+    chronicle.add_shelf(read(storage(bucket, "p")))
+    restore = next(event for event in chronicle.events() if event.kind == "Restore")
+    assert (restore.data["content"]["startTs"], restore.data["content"]["endTs"], restore.data["commitTs"]) == (
+        "300",
+        "450",
+        "450",
+    )

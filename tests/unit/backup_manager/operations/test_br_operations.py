@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from backup_manager import br_run
+from backup_manager import br_run, history, ownership
+from backup_manager.content import Content
 from backup_manager.errors import InterruptedError_, ManagerError
 from backup_manager.gc_life_time import Mark
 from backup_manager.operations import backup, log, restore
 from backup_manager.operations.steps import Result
 from backup_manager.pd import LogTask, Pd, TaskState
 from backup_manager.readers import ReaderActiveError
-from backup_manager.record import Owner
+from backup_manager.record import Owner, Record, State
 from backup_manager.records import Records
 from backup_manager.signals import Stop
 from backup_manager.storage.factory import open_storage
@@ -270,6 +271,50 @@ def test_a_truncation_beside_the_record_of_another_backup_is_refused(case: Case)
     assert error.problem().reason == "BackupPathClaimed"
     assert "Backup ns/other" in error.message
     assert not case.tool.called("br")
+
+
+def test_the_ends_of_a_log_are_in_its_record_and_its_history(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    case.install(out=["ok"])
+    told = []
+    for command, checkpoint in [("start", 0), ("pause", 500), ("truncate", 500), ("stop", 900)]:
+        task = LogTask(state=TaskState.RUNNING, start_ts=7, checkpoint_ts=checkpoint)
+        monkeypatch.setattr(Pd, "log_task", lambda _pd, _name, task=task: task)
+        case.flags = {"mode": "log", "subcommand": f"log-{command}", "truncate-until": "99"}
+        case.run()
+        record = records_of(case).load()
+        assert record is not None
+        assert (record.state, record.content is not None) == (State.CLAIMED, True)
+        assert record.content is not None
+        told.append((record.content.start_ts, record.content.end_ts))
+    assert told == [("7", None), ("7", "500"), ("99", "500"), ("99", "900")]
+    assert record is not None
+    storage = open_storage(case.spec, location=location_of(case.spec), env={})
+    account = history.Chain.beside(storage).read()
+    written = (case.folder.parent / "full.record.json").read_bytes()
+    assert history.against_records(account, [(record.backup_path, history.digest(written))]) == []
+    assert account.findings == []
+    assert [entry.content for entry in account.entries][-1] == record.content
+
+
+@pytest.mark.parametrize(
+    ("there", "start", "end", "now"),
+    [
+        (None, 0, 0, None),
+        (Content(start_ts="7", end_ts="500"), 7, 0, None),
+        (Content(start_ts="7", end_ts="500"), 600, 0, ("600", None)),
+        (Content(start_ts="7"), 0, 20, ("7", "20")),
+    ],
+    ids=["nothing known", "the same", "a log that begins anew", "an end"],
+)
+def test_only_what_changes_is_written_into_the_record_of_a_log(
+    there: Content | None, start: int, end: int, now: tuple[str, str | None] | None
+) -> None:
+    owner = Owner(name="log", uid="u")
+    record = Record(state=State.CLAIMED, owner=owner, backup_path="s3://b/log", time_claimed=NOW, content=there)
+    found = ownership.note_log(record, owner, start=start, end=end)
+    assert (found and found.content and (found.content.start_ts, found.content.end_ts)) == now
+    for foreign in (record.but(owner=Owner(name="o", uid="o")), record.but(state=State.CLEANING), None):
+        assert ownership.note_log(foreign, owner, start=1000, end=2000) is None
 
 
 class Waiting(Stop):

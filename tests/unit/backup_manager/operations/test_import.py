@@ -1,6 +1,7 @@
 """Import with a lightning that does what a test says, from folders and archives."""
 
 import io
+import json
 import os
 import signal
 import tarfile
@@ -102,6 +103,8 @@ def test_a_good_import(case: Case) -> None:
     result, here = case.run()
     assert result.commit_ts == "470656142251917312"
     assert dict(result.details) == {"tables": 1, "rows": 0, "backend": "tidb", "views": 0, "viewsKept": [], "sequences": 0}
+    (entry,) = [json.loads(path.read_text()) for path in (case.volume / ".history").iterdir()]
+    assert (entry["event"], entry["commitTs"], entry["content"]["tables"]) == ("Restored", "470656142251917312", 1)
     call = case.tool.called("tidb-lightning")[0]
     assert "hunter22" not in "".join(call["argv"]) + "".join(here.lines)
     assert [p.step for p in here.report.progress] == ["Prepare", "Look", "Check", "Sequences", "Load", "Compare", "Views"]

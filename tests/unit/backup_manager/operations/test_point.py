@@ -1,20 +1,23 @@
 """Restore to a point in time: what is checked before br touches the cluster, and how br is told of two storages."""
 
+import json
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from backup_manager import br_run
+from backup_manager.content import Item, Kind
 from backup_manager.errors import ManagerError, UsageError
 from backup_manager.masking import Masker, secrets_of
-from backup_manager.operations import restore
+from backup_manager.operations import point, restore
 from backup_manager.operations.point import PointUnreachableError, checked
 from backup_manager.operations.steps import Result
 from backup_manager.point_storage import PointStorage, both
 from crds import paths
 from tests.support.fake_tool import FakeTool
-from tests.support.manager import World, local_storage, world
+from tests.support.manager import FakeDatabase, World, local_storage, world
 
 META = bytes.fromhex("280730ac02c80188271a00")  # end_version 300
 REACH = '[x] [INFO] [collector.go:268] ["log metadata"] [log-min-ts=200] [log-min-date="-"] [log-max-ts=450] [log-max-date="-"]'
@@ -94,7 +97,7 @@ def test_the_newest_point_is_asked_for_by_its_time(case: Case) -> None:
     assert look[:2] == ["log", "metadata"]
     assert put[:2] == ["restore", "point"]
     assert put[-2:] == ["--restored-ts=450", f"--full-backup-storage=local://{case.tmp_path}/volume/full"]
-    assert [part.step for part in here.report.progress] == ["Prepare", "Look", "Restore"]
+    assert [part.step for part in here.report.progress] == ["Prepare", "Look", "Restore", "Check"]
     assert here.report.result["restoreTo"] == "450"
 
 
@@ -123,6 +126,65 @@ def test_the_summary_of_the_base_alone_is_no_success(case: Case) -> None:
 def test_a_point_past_the_log_never_reaches_the_cluster(case: Case) -> None:
     case.flags["pitrRestoredTs"] = "500"
     assert case.fails().problem().reason == "PointInTimeUnreachable"
+    assert [call[:2] for call in case.calls] == [["log", "metadata"]]
+
+
+def test_the_ends_of_the_log_are_in_the_history(case: Case) -> None:
+    case.run()
+    (entry,) = [json.loads(path.read_text()) for path in (case.tmp_path / "volume" / ".history").iterdir()]
+    assert (entry["event"], entry["commitTs"]) == ("Restored", "450")
+    assert (entry["content"]["startTs"], entry["content"]["endTs"]) == ("300", "450")
+
+
+BASE = [Item(kind=Kind.TABLE, schema="shop", name=name) for name in ("o", "gone")]
+
+
+def with_target(case: Case, monkeypatch: pytest.MonkeyPatch, present: list[tuple[str, str]], *rules: str) -> None:
+    """A target that lists *present*, and a base that holds :data:`BASE`."""
+    case.spec |= {"to": {"host": "db"}, "tableFilter": list(rules)}
+    listed = [(schema, name, "BASE TABLE") for schema, name in present]
+    database = FakeDatabase(shown={"select table_schema, table_name, table_type": listed}, present=present)
+    monkeypatch.setattr(point, "connect", lambda _context, _access: database)
+    monkeypatch.setattr(br_run, "read_content", lambda _storage, _data: (BASE, {}))
+
+
+def test_tables_of_the_base_that_are_not_in_the_target_are_told(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log may have dropped them."""
+    with_target(case, monkeypatch, [("shop", "O"), ("shop", "new"), ("mysql", "user")])
+    result, here = case.run()
+    assert result.details == {"schemas": 1, "tables": 2, "goneSinceBase": ["shop.gone"], "goneSinceBaseCount": 1}
+    assert any("shop.gone" in line for line in here.lines)
+
+
+@pytest.mark.parametrize(
+    ("present", "rules", "reason"),
+    [
+        ([("shop", "new")], [], "RestoreIncomplete"),
+        ([("shop", "o")], ["shop.o", "shop.typo"], "NothingRestored"),
+        ([("shop", "o")], ["typo.*"], "NothingRestored"),
+    ],
+    ids=["none of the base", "a table that the spec names", "no table that a rule matches"],
+)
+def test_a_target_without_what_must_be_there_fails_the_restore(
+    case: Case, monkeypatch: pytest.MonkeyPatch, present: list[tuple[str, str]], rules: list[str], reason: str
+) -> None:
+    with_target(case, monkeypatch, present, *rules)
+    assert case.fails().problem().reason == reason
+
+
+def test_after_the_first_phase_the_whole_base_is_in_the_target(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_target(case, monkeypatch, [("shop", "o")])
+    case.flags["replicationPhase"] = "1"
+    problem = case.fails().problem()
+    assert problem.reason == "RestoreIncomplete"
+    assert "shop.gone" in problem.message
+
+
+def test_a_base_that_lost_a_file_never_reaches_the_cluster(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(br_run, "read_content", lambda _storage, _data: (BASE, {"1.sst": 7}))
+    problem = case.fails().problem()
+    assert problem.reason == "SourceDamaged"
+    assert "1.sst" in problem.message
     assert [call[:2] for call in case.calls] == [["log", "metadata"]]
 
 
