@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from backup_manager import br_run
-from backup_manager.errors import CheckError, NotFoundError
+from backup_manager import accounts, br_run, schema_objects
+from backup_manager.content import Item
+from backup_manager.errors import CheckError, NotFoundError, PermanentError
 from backup_manager.operations.steps import Context, Result
 from backup_manager.record import Record, State, is_data
 from backup_manager.records import Records
@@ -125,11 +126,23 @@ def _content(
         if damage := br_run.damage(files, listed):
             found.add("changed", damage)
     else:
-        now = dumpling.items((info.key, info.size) for info in listed)
+        now = [*dumpling.items((info.key, info.size) for info in listed), *_described(record, data, listed, found)]
     before, after = ({(item.kind, item.place, item.files) for item in items} for items in (then, now))
     for kind, place, _ in sorted(before - after):
         found.add("missing", f"{kind} {place}: not as recorded")
     return told
+
+
+def _described(record: Record, data: Storage, listed: Sequence[ObjectInfo], found: Differences) -> list[Item]:
+    """What an export's own documents describe: views and sequences, and users, whose number is compared at once."""
+    keys = {info.key for info in listed}
+    try:
+        if record.content and record.content.users is not None and accounts.KEY in keys:
+            accounts.of_dump(keys, data.read, data.location.url, recorded=record.content.users)
+        return schema_objects.of_dump(keys & {schema_objects.KEY}, data.read, data.location.url).items()
+    except PermanentError as error:
+        found.add("changed", error.message)
+        return []
 
 
 def _judge_state(record: Record) -> None:

@@ -6,12 +6,16 @@ from typing import Any
 
 import pytest
 
+from backup_manager import accounts, schema_objects
+from backup_manager.accounts import Account, Accounts
+from backup_manager.content import Content, Item, Kind
 from backup_manager.database import Database, DatabaseUnreachableError
 from backup_manager.errors import AccessDeniedError, CheckError, NotFoundError, UsageError
 from backup_manager.operations import check, verify
 from backup_manager.operations.steps import Result
 from backup_manager.record import Cleaned, Owner
 from backup_manager.records import Records
+from backup_manager.schema_objects import NamedView, SchemaObjects
 from backup_manager.storage.local import LocalStorage
 from crds import names
 from crds.paths import Location, Provider
@@ -72,6 +76,44 @@ def test_same_size_other_content(scene: World, folder: LocalStorage) -> None:
     folder.write("d", b"e")
     with pytest.raises(CheckError, match="content mark"):
         verified(scene)
+
+
+def described(folder: LocalStorage) -> None:
+    """An export with a view and two users, complete."""
+    view = NamedView(schema="shop", name="v", create="CREATE VIEW `v` AS SELECT 1")
+    users = [Account(user=name, host="%", create=f"CREATE USER IF NOT EXISTS '{name}'@'%'") for name in ("a", "b")]
+    folder.write("shop.o-schema.sql", b"CREATE TABLE o;")
+    folder.write(schema_objects.KEY, SchemaObjects(views=(view,)).to_json())
+    folder.write(accounts.KEY, Accounts(accounts=tuple(users)).to_json())
+    records = Records(folder)
+    items = [Item(kind=Kind.TABLE, schema="shop", name="o"), Item(kind=Kind.VIEW, schema="shop", name="v")]
+    claim = records.claim(OWNER, operation="export", spec={})
+    records.complete(claim, tool="dumpling", held=Content.of(items).but(users=2), items=items)
+
+
+def test_views_and_users_of_an_export_are_compared_too(scene: World, folder: LocalStorage) -> None:
+    described(folder)
+    verified(scene)
+    assert scene.report.result["content"]["users"] == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "data", "told"),
+    [
+        (schema_objects.KEY, SchemaObjects().to_json(), "view shop.v: not as recorded"),
+        (schema_objects.KEY, b"{", "schema-objects.json cannot be read"),
+        (accounts.KEY, Accounts().to_json(), "users.json holds 0 users, and 2 when it was written"),
+    ],
+)
+def test_an_export_with_another_description_than_recorded_is_told(
+    scene: World, folder: LocalStorage, key: str, data: bytes, told: str
+) -> None:
+    described(folder)
+    folder.write(key, data)
+    with pytest.raises(CheckError):
+        verified(scene)
+    result = scene.report.result
+    assert any(told in line for line in (*result.get("missingKeys", ()), *result.get("changedKeys", ())))
 
 
 def test_many_differences_are_counted_and_a_few_named(scene: World, folder: LocalStorage) -> None:
