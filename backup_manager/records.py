@@ -10,7 +10,7 @@ wrote in between, the record is read and the transition decided again. Every cha
 """
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -41,7 +41,7 @@ from backup_manager.record import (
     safe_spec,
     unpack_objects,
 )
-from backup_manager.storage.base import Storage
+from backup_manager.storage.base import ObjectInfo, Storage
 from crds.paths import ATTEMPT_FOLDER, CONTENT_SUFFIX, OBJECTS_SUFFIX
 from crds.report import Problem
 
@@ -154,14 +154,14 @@ class Records:
         argv: Sequence[str] = (),
         commit_ts: str | None = None,
         mask: Masker | None = None,
-        listed: bool = True,
+        listed: Iterable[ObjectInfo] | None = None,
         held: Content | None = None,
         items: Sequence[Item] = (),
         left_out: Sequence[str] = (),
     ) -> Record:
-        """Close the account of the claim *mine*: list the data, keep the list (unless not *listed*: a log backup never ends),
-        count and size; and what the data *held*, with the list of its *items*. Raises SupersededError when a later attempt or a
-        clean holds the path."""
+        """Close the account of the claim *mine*: list the data, unless that was done (*listed*), keep the list, count and size;
+        and what the data *held*, with the list of its *items*. Raises SupersededError when a later attempt or a clean holds the
+        path."""
         account: dict[str, Any] = {
             "tool": tool,
             "tool_version": tool_version,
@@ -171,11 +171,11 @@ class Records:
             "left_out": tuple(left_out) or None,
         }
         self.confirm(mine)
-        if listed:
-            packed, count, size = pack_objects(info for info in self.data_storage(mine).list() if is_data(info.key))
-            name = self._list_name(mine, OBJECTS_SUFFIX)
-            self._beside.write(name, packed)
-            account |= {"objects": name, "object_count": count, "size": size}
+        found = self.data_storage(mine).list() if listed is None else listed
+        packed, count, size = pack_objects(info for info in found if is_data(info.key))
+        name = self._list_name(mine, OBJECTS_SUFFIX)
+        self._beside.write(name, packed)
+        account |= {"objects": name, "object_count": count, "size": size}
         if held is not None:
             name = self._list_name(mine, CONTENT_SUFFIX)
             self._beside.write(name, content.pack(items))

@@ -20,7 +20,7 @@ import msgspec
 from backup_manager.accounts import ROOT
 from backup_manager.content import Item, Kind, first_named
 from backup_manager.errors import ManagerError, PermanentError
-from backup_manager.tools.dumpling import SYSTEM_SCHEMAS
+from backup_manager.tools.dumpling import OBJECT_FILE, SYSTEM_SCHEMAS
 from backup_manager.tools.table_filter import selects
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ KEY: Final = "schema-objects.json"
 _LEFT_OUT: Final = 12
 _INT64: Final = 1 << 63
 _EXISTS: Final = re.compile(r"^(CREATE (?:DATABASE|SEQUENCE|PLACEMENT POLICY)) (?!IF NOT EXISTS)", re.IGNORECASE)
-_SEQUENCE_FILE: Final = re.compile(r"(?:^|/)(?P<schema>[^/.]+)\.(?P<name>[^/]+)-schema-sequence\.sql(?P<packed>\.\w+)?$")
 _POLICY_FILE: Final = re.compile(r"(?:^|/)[^/]+-placement-policy-create\.sql(?P<packed>\.\w+)?$")
 _POLICY: Final = re.compile(r"CREATE PLACEMENT POLICY .*(?= \*/;)", re.DOTALL)
 _SET_VALUE: Final = re.compile(r";\s*SELECT SETVAL\(`.*`,\s*(?P<value>-?\d+)\);\s*$", re.DOTALL)
@@ -242,7 +241,7 @@ def of_dump(keys: Iterable[str], read: Callable[[str], bytes], where: str) -> Sc
         return SchemaObjects.parse(read(KEY), f"{where.rstrip('/')}/{KEY}")
     sequences, schemas, policies = [], {}, []
     for key in sorted(keys):
-        if match := _SEQUENCE_FILE.search(key):
+        if (match := OBJECT_FILE.match(key)) and match["kind"] == Kind.SEQUENCE:
             schema, name = unquote(match["schema"]), unquote(match["name"])
             text = _text(read, key, match["packed"])
             value = _SET_VALUE.search(text)

@@ -16,7 +16,7 @@ from backup_manager.ownership import Fence, data_in_use
 from backup_manager.preflight import PROBE, Status, preflight, require, table
 from backup_manager.record import Owner, Record, State, is_attempt_folder
 from backup_manager.records import Records
-from backup_manager.storage.base import Storage
+from backup_manager.storage.base import ObjectInfo, Storage
 from crds import names
 from crds.paths import ATTEMPT_FOLDER, reserved_part
 
@@ -97,9 +97,10 @@ class Folder:
         held: Content,
         items: Sequence[Item] = (),
         left_out: Sequence[str] = (),
+        listed: Sequence[ObjectInfo] | None = None,
     ) -> Record:
-        """Close the account with the list of objects and with what the data *held*; the record has number and size of the
-        objects. Raises SupersededError."""
+        """Close the account with the list of objects (*listed*, where they were listed already) and with what the data *held*;
+        the record has number and size of the objects. Raises SupersededError."""
         return self._records.complete(
             self._claimed,
             tool=tool,
@@ -110,6 +111,7 @@ class Folder:
             held=held,
             items=items,
             left_out=left_out,
+            listed=listed,
         )
 
     @contextmanager

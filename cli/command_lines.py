@@ -180,7 +180,8 @@ def _export(task: _Task) -> CommandLine:
         access=task.access("from"),
         output=target.url,
         storage_flags=target.flags,
-        spec=task.spec,
+        rules=dumpling.filters(task.spec),
+        words=dumpling.options(task.spec).words,
         status_port=_STATUS_PORT,
     )
     return CommandLine(purpose=f"export to {task.location.url}", argv=argv, env=target.env)

@@ -66,7 +66,7 @@ def run(context: Context) -> Result:
         folder=Folder(context, storage, operation="export"),
         target=for_dumpling(context.resource.spec, location, env=context.env, scratch=context.scratch),
         binary=process.find_tool(dumpling.NAME, names.DUMPLING_BIN_DIR, context.env),
-        options=dump_options.read(context.resource.spec, dumpling.DEFAULT_OPTIONS),
+        options=dumpling.options(context.resource.spec),
     )
     context.journal.path(location.url)
     if earlier := state.folder.finished():
@@ -103,7 +103,8 @@ def dump(context: Context, state: Export) -> None:
         access=state.access,
         output=state.target.url,
         storage_flags=state.target.flags,
-        spec=context.resource.spec,
+        rules=dumpling.filters(context.resource.spec),
+        words=state.options.words,
         status_port=port,
     )
     heard = state.heard = dumpling.Heard()
@@ -193,6 +194,7 @@ def verify(context: Context, state: Export) -> None:
         held=held,
         items=items,
         left_out=left_out,
+        listed=listed,
     )
     if record.data:
         context.log(f"the data lies in {state.storage.location.url}; restores of {record.backup_path} find it by its record")

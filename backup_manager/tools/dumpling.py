@@ -43,7 +43,10 @@ _TABLE_FILE: Final = re.compile(
     r"^(?P<schema>[^/.]+)\.(?P<table>[^/.]+?)(?:-schema\.sql|\.\d{9,13}\.(?:sql|csv|parquet))(?:\.\w+)?$"
 )
 _OTHER_FILE: Final = re.compile(r"-schema-(?:create|view|sequence|triggers|post)\.sql|-placement-policy-create\.sql")
-_OBJECT_FILE: Final = re.compile(r"^(?P<schema>[^/.]+)\.(?P<name>[^/.]+?)-schema-(?P<kind>view|sequence)\.sql(?:\.\w+)?$")
+OBJECT_FILE: Final = re.compile(
+    r"^(?P<schema>[^/.]+)\.(?P<name>[^/.]+?)-schema-(?P<kind>view|sequence)\.sql(?P<packed>\.\w+)?$"
+)
+"""A file of a view or a sequence; names are quoted as in a URL."""
 _DATA_FILE: Final = re.compile(r"^(?P<schema>[^/.]+)\.(?P<table>[^/.]+?)\.\d{9,13}\.(?:sql|csv|parquet)(?P<packed>\.\w+)?$")
 _OPENED, _FINISHED_CHUNK, _RETRIED = '["opened file"]', '["finish dumping table(chunk)"]', '["fail to dumping table(chunk)'
 _DEBUG: Final = re.compile(r"\[[^\]]*\] \[DEBUG\] ")
@@ -142,14 +145,25 @@ def filters(spec: Mapping[str, Any]) -> Sequence[str]:
     return spec.get("tableFilter") or (spec.get("dumpling") or {}).get("tableFilter") or DEFAULT_FILTERS
 
 
-def argv(
-    binary: str, *, access: Access, output: str, storage_flags: Sequence[str], spec: Mapping[str, Any], status_port: int
-) -> list[str]:
-    """dumpling's command line, in TiDB Operator's order; the user's options come last but for TLS, so that they win.
+def options(spec: Mapping[str, Any]) -> dump_options.DumpOptions:
+    """The user's options, else the default ones. Raises UsageError for one that no import could follow."""
+    return dump_options.read(spec, DEFAULT_OPTIONS)
 
-    Views and sequences are not its work (:mod:`backup_manager.schema_objects`). Raises UsageError.
+
+def argv(
+    binary: str,
+    *,
+    access: Access,
+    output: str,
+    storage_flags: Sequence[str],
+    rules: Sequence[str],
+    words: Sequence[str],
+    status_port: int,
+) -> list[str]:
+    """dumpling's command line, in TiDB Operator's order; the user's options (*words*) come last but for TLS, so that they win.
+
+    Views and sequences are not its work (:mod:`backup_manager.schema_objects`).
     """
-    options = dump_options.read(spec, DEFAULT_OPTIONS).words
     command = [
         binary,
         f"--output={output}",
@@ -161,9 +175,9 @@ def argv(
     if access.password:
         command.append(f"--password={access.password}")
     command += [f"--status-addr=127.0.0.1:{status_port}", _LOG_LEVEL]
-    for rule in filters(spec):
+    for rule in rules:
         command += ["--filter", rule]
-    command += options
+    command += words
     if access.tls:
         if access.tls.verify:
             command.append(f"--ca={access.tls.ca}")
@@ -240,7 +254,7 @@ def items(files: Iterable[tuple[str, int]]) -> list[Item]:
     data: dict[tuple[str, str], tuple[int, int | None]] = {}
     empty: set[str] = set()
     for key, size in files:
-        if match := _OBJECT_FILE.match(key):
+        if match := OBJECT_FILE.match(key):
             kinds[unquote(match["schema"]), unquote(match["name"])] = Kind(match["kind"])
         elif match := _SCHEMA_FILE.match(key):
             empty.add(unquote(match["schema"]))

@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import json
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from backup_manager.operations.steps import Result
 from backup_manager.record import Owner
 from backup_manager.records import Records
 from backup_manager.signals import Stop
+from backup_manager.storage.base import ObjectInfo
 from backup_manager.storage.local import LocalStorage
 from backup_manager.tools import process
 from backup_manager.tools.dumpling import SUCCESS
@@ -131,6 +133,22 @@ def test_an_export_reads_views_sequences_and_users_once_and_on_one_connection(ca
     assert sum("next_row_id" in statement for statement in asked) == 1
     assert sum("show fields" in statement for statement in asked) == 1
     assert case.database.connections == 2, "one look before the dump, one pass after it"
+
+
+def test_an_export_is_listed_once_when_it_is_judged_and_recorded(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    case.tool.install("dumpling", out=[SUCCESS], files=FILES)
+    here, listings = case.world(), list[str]()
+    list_of = LocalStorage.list
+
+    def listed(storage: LocalStorage, prefix: str = "") -> Iterator[ObjectInfo]:
+        if "step Verify" in here.lines and storage.location.prefix.endswith("cr-0f5e9c1a"):
+            listings.append(prefix)
+        return list_of(storage, prefix)
+
+    monkeypatch.setattr(LocalStorage, "list", listed)
+    result = export.run(here.context)
+    assert listings == [""]
+    assert result.details["objectCount"] == len(FILES)
 
 
 def test_users_that_nobody_asked_for_are_left_out_and_named(case: Case) -> None:

@@ -15,7 +15,13 @@ OUTPUT = ["dumpling", "--output=s3://b/p"]
 
 def argv(spec: dict[str, Any], access: Access = ACCESS) -> list[str]:
     return dumpling.argv(
-        "dumpling", access=access, output="s3://b/p", storage_flags=["--s3.region=r"], spec=spec, status_port=81
+        "dumpling",
+        access=access,
+        output="s3://b/p",
+        storage_flags=["--s3.region=r"],
+        rules=dumpling.filters(spec),
+        words=dumpling.options(spec).words,
+        status_port=81,
     )
 
 
