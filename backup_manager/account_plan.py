@@ -8,7 +8,7 @@ repeats what the server says of a statement that holds the hash of a password.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -33,10 +33,10 @@ class Plan:
     kept: Sequence[str] = ()
     left_out: Sequence[Grant] = ()
 
-    def details(self) -> dict[str, Any]:
-        """For the report."""
-        told = {"users": len(self.accounts), "usersKept": list(self.kept)}
-        return told | ({"grantsLeftOut": [without(self.left_out)]} if self.left_out else {})
+    @property
+    def lines(self) -> list[str]:
+        """A line for each account that is kept, and one for the grants that are left out."""
+        return [*(f"user {line}" for line in self.kept), *([without(self.left_out)] if self.left_out else [])]
 
 
 def plan(database: "Database", document: Accounts, held: Held, *, update: bool) -> Plan:

@@ -272,7 +272,8 @@ def _success(cr: Object, summary: Summary) -> str:
         facts.append(f"at {path}")
     text = ", ".join(facts) if facts else "it ended well"
     if left_out := status.get("leftOut"):
-        text += f". The export does not hold: {'; '.join(map(str, left_out))} (docs/export-contents.md)"
+        what = "The restore did not bring" if summary.kind == "Restore" else "The export does not hold"
+        text += f". {what}: {'; '.join(map(str, left_out))} (docs/export-contents.md)"
     return text
 
 

@@ -14,7 +14,7 @@ _MAX_OPERATIONS: Final = 10
 _CLOCKS_APART: Final = timedelta(hours=1)
 """How far PD's clock may be ahead of Kubernetes'."""
 _LINES, _LINE = 16, 200
-"""Of what an export left out: how many lines of how many characters a status takes."""
+"""Of what was left out: how many lines of how many characters a status takes."""
 
 
 def percent(report: Report) -> str:
@@ -88,7 +88,11 @@ def show_data(draft: Draft, job: Job) -> None:
         draft.mark(Phase.REPORT_REFUSED, at=job.created, reason="ReportedPathDiffers", message=message)
     if report and report.backup_size is not None:
         draft.put(backupSize=report.backup_size, backupSizeReadable=sizes.readable(report.backup_size))
-    left_out = report.result.get("leftOut") if report else None
+
+
+def show_left_out(draft: Draft, job: Job) -> None:
+    """What an export does not hold, or what of it a restore did not bring."""
+    left_out = job.report.result.get("leftOut") if job.report else None
     if isinstance(left_out, list) and left_out:
         draft.put(leftOut=[str(line)[:_LINE] for line in left_out[:_LINES]])
 

@@ -220,6 +220,7 @@ def show(draft: Draft, outcome: Outcome, *, command: str = "") -> None:
         progress.show_position(draft, job)
         if not command:
             progress.show_operations(draft, job)
+            progress.show_left_out(draft, job)
     if phase is Phase.SCHEDULED:
         draft.enter(phase, at=job.created if job else outcome.at, message=f"Job {outcome.name}", command=command)
     else:

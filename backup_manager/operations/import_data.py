@@ -103,8 +103,12 @@ def run(context: Context) -> Result:
         "viewsKept": schema_objects.bounded(state.views_kept),
         "sequences": len(state.objects.sequences),
     }
+    left_out = [f"view {name}: the target has one already" for name in state.views_kept]
     if state.plan:
-        details |= state.plan.details()
+        details |= {"users": len(state.plan.accounts), "usersKept": len(state.plan.kept)}
+        left_out += state.plan.lines
+    if left_out:
+        details["leftOut"] = schema_objects.bounded(left_out)
     if state.unmatched:
         details["rulesWithoutTable"] = state.unmatched[:NAMED]
     return Result(commit_ts=state.commit_ts, backup_size=state.size, details=details)

@@ -150,6 +150,11 @@ class RestoreStatus(RunStatus):
     time_completed: Time | None = Field(default=None, description="When it ended.", json_schema_extra={"nullable": True})
     time_taken: str = Field(default="", description="How long it took.")
     commit_ts: str = Field(default="", description="TSO of the restored data.")
+    left_out: list[str] = Field(
+        default_factory=list,
+        description="What an import did not bring: views and users that the target keeps as they are, a line each.",
+        json_schema_extra={"nullable": True},
+    )
     progresses: list[Progress] = Field(
         default_factory=list, description="How far each step is.", json_schema_extra={"nullable": True}
     )

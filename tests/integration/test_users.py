@@ -124,7 +124,7 @@ def shown(server: servers.Tidb) -> dict[str, Any]:
 
 def test_users_log_in_with_their_old_passwords_and_use_their_grants(empty: Stage, exported: Report) -> None:
     report = restore(empty, exported)
-    assert (exported.result["users"], report.result["users"], report.result["usersKept"]) == (NUMBER, NUMBER, [])
+    assert (exported.result["users"], report.result["users"], report.result["usersKept"]) == (NUMBER, NUMBER, 0)
     target = empty.target
     socket = empty.folder / "target" / "tidb.sock"
     assert login(target, ODD, UNICODE, "select id from shop.orders", socket=socket) == [(1,)]
@@ -156,18 +156,18 @@ def test_the_same_restore_can_be_made_again(empty: Stage, exported: Report) -> N
     restore(empty, exported)
     before = shown(empty.target)
     empty.target.execute("drop database shop", "revoke backup_admin on *.* from native@'127.0.0.%'")
-    assert restore(empty, exported).result["usersKept"] == []
+    assert restore(empty, exported).result["usersKept"] == 0
     assert shown(empty.target) == before
 
 
 def test_an_account_with_another_password_is_kept_and_told_unless_the_spec_says_update(empty: Stage, exported: Report) -> None:
     empty.target.execute("create user native@'127.0.0.%' identified by 'theirs'")
     report = restore(empty, exported)
-    assert report.result["usersKept"] == ["'native'@'127.0.0.%': the target has it with another password"]
+    assert report.result["leftOut"] == ["user 'native'@'127.0.0.%': the target has it with another password"]
     assert report.result["users"] == NUMBER - 1
     assert login(empty.target, "native", "theirs", "select 1") == [(1,)]
     empty.target.execute("drop database shop")
-    assert restore(empty, exported, "update").result["usersKept"] == []
+    assert restore(empty, exported, "update").result["usersKept"] == 0
     assert login(empty.target, "native", "péssword", "select id from shop.seen") == [(1,)]
     assert shown(empty.target)["'native'@'127.0.0.%'"][1] == shown(empty.source)["'native'@'127.0.0.%'"][1]
 
@@ -177,7 +177,7 @@ def test_the_account_that_restores_keeps_its_password(empty: Stage, exported: Re
     cr = empty.restore(path_of(exported), users="update")
     cr["spec"]["to"]["user"] = "bk"
     code, report = empty.run("import", cr, BACKUP_MANAGER_PASSWORD="of the target")
-    assert (code, report.result["usersKept"]) == (0, ["'bk'@'%': it runs the restore"]), report
+    assert (code, report.result["leftOut"]) == (0, ["user 'bk'@'%': it runs the restore"]), report
     assert login(empty.target, "bk", "of the target", "select 1") == [(1,)]
 
 
@@ -191,6 +191,13 @@ def test_an_account_that_may_not_create_users_is_refused_before_anything_is_writ
     assert report.error.reason == "DatabaseAccessDenied"
     assert "CREATE USER" in report.error.hint
     assert empty.target.execute("show databases like 'shop'") == []
+
+
+def test_an_export_with_views_and_users_verifies(stage: Stage, exported: Report) -> None:
+    cr = stage.backup("users", tableFilter=["shop.*"], dumpling={"users": True})
+    code, report = stage.run("verify", cr, BACKUP_PATH=path_of(exported))
+    assert (code, report.phase) == (0, "Complete"), report
+    assert (report.result["content"]["views"], report.result["content"]["users"]) == (1, NUMBER)
 
 
 def test_without_the_option_no_user_is_made(empty: Stage, exported: Report) -> None:

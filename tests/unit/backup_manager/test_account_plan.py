@@ -66,7 +66,7 @@ def test_an_account_that_is_missing_or_there_already_as_exported_is_made_with_al
         "GRANT SELECT,INSERT ON `shop`.* TO 'bk'@'%'",
         "SET DEFAULT ROLE 'reader'@'%' TO 'bk'@'%'",
     ]
-    assert todo.details() == {"users": 1, "usersKept": []}
+    assert todo.lines == []
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_an_account_that_is_missing_or_there_already_as_exported_is_made_with_al
 def test_an_account_with_another_definition_is_kept_unless_the_spec_says_update(there: dict[str, str], why: str) -> None:
     kept = plan(target(**there))
     assert (kept.accounts, kept.kept) == ([], [f"'bk'@'%': the target has it with another {why}"])
-    assert OTHER not in str(kept.details())
+    assert OTHER not in str(kept.lines)
     updated = plan(target(**there), update=True)
     assert (list(updated.definitions.values()), updated.kept) == ([f"ALTER USER {definition()}"], [])
 
@@ -99,7 +99,7 @@ def test_a_login_that_may_not_make_users_is_told_before_anything_is_written(mine
 def test_grants_on_what_is_not_restored_are_told() -> None:
     todo = plan(target(), held=NOTHING)
     assert todo.accounts[0].grants == ()
-    assert todo.details()["grantsLeftOut"] == ["grants on what is not in it: 1 (shop)"]
+    assert todo.lines == ["grants on what is not in it: 1 (shop)"]
 
 
 @pytest.mark.parametrize(

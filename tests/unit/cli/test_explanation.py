@@ -258,3 +258,5 @@ def test_why_names_what_an_export_left_out() -> None:
     status = {"phase": "Complete", "backupPath": "s3://b/p", "leftOut": ["SQL bindings: 2", "schema test, tables: 1"]}
     cr = {"kind": "Backup", "metadata": {"name": "b", "namespace": "ns"}, "status": status}
     assert "does not hold: SQL bindings: 2; schema test, tables: 1" in why(cr).text
+    cr |= {"kind": "Restore", "status": status | {"leftOut": ["user 'a'@'%': it runs the restore"]}}
+    assert "The restore did not bring: user 'a'@'%': it runs the restore" in why(cr).text

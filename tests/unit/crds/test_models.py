@@ -44,7 +44,7 @@ FIELDS = {
     "Restore.spec.pitrFullBackupStorageProvider": "s3 gcs azblob local",
     "Restore.status": """timeStarted timeCompleted timeTaken commitTs phase conditions progresses brOperations
         replicationStep observedGeneration progress eta backupPath backoffRetryStatus
-        recorded awaitedJobs""",
+        recorded awaitedJobs leftOut""",
     "BackupSchedule.spec": """schedule pause maxBackups maxReservedTime backupTemplate logBackupTemplate
         compactBackupTemplate compactInterval minCompactStartTs storageClassName volumeAttributesClassName storageSize
         imagePullSecrets br s3 gcs azblob local

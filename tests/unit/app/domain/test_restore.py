@@ -48,6 +48,12 @@ def test_preparing_is_running_for_a_restore() -> None:
     assert sync(IMPORT, job("restore-basic", said=report("Prepare"))).status["phase"] == "Running"
 
 
+def test_what_a_restore_did_not_bring_is_in_the_status() -> None:
+    line = "user 'a'@'%': the target has it with another password"
+    said = report("Complete", result={"leftOut": [line]})
+    assert sync(IMPORT, job("restore-basic", state="complete", said=said)).status["leftOut"] == [line]
+
+
 def test_a_complete_restore_shows_what_it_read() -> None:
     said = report("Complete", commitTs="450", backupPath="s3://bucket/daily")
     status = sync(IMPORT, job("restore-basic", state="complete", said=said)).status
