@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +17,7 @@ from backup_manager import accounts
 from backup_manager.accounts import KEY
 from backup_manager.errors import PermanentError
 from crds.report import Report
+from sandbox.patience import PATIENCE
 from tests.integration.test_export_import import PASSWORD, Stage, path_of
 from tests.support import servers
 
@@ -198,6 +202,23 @@ def test_an_export_with_views_and_users_verifies(stage: Stage, exported: Report)
     code, report = stage.run("verify", cr, BACKUP_PATH=path_of(exported))
     assert (code, report.phase) == (0, "Complete"), report
     assert (report.result["content"]["views"], report.result["content"]["users"]) == (1, NUMBER)
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="the documented command is jq's")
+def test_the_documented_command_gives_statements_in_an_order_that_works(empty: Stage, exported: Report) -> None:
+    """That of docs/export-contents.md, up to the pipe."""
+    told = re.search(r"jq -r '(?P<program>.*?)' ", (servers.ROOT / "docs" / "export-contents.md").read_text(), re.DOTALL)
+    assert told is not None
+    key = f"{path_of(exported).removeprefix('s3://backups/')}/{KEY}"
+    document = empty.s3.client().get_object(Bucket="backups", Key=key)["Body"].read()
+    argv = ["jq", "-r", told["program"]]
+    lines = subprocess.run(argv, input=document, capture_output=True, check=True, timeout=PATIENCE).stdout.decode().splitlines()
+    code, _ = empty.run("import", empty.restore(path_of(exported)), BACKUP_MANAGER_PASSWORD="")
+    assert code == 0
+    empty.target.execute(*lines)
+    assert shown(empty.target)["default"] == shown(empty.source)["default"]
+    socket = empty.folder / "target" / "tidb.sock"
+    assert login(empty.target, ODD, UNICODE, "select id from shop.orders", socket=socket) == [(1,)]
 
 
 def test_without_the_option_no_user_is_made(empty: Stage, exported: Report) -> None:
