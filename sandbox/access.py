@@ -171,7 +171,7 @@ class Access:
             if over := deadline.over:
                 status = json.dumps((obj or {}).get("status"), indent=1) if obj else "it does not exist"
                 raise SandboxError(f"{kind} {namespace}/{name}: {what}: not so {over}; status: {status}")
-            time.sleep(0.05)
+            time.sleep(deadline.pause())
 
     # Pods and faults
 

@@ -19,6 +19,9 @@ CONNECT: Final = 30.0
 """Seconds that one request to a server may take before it is made again."""
 STARTS: Final = 3
 """So often a server is started that ends before it is ready."""
+_SHORTEST: Final = 0.05
+_LONGEST: Final = 0.25
+_PART: Final = 20
 
 
 class Deadline:
@@ -50,14 +53,22 @@ class Deadline:
             return f"for {self._stalled:g} s nothing moved"
         return ""
 
+    def pause(self, shortest: float = _SHORTEST) -> float:
+        """Seconds until it is worth looking again: a twentieth of the wait so far, within *shortest* and a quarter of a second.
+        Each look costs both sides, and whoever has waited for ten seconds does not notice a tenth."""
+        return max(shortest, min(_LONGEST, (self._clock() - self._began) / _PART))
 
-def until(condition: Callable[[], Any], what: Callable[[], str] | str, *, limit: float = PATIENCE, poll: float = 0.05) -> Any:
-    """Poll *condition* every *poll* seconds until it is true, and return what it gave. Raises SandboxError after *limit*."""
+
+def until(
+    condition: Callable[[], Any], what: Callable[[], str] | str, *, limit: float = PATIENCE, poll: float = _SHORTEST
+) -> Any:
+    """Poll *condition* until it is true, every *poll* seconds at first, and return what it gave. Raises SandboxError after
+    *limit*."""
     deadline = Deadline(limit=limit, stalled=limit)
     while not (found := condition()):
         if over := deadline.over:
             raise SandboxError(f"not so {over}: {what if isinstance(what, str) else what()}")
-        time.sleep(poll)
+        time.sleep(deadline.pause(poll))
     return found
 
 

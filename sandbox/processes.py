@@ -151,7 +151,7 @@ def wait_ready(
         deadline.progress(signs_of_life(process.pid, Path(process.log)))
         if over := deadline.over:
             raise SandboxError(f"{process.name}: {what}: not so {over}; {process.log} ends with:\n{process.tail()}")
-        time.sleep(0.03)
+        time.sleep(deadline.pause(0.03))
 
 
 def start_ready(

@@ -8,10 +8,12 @@ import itertools
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
 from sandbox import Cluster
+from sandbox.api import NAMESPACES, ApiError
 from tests.support.sandboxes import WORKER, shared_sandbox
 
 # Workers share the sandbox; and in one that stays up, a name used again would find the data of an earlier run.
@@ -35,4 +37,5 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]
     name = f"t{next(_numbers)}-{plain[:40].strip('-')}"
     cluster.make_namespace(name)
     yield name
-    cluster.kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found", check=False)
+    with suppress(ApiError):
+        cluster.api.delete(NAMESPACES, "", name)

@@ -37,6 +37,17 @@ def test_what_moves_is_waited_for_until_the_limit_and_what_does_not_is_not() -> 
     assert STALLED < PATIENCE
 
 
+def test_who_has_waited_for_long_looks_less_often() -> None:
+    clock = Clock()
+    deadline = Deadline(limit=100, stalled=100, clock=clock)
+    assert deadline.pause() == deadline.pause(0.05) == 0.05
+    clock.now += 2
+    assert deadline.pause() == pytest.approx(0.1)
+    assert deadline.pause(0.2) == 0.2
+    clock.now += 90
+    assert deadline.pause() == 0.25
+
+
 def test_until_returns_what_it_found_and_names_what_it_did_not() -> None:
     answers = iter([0, "", "here"])
     assert until(lambda: next(answers), "it", poll=0) == "here"

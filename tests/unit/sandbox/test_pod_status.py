@@ -1,5 +1,7 @@
 """Pod phases and conditions, and the image list."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -66,3 +68,21 @@ def test_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         images.find_image("pingcap/br:v8.5.0")
     (tmp_path / "br").touch()
     assert images.find_image("pingcap/br:v8.5.0") == missing
+
+
+def test_an_image_of_a_tool_brings_what_runs_the_tool_also_as_a_copy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    built, copied = tmp_path / "bin of tools" / "br", tmp_path / "shared" / "br"
+    monkeypatch.setattr(images, "TOOLS", built.parent)
+    monkeypatch.setattr(images, "LAUNCHERS", tmp_path / "launchers")
+    monkeypatch.setattr(images, "IMAGES", (images.Image(pattern="br", files={"/br": images.LAUNCHERS / "br"}),))
+    with pytest.raises(images.ImageError, match=r"needs br in \.tools/bin"):
+        images.find_image("pingcap/br:v8.5.0")
+    built.parent.mkdir()
+    built.write_text('#!/bin/sh\necho "br $2"\n')
+    built.chmod(0o755)
+    (brought,) = images.find_image("pingcap/br:v8.5.0").files.values()
+    copied.parent.mkdir()
+    shutil.copy(brought, copied)
+    done = subprocess.run([copied, "backup", "two words"], capture_output=True, text=True, check=True)
+    assert done.stdout == "br two words\n"
+    assert [path.name for path in brought.parent.iterdir()] == ["br"]
