@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # As many workers as processors that may be used (tests/conftest.py).
 WORKERS := $(BIN)/pytest -q -n auto --dist loadfile
 
-.PHONY: help venv tools demo check audit release static documented-unit format test servers-and-property property soak gotest unit servers integration e2e crds bench images clean
+.PHONY: help venv tools demo check audit release static documented-unit format test servers-and-others property soak gotest unit servers integration e2e crds bench images clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,16 +56,16 @@ release: venv ## dist/: the wheel, and a bill of materials (CycloneDX) for each 
 	@$(BIN)/uv build --wheel --quiet --out-dir dist
 	@scripts/sbom.sh dist
 
-test: check audit gotest ## every test (some 15 min on 2 cores, tools built)
-	@if [ "$$(nproc)" -gt 1 ]; then $(MAKE) --no-print-directory servers-and-property; else $(MAKE) --no-print-directory property servers; fi
+test: check audit ## every test (some 15 min on 2 cores, tools built)
+	@if [ "$$(nproc)" -gt 1 ]; then $(MAKE) --no-print-directory servers-and-others; else $(MAKE) --no-print-directory property gotest servers; fi
 
 # Tests on servers mostly wait. What needs nothing but a processor runs beside them, yields to them, and is shown at the end.
-servers-and-property: tools
-	@nice -n 5 $(MAKE) --no-print-directory property > .venv/property.log 2>&1 & property=$$!; \
-	trap 'kill $$property 2> /dev/null' EXIT; \
+servers-and-others: tools
+	@nice -n 5 $(MAKE) --no-print-directory --keep-going property gotest > .venv/others.log 2>&1 & others=$$!; \
+	trap 'kill $$others 2> /dev/null' EXIT; \
 	failed=0; $(MAKE) --no-print-directory servers || failed=$$?; \
-	wait $$property || failed=$$?; trap - EXIT; \
-	cat .venv/property.log; exit $$failed
+	wait $$others || failed=$$?; trap - EXIT; \
+	cat .venv/others.log; exit $$failed
 
 property: venv ## random worlds: nothing lost, nothing doubled, nothing foreign deleted
 	@$(WORKERS) tests/property

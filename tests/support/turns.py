@@ -20,6 +20,8 @@ from sandbox.machine import cores, room
 from sandbox.processes import start_time
 
 _POLL: Final = 0.05
+_FOR_EACH: Final = 2
+"""So many tests with servers run for each processor."""
 _SANDBOX_GIB: Final = 3.0
 """Memory of a sandbox with its TiDBs, and of the tools that a test runs beside it."""
 
@@ -74,7 +76,7 @@ class Turns:
 def workers() -> int:
     """How many tests with real servers may run at once: two for each processor, for they wait more than half of their time;
     fewer where the memory is too small for so many sandboxes."""
-    return min(2 * cores(), room(_SANDBOX_GIB))
+    return min(_FOR_EACH * cores(), room(_SANDBOX_GIB))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,8 +98,8 @@ def of_this_run() -> Bounds | None:
         return None
     folder = _folder(os.getppid())
     # Every worker must count alike, and the memory that is free changes.
-    started = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-    return Bounds(running=Turns(folder / "running", min(started, cores() + 1)), starting=Turns(folder / "starting", cores()))
+    running = min(int(os.environ["PYTEST_XDIST_WORKER_COUNT"]), _FOR_EACH * cores())
+    return Bounds(running=Turns(folder / "running", running), starting=Turns(folder / "starting", cores()))
 
 
 def end_of_run() -> None:
