@@ -28,7 +28,7 @@ from tests.support import servers
 ROW: Final = 1024
 ROWS_A_STATEMENT: Final = 20_000
 FIRST_ROWS: Final = 100_000
-MOST_ROWS: Final = 1_600_000
+MOST_ROWS: Final = 6_400_000
 OPTIONS: Final = ("--threads=16", "--rows=10000")
 STARTS: Final = 7
 LIMITS: Final = {"export": 1.05, "start": 0.5, "memory": 60.0}
