@@ -1,10 +1,9 @@
 """Reading request bodies within bounds: of one request, of its time, and of all requests together."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
@@ -23,14 +22,21 @@ class CallerGone(Exception):
     """The caller closed the connection before its request was complete."""
 
 
-@dataclass(eq=False, slots=True, kw_only=True)
+@dataclass(eq=False, slots=True)
 class _Share:
-    """What one request holds of the common room. *timer* ends its reading."""
+    """What one request holds of the common room, until the ``with`` ends. *timer* ends its reading."""
 
+    bodies: "Bodies"
     size: int = 0
     counted: int = 0
     last: float = 0.0
     timer: asyncio.Timeout | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bodies.forget(self)
 
 
 class Bodies:
@@ -42,16 +48,16 @@ class Bodies:
         """Bytes, now."""
         self._shares: set[_Share] = set()
 
-    @contextmanager
-    def share(self) -> Iterator[_Share]:
+    def share(self) -> _Share:
         """A share for one request, until it is answered."""
-        share = _Share()
+        share = _Share(self)
         self._shares.add(share)
-        try:
-            yield share
-        finally:
-            self._release(share)
-            self._shares.discard(share)
+        return share
+
+    def forget(self, share: _Share) -> None:
+        """*share* is given back."""
+        self._release(share)
+        self._shares.discard(share)
 
     def add(self, share: _Share, count: int, now: float) -> None:
         """Note *count* more bytes at *now* (seconds of the event loop), for which requests that stalled are given up. Raises
@@ -91,9 +97,8 @@ class Intake:
         """The body of *request*, a big one parsed while it comes in. Raises RequestError when it is too long, too slow or
         does not fit, and CallerGone."""
         announced = request.headers.get("content-length", "")
-        too_long = RequestError(413, f"the request body is longer than {self.limit} bytes")
         if announced.isdigit() and int(announced) > self.limit:
-            raise too_long
+            raise self._too_long()
         loop, body = asyncio.get_running_loop(), Body(lean=self.lean)
         try:
             async with asyncio.timeout(self.seconds) as share.timer:
@@ -102,7 +107,7 @@ class Intake:
                     if body.add(chunk):
                         await asyncio.to_thread(body.work)
                     if body.size > self.limit:
-                        raise too_long
+                        raise self._too_long()
         except TimeoutError:
             raise RequestError(408, f"the request body did not come in time; {body.size} bytes were read") from None
         except ClientDisconnect:
@@ -110,3 +115,6 @@ class Intake:
         finally:
             share.timer = None
         return body
+
+    def _too_long(self) -> RequestError:
+        return RequestError(413, f"the request body is longer than {self.limit} bytes")
