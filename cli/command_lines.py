@@ -145,7 +145,7 @@ def _masked(line: CommandLine, task: _Task, secrets: Iterable[str]) -> CommandLi
     scratch = f"{task.scratch}/"
     return CommandLine(
         purpose=line.purpose,
-        argv=[mask(word.replace(scratch, "")) for word in line.argv],
+        argv=mask.argv([word.replace(scratch, "") for word in line.argv]),
         env={name: mask(value.replace(scratch, "")) for name, value in sorted(line.env.items())},
         files={name: mask(text) for name, text in line.files.items()},
     )

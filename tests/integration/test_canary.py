@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from backup_manager.cli import COMMANDS
 from backup_manager.operations.log_watch import ENV_INTERVAL
 from crds.report import Report
 from sandbox.agent.images import STAND_INS
@@ -38,7 +39,7 @@ MANAGER = (sys.executable, "-m", "backup_manager.cli")
 
 @dataclass(kw_only=True)
 class Stage:
-    """The servers, a room for everything that a run writes, and what the runs said."""
+    """The servers, a room for everything that a run writes, and what was seen of the runs."""
 
     db: servers.Tidb
     kv: MiniKV
@@ -46,7 +47,9 @@ class Stage:
     aviary: Aviary
     room: Path
     watch: Watch
-    said: dict[str, str] = field(default_factory=dict)
+    ended: set[tuple[str, bool]] = field(default_factory=set)
+    """What was run, and whether it ended with 0."""
+    last: str = ""
 
     @property
     def env(self) -> dict[str, str]:
@@ -58,6 +61,8 @@ class Stage:
             "BACKUP_MANAGER_SCRATCH": str(self.room / "scratch"),
             "BACKUP_MANAGER_PASSWORD": self.aviary["password of the database"],
             "SOMEBODY_S_TOKEN": self.aviary["spec.env"],
+            "HTTPS_PROXY": f"http://somebody:{self.aviary['proxy']}@127.0.0.1:9",
+            "NO_PROXY": "127.0.0.1",
             ENV_INTERVAL: "1s",
             **self.s3.env,
         }
@@ -106,11 +111,12 @@ class Stage:
     def run(self, verb: str, cr: Mapping[str, Any], *words: str, **env: str) -> Report:
         """Run it to its end, and look through all that it said and left."""
         process = self.start(verb, cr, *words, **env)
-        return self.end(" ".join((verb, *words)), process)
+        return self.end(" ".join((verb, *(word for word in words if word.startswith(("--mode", "--subcommand"))))), process)
 
     def end(self, what: str, process: "subprocess.Popen[str]") -> Report:
         out, _ = process.communicate(timeout=PATIENCE)
-        self.said[f"{what} {process.returncode}"] = out
+        self.last = out
+        self.ended.add((what, process.returncode == 0))
         file = self.room / "report.json"
         told = file.read_text()
         file.unlink()
@@ -123,7 +129,7 @@ class Stage:
 
     def succeeds(self, verb: str, cr: Mapping[str, Any], *words: str, **env: str) -> Report:
         report = self.run(verb, cr, *words, **env)
-        assert report.phase == "Complete", (report.error, list(self.said.values())[-1][-3000:])
+        assert report.phase == "Complete", (report.error, self.last[-3000:])
         return report
 
     def fails(self, verb: str, cr: Mapping[str, Any], *words: str, **env: str) -> str:
@@ -141,6 +147,8 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         own_keys_of_S3=canary.key(),
         keys_of_S3=canary.key(),
         another_key_of_S3=canary.key(),
+        session_token=canary.key(),
+        proxy=canary.hexadecimal(),
         endpoint=canary.hexadecimal(),
         cipher_key=canary.hexadecimal(),
         log_cipher_key=canary.hexadecimal(),
@@ -184,7 +192,7 @@ def test_export_check_verify_import_and_clean(stage: Stage) -> None:
     here = (stage.storage("export"), {"from": stage.database(), "tableFilter": ["shop.*"], "cleanPolicy": "Delete"})
     export = cr("Backup", "export", *here)
     wrong = {"BACKUP_MANAGER_PASSWORD": stage.aviary["another password"]}
-    no_entry = {"AWS_SECRET_ACCESS_KEY": stage.aviary["another key of S3"]}
+    no_entry = {"AWS_SECRET_ACCESS_KEY": stage.aviary["another key of S3"], "AWS_SESSION_TOKEN": stage.aviary["session token"]}
     stage.succeeds("check", export)
     assert stage.fails("check", export, **no_entry) == "CheckFailed"
     assert stage.fails("verify", export) == "NoRecord"
@@ -192,14 +200,15 @@ def test_export_check_verify_import_and_clean(stage: Stage) -> None:
     broken = cr("Backup", "broken", stage.storage("broken"), here[1], dumpling={"options": ["--where=nosuch(1)"]})
     stage.fails("export", broken)
     options = ["--azblob.encryption-key", stage.aviary["encryption key"], "--azblob.account-key", stage.aviary["account key"]]
-    path = stage.succeeds("export", cr("Backup", "export", *here, dumpling={"options": options})).backup_path
+    dumpling = {"options": options, "users": True}
+    path = stage.succeeds("export", cr("Backup", "export", *here, dumpling=dumpling)).backup_path
     assert path is not None
     made = cr("Backup", "export", *here, path=path)
     stage.succeeds("verify", made)
     stage.succeeds("gc-life-time", made, "--kind=Backup")
     stage.fails("gc-life-time", made, "--kind=Backup", **wrong)
 
-    restore = cr("Restore", "import", stage.storage("export"), to=stage.database())
+    restore = cr("Restore", "import", stage.storage("export"), to=stage.database(), users="update")
     assert stage.fails("import", restore, f"--backupPath={path}", **wrong) == "DatabaseAccessDenied"
     stage.db.execute("drop database shop")
     stage.succeeds("import", restore, f"--backupPath={path}")
@@ -260,6 +269,7 @@ def test_a_log_backup_and_a_restore_to_a_point_in_time(stage: Stage) -> None:
     watching.send_signal(signal.SIGTERM)
     stage.end("log-watch", watching)
     assert stage.aviary.within(heard) == set()
+    command("stop")(stage.fails, "--cluster-tls=true")  # there are no files for it
     command("stop")(stage.succeeds)
 
     point = stage.br(), stage.storage("log"), {"pitrFullBackupStorageProvider": base_spec, "restoreMode": "pitr"}
@@ -271,8 +281,29 @@ def test_a_log_backup_and_a_restore_to_a_point_in_time(stage: Stage) -> None:
     assert stage.db.execute(f"select count(*) from {TABLE}") == [(2,)]
 
 
+@pytest.mark.parametrize("command", ["check", "explain-command"])
+def test_the_user_s_command_shows_none(stage: Stage, command: str, tmp_path: Path) -> None:
+    keys = ["--azblob.encryption-key", stage.aviary["encryption key"], f"--azblob.account-key={stage.aviary['account key']}"]
+    env = [{"name": "SOMEBODY_S_TOKEN", "value": stage.aviary["spec.env"]}]
+    access = {"from": stage.database(), "dumpling": {"options": keys}, "env": env}
+    for name, br in {"export": {}, "br": stage.br(*broken_keys(stage))}.items():
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(cr("Backup", name, access, stage.storage("shown"), br)))
+        argv = [str(Path(sys.executable).with_name("tidb-backup")), command, "-f", str(file)]
+        done = subprocess.run(argv, env=stage.env, capture_output=True, text=True, check=False, timeout=PATIENCE)
+        assert done.stdout, done.stderr
+        assert stage.aviary.within(done.stdout + done.stderr) == set()
+
+
+def verbs() -> set[str]:
+    """Every command, and every mode of those that have several."""
+    (commands,) = (flag.choices or () for flag in COMMANDS["backup"].flags if flag.name == "subcommand")
+    return {*COMMANDS, "restore --mode=pitr", *(f"backup --mode=log --subcommand={command}" for command in commands)}
+
+
 def test_what_was_seen_in_all_of_it(stage: Stage) -> None:
     """The last test of the file: it looks back on the others."""
+    assert {(verb, good) for verb in verbs() for good in (True, False)} - stage.ended == {("log-watch", True)}, "it has no end"
     assert {"br", "dumpling", "tidb-lightning", "tikv-ctl"} <= stage.watch.programs
     assert ("dumpling", "--password", "password of the database") in stage.watch.argv, "the watch sees what is there"
     assert ("br", "--full-backup-storage", "keys of S3") in stage.watch.argv
