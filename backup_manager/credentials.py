@@ -31,6 +31,8 @@ _SOURCES: Final = {
     "AWS_ACCESS_KEY_ID": "key access_key of the Secret named by s3.secretName",
     "AWS_SECRET_ACCESS_KEY": "key secret_key of the Secret named by s3.secretName",
 }
+_SENT: Final = ("AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN")
+"""These are in a header of each request as they are, so that none can hold a letter beyond ASCII."""
 _FORBIDDEN: Final = re.compile(r"[\s\x00-\x1f\x7f]")
 _LINE_ENDS: Final = "\r\n"
 
@@ -41,7 +43,7 @@ def value(env: Mapping[str, str], variable: str) -> str:
     A storage's loses whitespace and a byte order mark at both ends. The database's password loses a byte order mark and the
     line ends that close it, nothing else: it may begin and end with spaces. Variables of the base snapshot of a restore to a
     point in time (:data:`crds.names.ENV_FULL_BACKUP`) are treated like those without the prefix. Raises UsageError for a
-    storage's with whitespace or a control character inside.
+    storage's with whitespace or a control character inside, or that no request can send.
     """
     name, found = variable.removeprefix(names.ENV_FULL_BACKUP), env.get(variable, "")
     if name == names.ENV_PASSWORD:
@@ -49,6 +51,8 @@ def value(env: Mapping[str, str], variable: str) -> str:
     found = trimmed(found)
     if name in _ONE_LINE:
         _require_one_word(variable, found, name)
+    if name in _SENT and not found.isascii():
+        raise _refused(f"{variable} holds a letter that no request can have", name)
     return found
 
 
@@ -65,9 +69,10 @@ def clean_environment(env: Mapping[str, str]) -> dict[str, str]:
 
 def _require_one_word(variable: str, text: str, name: str) -> None:
     if found := _FORBIDDEN.search(text):
-        source = _SOURCES.get(name, "Secret of the storage")
-        raise UsageError(
-            f"{variable} holds {'a line end' if found[0] in _LINE_ENDS else 'whitespace or a control character'} in its middle",
-            reason="InvalidCredentials",
-            hint=f"Correct the {source}: it holds more than the credential.",
-        )
+        what = "a line end" if found[0] in _LINE_ENDS else "whitespace or a control character"
+        raise _refused(f"{variable} holds {what} in its middle", name)
+
+
+def _refused(message: str, name: str) -> UsageError:
+    source = _SOURCES.get(name, "Secret of the storage")
+    return UsageError(message, reason="InvalidCredentials", hint=f"Correct the {source}: it holds more than the credential.")

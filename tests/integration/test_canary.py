@@ -147,7 +147,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         own_keys_of_S3=canary.key(),
         keys_of_S3=canary.key(),
         another_key_of_S3=canary.key(),
-        session_token=canary.key(),
+        session_token=canary.token(),
         proxy=canary.hexadecimal(),
         endpoint=canary.hexadecimal(),
         cipher_key=canary.hexadecimal(),

@@ -33,8 +33,14 @@ def password() -> str:
 
 
 def key() -> str:
-    """One of the letters that keys of a storage are made of."""
-    return f"+/{secrets.token_hex(8)}=/+"
+    """One without white space, as keys of a storage are: some stores take any letters in it. It has no double quote: br prints
+    the keys of a running log backup as ``"[REDACTED]"``, followed by what comes after the quote."""
+    return f"+/='\\,]}}){secrets.token_hex(8)}%41&<é日"
+
+
+def token() -> str:
+    """One that can be sent in a header."""
+    return f"+/={secrets.token_hex(8)}/+=="
 
 
 def hexadecimal() -> str:

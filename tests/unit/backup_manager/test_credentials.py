@@ -35,6 +35,20 @@ def test_a_credential_with_more_than_one_word_is_refused_without_being_shown(nam
     assert value.strip() not in problem.message + problem.hint
 
 
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN", "FULL_BACKUP_AWS_SESSION_TOKEN"])
+def test_what_no_request_can_send_is_refused_without_being_shown(name: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        credentials.clean_environment({name: "ключ日"})
+    problem = caught.value.problem()
+    assert (problem.reason, name in problem.message) == ("InvalidCredentials", True)
+    assert "ключ" not in problem.message + problem.hint
+
+
+def test_a_secret_key_may_hold_any_letters() -> None:
+    """It is never sent: it signs."""
+    assert S3Settings.of({}, {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "ключ日"}).secret_key == "ключ日"
+
+
 @pytest.mark.parametrize(
     ("given", "used"),
     [("pw\n", "pw"), ("pw\r\n", "pw"), ("pw\n\n", "pw"), (" p w ", " p w "), (" pw \n", " pw "), ("\ufeffpw", "pw"), ("", "")],
