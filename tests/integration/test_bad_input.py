@@ -98,9 +98,9 @@ def test_clock_of_the_node_is_an_hour_off(weed: S3, monkeypatch: pytest.MonkeyPa
 
 
 def test_session_token_that_nobody_issued(weed: S3) -> None:
-    check = failed(s3(weed, {**weed.env, "AWS_SESSION_TOKEN": "made up"}))
+    check = failed(s3(weed, {**weed.env, "AWS_SESSION_TOKEN": "made-up"}))
     assert check.message.startswith("InvalidCredentials"), check
-    assert "made up" not in f"{check.message}{check.hint}"
+    assert "made-up" not in f"{check.message}{check.hint}"
 
 
 def test_unknown_authority_and_its_bundle(weed: S3) -> None:
