@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -355,12 +356,28 @@ SPACED = " p w\t"
 AROUND = [("", "\r\n"), ("\ufeff", "\n"), (" ", "\t")]
 
 
-@pytest.fixture(scope="module")
-def spaced(stage: Stage) -> str:
-    """A user of both databases with that password."""
-    for server in (stage.source, stage.target):
-        server.execute(f"create user 'spaced'@'%' identified by '{SPACED}'", "grant all on *.* to 'spaced'@'%'")
-    return "spaced"
+@contextmanager
+def somebody(stage: Stage, password: str) -> Iterator[str]:
+    """A user of both databases with that password, gone afterwards."""
+    quoted = password.replace("\\", "\\\\").replace("'", "''")
+    try:
+        for server in (stage.source, stage.target):
+            server.execute(
+                "drop user if exists 'somebody'@'%'",
+                f"create user 'somebody'@'%' identified by '{quoted}'",
+                "grant all on *.* to 'somebody'@'%'",
+            )
+        yield "somebody"
+    finally:
+        for server in (stage.source, stage.target):
+            server.execute("drop user if exists 'somebody'@'%'")
+
+
+@pytest.fixture
+def spaced(stage: Stage) -> Iterator[str]:
+    """The user with that password."""
+    with somebody(stage, SPACED) as user:
+        yield user
 
 
 @pytest.mark.parametrize(("before", "after"), AROUND)
@@ -402,26 +419,19 @@ PASSWORDS = (
 def test_a_password_of_any_letters_opens_every_connection(stage: Stage, password: str) -> None:
     """Our driver's, dumpling's and lightning's, before the run and in it; br's verbs go through our driver alone, with such a
     password in ``test_canary.py``."""
-    quoted = password.replace("\\", "\\\\").replace("'", "''")
-    for server in (stage.source, stage.target):
-        server.execute(
-            "drop user if exists 'letters'@'%'",
-            f"create user 'letters'@'%' identified by '{quoted}'",
-            "grant all on *.* to 'letters'@'%'",
-        )
-    stage.empty_target()
-    user = {"user": "letters"}
-    cr = stage.backup(f"letters{PASSWORDS.index(password)}", tableFilter=["app.kinds"])
-    cr["spec"]["from"] |= user
-    checked = stage.run("check", cr, BACKUP_MANAGER_PASSWORD=password)[1].result["checks"]
-    assert [check["status"] for check in checked if check["name"] == "database"] == ["OK"]
-    code, report = stage.run("export", cr, BACKUP_MANAGER_PASSWORD=password)
-    assert (code, report.phase) == (0, "Complete"), report
-    cr = stage.restore(path_of(report))
-    cr["spec"]["to"] |= user
-    code, report = stage.run("import", cr, BACKUP_MANAGER_PASSWORD=password)
-    assert (code, report.phase) == (0, "Complete"), report
-    assert stage.source.checksum("app.kinds") == stage.target.checksum("app.kinds")
+    with somebody(stage, password) as user:
+        stage.empty_target()
+        cr = stage.backup(f"letters{PASSWORDS.index(password)}", tableFilter=["app.kinds"])
+        cr["spec"]["from"]["user"] = user
+        checked = stage.run("check", cr, BACKUP_MANAGER_PASSWORD=password)[1].result["checks"]
+        assert [check["status"] for check in checked if check["name"] == "database"] == ["OK"]
+        code, report = stage.run("export", cr, BACKUP_MANAGER_PASSWORD=password)
+        assert (code, report.phase) == (0, "Complete"), report
+        cr = stage.restore(path_of(report))
+        cr["spec"]["to"]["user"] = user
+        code, report = stage.run("import", cr, BACKUP_MANAGER_PASSWORD=password)
+        assert (code, report.phase) == (0, "Complete"), report
+        assert stage.source.checksum("app.kinds") == stage.target.checksum("app.kinds")
 
 
 @pytest.mark.parametrize("variable", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])

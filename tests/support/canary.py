@@ -53,7 +53,8 @@ def forms(secret: str) -> set[str]:
     raw = secret.encode()
     quoted = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret)[1:-1]}
     quoted |= {re.sub("[<>&]", lambda found: f"\\u{ord(found[0]):04x}", text) for text in quoted}
-    urls = {quote(secret, safe=""), quote(secret), quote_plus(secret), quote(quote(secret, safe=""), safe="")}
+    urls = {quote(secret, safe=""), quote(secret), quote_plus(secret)}
+    urls |= {quote(url, safe="") for url in urls}  # a URL inside of a URL
     coded = {base64.b64encode(raw).decode().rstrip("="), base64.urlsafe_b64encode(raw).decode().rstrip("=")}
     random = re.search(r"[0-9a-f]{16}", secret)
     return {
