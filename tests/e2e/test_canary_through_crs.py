@@ -58,6 +58,7 @@ def aviary_of(cluster: Cluster) -> Aviary:
         SAS_token=f"sv=2024&sig={canary.hexadecimal()}",
         endpoint=canary.hexadecimal(),
         keys_of_S3=cluster.bucket.secret_key,
+        token_of_the_webhook=cluster.webhook_token_file.read_text().split()[0],
     )
 
 
@@ -206,9 +207,7 @@ def test_no_log_and_no_metric_holds_a_secret(story: Story) -> None:
     assert len(logs) > 8
     assert "begin to run Dump" in "".join(path.read_text(errors="replace") for path in logs)
     assert {path.name: story.aviary.within(path.read_bytes()) for path in logs if story.aviary.within(path.read_bytes())} == {}
-    address = story.world.cluster.environment()
-    url = address.get("WEBHOOK_STATUS_URL", address["WEBHOOK_URL"])
-    with urllib.request.urlopen(f"{url}/metrics", timeout=CONNECT) as answer:
+    with urllib.request.urlopen(f"{story.world.cluster.webhook_status_url}/metrics", timeout=CONNECT) as answer:
         metrics = answer.read()
     assert b'namespace="canary"' in metrics
     assert story.aviary.within(metrics) == set()
