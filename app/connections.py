@@ -34,8 +34,11 @@ _UNREAD_SECONDS: Final = 3.0
 class Connections:
     """All connections of one server. *certificate* is None for plain HTTP."""
 
-    def __init__(self, *, most: int, head_seconds: float, certificate: Certificate | None, metrics: Metrics) -> None:
-        self.most, self.head_seconds, self.certificate = most, head_seconds, certificate
+    def __init__(
+        self, *, most: int, head_seconds: float, body_seconds: float, certificate: Certificate | None, metrics: Metrics
+    ) -> None:
+        self.most, self.head_seconds, self.body_seconds = most, head_seconds, body_seconds
+        self.certificate = certificate
         self._metrics = metrics
         self._open: set[Connection] = set()
         self._beginning: set[asyncio.Task[None]] = set()
@@ -117,6 +120,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._message_open = False
         """The body of the request that began last has not ended."""
+        self._body_since = 0.0
         self._unread_since: float | None = None
         self._unread = 0
 
@@ -167,6 +171,7 @@ class Connection(HttpToolsProtocol):
         """The application takes over; it bounds the body."""
         self._head_since, self._head_bytes = None, 0
         self._message_open, self._unread, self._unread_since = True, 0, None
+        self._body_since = self.last_data
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -187,11 +192,13 @@ class Connection(HttpToolsProtocol):
             return ""
         if self._head_since is not None and now - self._head_since > self._all.head_seconds:
             return "head_timeout"
-        if self._message_open and self.cycle is not None and self.cycle.response_complete:
-            self._unread_since = self._unread_since or now
-            if now - self._unread_since > _UNREAD_SECONDS:
-                return "unread_body"
-        return ""
+        if not self._message_open or self.cycle is None:
+            return ""
+        if not self.cycle.response_complete:
+            # The application answers a slow body by itself, but for one of which nothing came.
+            return "body_timeout" if now - self._body_since > self._all.body_seconds + _UNREAD_SECONDS else ""
+        self._unread_since = self._unread_since or now
+        return "unread_body" if now - self._unread_since > _UNREAD_SECONDS else ""
 
     def drop(self, reason: str) -> None:
         """Close it at once, counted under *reason*."""

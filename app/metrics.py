@@ -32,6 +32,13 @@ _LONGEST_VALUE: Final = 64
 _LONGEST_NAME: Final = 253
 """Characters, as Kubernetes has it."""
 
+_NUMBERS: Final = frozenset({int, float})
+_RUN_FIELDS: Final = (
+    ("phase", "phase"),
+    ("started", "timeStarted"),
+    ("completed", "timeCompleted"),
+    ("bytes", "backupSize"),
+)
 Values = Mapping[str, Any]
 """What is kept of a status: numbers and short texts, by our names for them."""
 
@@ -68,19 +75,18 @@ def _scalar(status: Any, *path: str) -> Any:
 
 
 def _run_values(status: Mapping[str, Any]) -> Values:
-    phase = _scalar(status, "phase") or _scalar(status, "state")
-    found = {
-        "phase": phase,
-        "started": _scalar(status, "timeStarted"),
-        "completed": _scalar(status, "timeCompleted"),
-        "bytes": _scalar(status, "backupSize"),
-        "deleted": _scalar(status, "cleanStatus", "deleted"),
-        "failed": _scalar(status, "cleanStatus", "failed"),
-    }
-    if status.get("logSubCommandStatuses") and phase not in _LOG_ENDS:
+    found = {}
+    for name, field in _RUN_FIELDS:
+        if (value := status.get(field)) is not None:
+            found[name] = value if type(value) in _NUMBERS else _scalar(status, field)
+    if status.get("cleanStatus"):
+        found |= {"deleted": _scalar(status, "cleanStatus", "deleted"), "failed": _scalar(status, "cleanStatus", "failed")}
+    if not found.get("phase") and (state := _scalar(status, "state")):
+        found["phase"] = state
+    if status.get("logSubCommandStatuses") and found.get("phase") not in _LOG_ENDS:
         # Before the first look the start stands for it, so that a watch that never looks is noticed too.
         found["checkpoint"] = _scalar(status, "logCheckpointTs") or _scalar(status, "commitTs")
-    return {name: value for name, value in found.items() if value is not None}
+    return found
 
 
 def _schedule_values(observed: Observed, status: Mapping[str, Any]) -> Values:

@@ -20,7 +20,7 @@ from app import logs, openapi
 from app.credentials import Certificate, Tokens, watch
 from app.hooks import answer, backupschedule, wire
 from app.hooks.wire import RequestError
-from app.intake import Bodies, CallerGone, Intake
+from app.intake import Bodies, CallerGone, Intake, Share
 from app.metrics import CONTENT_TYPE, Metrics
 from app.service import Handle, Service, handlers
 from app.settings import Settings
@@ -181,8 +181,12 @@ class Webhook:
 
 
 async def _answer(request: Request, handle: Handle, intake: Intake) -> bytes:
-    with intake.bodies.share() as share:
+    share = Share()
+    try:
         body = await intake.read(request, share)
         if body.size < _IN_THREAD:
             return handle(wire.decode(body))
         return await asyncio.to_thread(lambda: handle(wire.decode(body)))
+    finally:
+        if share.counted:
+            intake.bodies.release(share)

@@ -74,6 +74,7 @@ def serve(settings: Settings) -> None:
     connections = Connections(
         most=settings.max_connections,
         head_seconds=settings.header_timeout,
+        body_seconds=settings.body_timeout,
         certificate=webhook.certificate,
         metrics=webhook.metrics,
     )

@@ -233,6 +233,12 @@ def test_the_head_of_a_request_has_a_time_and_a_size(webhook: Webhook) -> None:
     assert webhook.metric('connections_dropped_total{reason="head_timeout"') >= 2
 
 
+def test_a_body_that_never_begins_is_not_waited_for(webhook: Webhook) -> None:
+    before = webhook.metric('connections_dropped_total{reason="body_timeout"')
+    assert is_closed(webhook.half_sent(0))
+    assert webhook.metric('connections_dropped_total{reason="body_timeout"') == before + 1
+
+
 def test_half_sent_bodies_of_strangers_hold_nothing(webhook: Webhook) -> None:
     before = rss(webhook)
     half = [webhook.half_sent(2_000_000, "0" * 32) for _ in range(12)]
