@@ -5,6 +5,7 @@ import sys
 from typing import Final
 
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from app.credentials import CredentialsError
 from app.server import serve
@@ -31,7 +32,7 @@ def main() -> int:
         name = "_".join(str(part) for part in first["loc"]).upper()
         print(f"error: TIDB_BACKUP_{name}: {first['msg']}", file=sys.stderr)  # noqa: T201  (the one line that its user sees)
         return _USAGE
-    except CredentialsError as error:
+    except (CredentialsError, SettingsError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201  (the one line that its user sees)
         return _USAGE
     return 0

@@ -6,6 +6,7 @@ protocol of uvicorn's, which is its own hook for that. A handshake uses the cert
 """
 
 import asyncio
+import logging
 import socket
 import ssl
 from contextlib import suppress
@@ -31,6 +32,15 @@ _UNREAD_SECONDS: Final = 3.0
 """How long, and how much of, the rest of a refused body is taken, so that its sender gets to read the refusal."""
 
 
+_QUIET: Final = logging.getLogger("app.connections")
+"""For uvicorn's protocol: its warnings about what strangers send would fill the log."""
+_QUIET.setLevel(logging.ERROR)
+
+
+class _Dropped(Exception):
+    """Stops the parser: the connection is closed."""
+
+
 class Connections:
     """All connections of one server. *certificate* is None for plain HTTP."""
 
@@ -42,7 +52,10 @@ class Connections:
         self._metrics = metrics
         self._open: set[Connection] = set()
         self._beginning: set[asyncio.Task[None]] = set()
-        metrics.count_connections(lambda: len(self._open))
+
+    def count(self) -> int:
+        """How many are open."""
+        return len(self._open)
 
     async def accept(self, listener: socket.socket, config: Config, state: ServerState) -> None:
         """Accept connections on *listener* (not blocking) for the application of *config*, until cancelled."""
@@ -51,6 +64,8 @@ class Connections:
             try:
                 accepted, _ = await loop.sock_accept(listener)
             except OSError:
+                # Out of file descriptors, most likely: one that idles has to go for the newcomer.
+                self._drop_idlest("no_descriptor")
                 await asyncio.sleep(_PAUSE_SECONDS)
                 continue
             connection = Connection(self, accepted, config=config, server_state=state, app_state={}, _loop=loop)
@@ -75,10 +90,16 @@ class Connections:
         """Take *connection*, and close another where that is one too many: of those that keep us waiting, not the other way
         round, the one of which nothing came for longest, one without a token before one with. With none, *connection*."""
         self._open.add(connection)
-        if len(self._open) > self.most:
-            waiting = [one for one in self._open if one.awaits_peer and one is not connection]
-            worst = min(waiting, key=lambda one: (one.trusted, one.last_data), default=connection)
-            worst.drop("too_many")
+        if len(self._open) > self.most and not self._drop_idlest("too_many", but=connection):
+            connection.drop("too_many")
+
+    def _drop_idlest(self, reason: str, *, but: "Connection | None" = None) -> bool:
+        """Close the connection that keeps us waiting for longest, other than *but*. False when none does."""
+        waiting = [one for one in self._open if one.awaits_peer and one is not but]
+        if not waiting:
+            return False
+        min(waiting, key=lambda one: (one.trusted, one.last_data)).drop(reason)
+        return True
 
     def forget(self, connection: "Connection") -> None:
         """*connection* is closed."""
@@ -88,10 +109,12 @@ class Connections:
         """Count a connection that was closed by us."""
         self._metrics.connection_dropped(reason)
 
-    def drop_handshakes(self) -> None:
-        """Close the connections of which uvicorn does not know yet."""
-        for connection in [one for one in self._open if not one.begun]:
-            connection.drop("shutdown")
+    async def drop_waiting(self) -> None:
+        """Close whoever keeps us waiting a moment after the end began, until cancelled."""
+        while True:
+            await asyncio.sleep(_GOODBYE_SECONDS)
+            for connection in [one for one in self._open if one.awaits_peer]:
+                connection.drop("shutdown")
 
     async def sweep(self) -> None:
         """Close what is over its time, until cancelled."""
@@ -123,6 +146,11 @@ class Connection(HttpToolsProtocol):
         self._body_since = 0.0
         self._unread_since: float | None = None
         self._unread = 0
+        self._bodiless = 0
+        """Bytes of the open message since the last ones of its body: the framing of chunks, and trailers."""
+        self._full_since: float | None = None
+        """Since when the other side takes no more of our answers."""
+        self.logger = _QUIET
 
     # What the loop calls
 
@@ -145,9 +173,28 @@ class Connection(HttpToolsProtocol):
         else:
             self._head_since = self._head_since or self.last_data
             self._head_bytes += len(data)
+            self._bodiless = 0
+        self._bodiless += len(data)
         super().data_received(data)
         if self._head_since is not None and self._head_bytes > _HEAD_BYTES:
             self.drop("head_too_long")
+        elif self._message_open and self._bodiless > _UNREAD_BYTES:
+            self.drop("trailers")
+
+    def send_400_response(self, msg: str) -> None:
+        """What was sent is no HTTP."""
+        if not self._closed:
+            super().send_400_response(msg)
+
+    def pause_writing(self) -> None:
+        """The answers pile up."""
+        self._full_since = self.loop.time()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """They are taken again."""
+        self._full_since = None
+        super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Closed, by whomever."""
@@ -164,6 +211,10 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            # Metacontroller never sends a request before it has the answer to the last; who does could queue up any number.
+            self.drop("pipelined")
+            raise _Dropped
         super().on_message_begin()
         self.scope[CONNECTION] = self  # type: ignore[typeddict-unknown-key]
 
@@ -174,6 +225,11 @@ class Connection(HttpToolsProtocol):
         self._body_since = self.last_data
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        self._bodiless = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """The body ended."""
         self._message_open = False
@@ -183,8 +239,10 @@ class Connection(HttpToolsProtocol):
 
     @property
     def awaits_peer(self) -> bool:
-        """Whether it is the other side's turn: a handshake, a head, the rest of a body, the next request."""
-        return self.cycle is None or self.cycle.response_complete or self._message_open
+        """Whether it is the other side's turn: a handshake, a head, the rest of a body, the next request,
+        the reading of an answer."""
+        idle = self.cycle is None or self.cycle.response_complete
+        return idle or self._message_open or self._full_since is not None
 
     def overdue(self, now: float) -> str:
         """Why it is to be closed at *now*, "" when it is not. The handshake has a limit of its own."""
@@ -192,6 +250,8 @@ class Connection(HttpToolsProtocol):
             return ""
         if self._head_since is not None and now - self._head_since > self._all.head_seconds:
             return "head_timeout"
+        if self._full_since is not None and now - self._full_since > self._all.body_seconds:
+            return "unread_answer"
         if not self._message_open or self.cycle is None:
             return ""
         if not self.cycle.response_complete:

@@ -7,7 +7,7 @@ what was read before in force, and is logged.
 import asyncio
 import hmac
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -29,12 +29,19 @@ class Tokens:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._accepted = _read_tokens(path)
+        self._path = path
+        self.reload()
 
     def reload(self) -> None:
         """Read the file again. Raises CredentialsError, and keeps what it had."""
-        self._accepted = _read_tokens(self.path)
+        sign = _sign(self._path)
+        self._accepted = _read_tokens(self._path)
+        self._sign = sign
+
+    @property
+    def stale(self) -> bool:
+        """Whether the file is another one than the one that was read last."""
+        return self._sign != _sign(self._path)
 
     def accept(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
         """Whether *headers* of a request (lower-case names) carry one ``Authorization: Bearer`` with an accepted token."""
@@ -71,23 +78,30 @@ class Certificate:
     """
 
     def __init__(self, cert: Path, key: Path) -> None:
-        self.cert, self.key = cert, key
-        self.context = self._fresh_context()
+        self._cert, self._key = cert, key
+        self.reload()
 
     def reload(self) -> None:
         """Serve new connections with what the files hold now. Raises CredentialsError, and keeps what it had."""
+        sign = _sign(self._cert, self._key)
         # A context of its own: one that failed to load is left with half of the new pair.
         self.context = self._fresh_context()
+        self._sign = sign
+
+    @property
+    def stale(self) -> bool:
+        """Whether the files are others than those that were read last."""
+        return self._sign != _sign(self._cert, self._key)
 
     def _fresh_context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_RENEGOTIATION
         context.set_alpn_protocols(["http/1.1"])
-        where = f"TIDB_BACKUP_TLS_CERT_FILE={self.cert}, TIDB_BACKUP_TLS_KEY_FILE={self.key}"
+        where = f"TIDB_BACKUP_TLS_CERT_FILE={self._cert}, TIDB_BACKUP_TLS_KEY_FILE={self._key}"
         try:
             # An encrypted key must not ask for its password on a terminal.
-            context.load_cert_chain(self.cert, self.key, password=_no_password)
+            context.load_cert_chain(self._cert, self._key, password=_no_password)
         except ssl.SSLError as error:
             raise CredentialsError(f"{where}: no certificate with its key in PEM ({error.reason or 'unreadable'})") from None
         except OSError as error:
@@ -106,28 +120,29 @@ def _no_password() -> bytes:
 
 
 async def watch(parts: Iterable[Tokens | Certificate], log: Any, *, seconds: float = LOOK_SECONDS) -> None:
-    """Reload each of *parts* when one of its files changed, until cancelled."""
-    signs = {part: _sign(part) for part in parts}
+    """Reload each of *parts* when one of its files changed, and again until that works, until cancelled."""
+    watched = list(parts)
+    told = [""] * len(watched)
     while True:
         await asyncio.sleep(seconds)
-        for part, before in signs.items():
-            if (now := _sign(part)) != before:
-                signs[part] = now
-                _try_reload(part.reload, log)
+        for number, part in enumerate(watched):
+            if not part.stale:
+                continue
+            try:
+                part.reload()
+            except CredentialsError as error:
+                if told[number] != str(error):
+                    told[number] = str(error)
+                    log.error("credentials cannot be read, those from before stay in force", reason=told[number])
+            else:
+                told[number] = ""
+                log.info("credentials were read again")
 
 
-def _try_reload(reload: Callable[[], None], log: Any) -> None:
-    try:
-        reload()
-        log.info("credentials were read again")
-    except CredentialsError as error:
-        log.error("credentials cannot be read, those from before stay in force", reason=str(error))
-
-
-def _sign(part: Tokens | Certificate) -> list[tuple[int, int, int]]:
+def _sign(*paths: Path) -> list[tuple[int, int, int]]:
     """What changes with the content of the files: a Secret is renewed by another file in place of the first."""
     found = []
-    for path in (part.path,) if isinstance(part, Tokens) else (part.cert, part.key):
+    for path in paths:
         with suppress(OSError):
             stat = path.stat()
             found.append((stat.st_ino, stat.st_mtime_ns, stat.st_size))

@@ -30,8 +30,8 @@ _M_MMAP_THRESHOLD = -3
 _BIG_BLOCK = 256 * 1024
 
 
-class _HookServer(uvicorn.Server):
-    """Serves the hooks over *connections*, which are accepted on *listener*."""
+class _Server(uvicorn.Server):
+    """Serves over *connections*, which are accepted on *listener*."""
 
     def __init__(self, config: uvicorn.Config, connections: Connections, listener: socket.socket) -> None:
         super().__init__(config)
@@ -52,10 +52,16 @@ class _HookServer(uvicorn.Server):
             accepting.cancel()
             sweeping.cancel()
             self._listener.close()
-            self._connections.drop_handshakes()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        dropping = asyncio.create_task(self._connections.drop_waiting())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            dropping.cancel()
 
 
-class _StatusServer(uvicorn.Server):
+class _StatusServer(_Server):
     """Ends with the other server, which minds the signals."""
 
     @contextlib.contextmanager
@@ -71,29 +77,23 @@ def serve(settings: Settings) -> None:
     _give_memory_back()
     webhook = Webhook(settings)
     webhook.certificate = _certificate(settings)
-    connections = Connections(
-        most=settings.max_connections,
-        head_seconds=settings.header_timeout,
-        body_seconds=settings.body_timeout,
-        certificate=webhook.certificate,
-        metrics=webhook.metrics,
+    bounded = partial(
+        Connections, head_seconds=settings.header_timeout, body_seconds=settings.body_timeout, metrics=webhook.metrics
     )
+    callers = bounded(most=settings.max_connections, certificate=webhook.certificate)
+    webhook.metrics.count_connections(callers.count)
     config = partial(
         uvicorn.Config, host=settings.host, ws="none", log_level=settings.log_level, access_log=False, server_header=False
     )
-    listener = _listen(settings)
-    hooks = _HookServer(
-        config(
-            webhook.hooks_app(),
-            port=settings.port,
-            timeout_keep_alive=KEEP_ALIVE,
-        ),
-        connections,
-        listener,
-    )
+    listener = _listen(settings.host, settings.port)
+    hooks = _Server(config(webhook.hooks_app(), port=settings.port, timeout_keep_alive=KEEP_ALIVE), callers, listener)
     status_app = FastAPI(title="TiDB backup hooks: metrics and health", docs_url=None, redoc_url=None, openapi_url=None)
     webhook.add_status_routes(status_app, ready=lambda: hooks.started and not hooks.should_exit)
-    status = _StatusServer(config(status_app, port=settings.status_port, limit_concurrency=_STATUS_CONNECTIONS, lifespan="off"))
+    status = _StatusServer(
+        config(status_app, port=settings.status_port, lifespan="off"),
+        bounded(most=_STATUS_CONNECTIONS, certificate=None),
+        _listen(settings.host, settings.status_port),
+    )
     scheme = "https" if webhook.certificate else "http"
     webhook.log.info("the hooks listen", url=f"{scheme}://{settings.host}:{listener.getsockname()[1]}")
     # uvicorn picks the loop: uvloop where it is installed.
@@ -110,27 +110,21 @@ def _give_memory_back() -> None:
 
 
 async def _serve_both(hooks: uvicorn.Server, status: uvicorn.Server) -> None:
-    watching = asyncio.create_task(status.serve())
-    # It has a listener of its own.
-    serving = asyncio.create_task(hooks.serve(sockets=[]))
+    # They have listeners of their own.
+    watching = asyncio.create_task(status.serve(sockets=[]))
     try:
-        # Either ends early only when its port is taken.
-        await asyncio.wait([watching, serving], return_when=asyncio.FIRST_COMPLETED)
+        await hooks.serve(sockets=[])
     finally:
-        hooks.should_exit = True
-        await asyncio.wait([serving])
         status.should_exit = True
-        await asyncio.wait([watching])
-    for task in (serving, watching):
-        task.result()
+        await watching
 
 
-def _listen(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
-        raise SystemExit(f"error: cannot listen on {settings.host}, port {settings.port}: {error.strerror}") from None
+        raise SystemExit(f"error: cannot listen on {host}, port {port}: {error.strerror}") from None
     listener.setblocking(False)
     return listener
 

@@ -64,8 +64,9 @@ def outcome_of(status: Mapping[str, Any]) -> Phase | None:
 
     Read from the conditions too, because cleaning and pruning move the phase on.
     """
-    if status.get("phase") in _TERMINAL:
-        return Phase(status["phase"])
+    phase = status.get("phase")
+    if isinstance(phase, str) and phase in _TERMINAL:  # a CompactBackup's may be of any type: it has a state instead
+        return Phase(phase)
     failed = None
     for item in status.get("conditions") or ():
         if item.get("status") == "True":

@@ -4,6 +4,7 @@ Everything that is not sound is refused with 4xx: Metacontroller then touches no
 be obeyed, and the answer to half a request can delete every child.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -17,6 +18,10 @@ KINDS: Final[Mapping[str, str]] = {
     "compactbackup": "CompactBackup",
 }
 """Kind of the parent, by the name in the URL."""
+
+
+_UID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
+"""The API server's; it becomes part of the path of an export."""
 
 
 class RequestError(Exception):
@@ -56,6 +61,8 @@ def parent(document: Mapping[str, Any], path: str) -> Object:
     meta = found.get("metadata") or {}
     if not isinstance(meta.get("name"), str) or not meta["name"]:
         raise RequestError(422, "field parent.metadata.name is missing")
+    if (uid := meta.get("uid")) is not None and not (isinstance(uid, str) and _UID.fullmatch(uid)):
+        raise RequestError(422, "field parent.metadata.uid is no uid")
     for field in ("labels", "annotations"):
         if not isinstance(meta.get(field) or {}, dict):
             raise RequestError(422, f"field parent.metadata.{field} is no object")

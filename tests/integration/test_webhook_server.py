@@ -233,6 +233,48 @@ def test_the_head_of_a_request_has_a_time_and_a_size(webhook: Webhook) -> None:
     assert webhook.metric('connections_dropped_total{reason="head_timeout"') >= 2
 
 
+PIPELINED = b"POST /backup/sync HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+
+
+def test_requests_that_do_not_wait_for_their_answers_are_not_queued(webhook: Webhook) -> None:
+    before = rss(webhook)
+    for _ in range(20):
+        connection = webhook.secure()
+        with suppress(OSError):  # closed while it is sent
+            connection.sendall(PIPELINED * 20_000)
+    with webhook.client() as caller:
+        assert caller.post("/backup/sync", content=BODY).status_code == 200
+    assert webhook.metric('connections_dropped_total{reason="pipelined"') >= 20
+    assert rss(webhook) - before < 30_000_000
+
+
+def test_trailers_without_end_are_not_read(webhook: Webhook) -> None:
+    connection = webhook.secure()
+    head = f"POST /backup/sync HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    connection.sendall(head.encode() + b"1\r\n{\r\n0\r\n")
+    trailers = (b"X-%d: " % number + b"y" * 100_000 + b"\r\n" for number in range(1000))
+    assert is_refused(connection, trailers, pause=0)
+
+
+def test_silent_connections_to_the_status_port_do_not_fail_the_probes(webhook: Webhook) -> None:
+    silent = [socket.create_connection(("127.0.0.1", webhook.status_port), timeout=CONNECT) for _ in range(100)]
+    for path in ("healthz", "readyz", "metrics"):
+        assert httpx.get(f"http://127.0.0.1:{webhook.status_port}/{path}", timeout=CONNECT).status_code == 200
+    for connection in silent:
+        connection.close()
+
+
+def test_strangers_cannot_fill_the_log(webhook: Webhook) -> None:
+    before = webhook.log()
+    for text in (b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"):
+        for _ in range(20):
+            webhook.secure().sendall(text)
+    with webhook.client() as caller:
+        assert caller.post("/backup/sync", content=BODY).status_code == 200
+    added = webhook.log().removeprefix(before).splitlines()
+    assert len([line for line in added if '"sync"' not in line]) == 0, added
+
+
 def test_a_body_that_never_begins_is_not_waited_for(webhook: Webhook) -> None:
     before = webhook.metric('connections_dropped_total{reason="body_timeout"')
     assert is_closed(webhook.half_sent(0))
@@ -270,7 +312,7 @@ def test_half_sent_bodies_with_a_token_give_way(webhook: Webhook) -> None:
 
 
 def test_the_end_is_not_held_up_by_those_who_idle(own: Webhook) -> None:
-    held = [own.raw(), own.secure(), own.half_sent(1000)]
+    held = [own.raw(), own.secure(), own.half_sent(1000), own.half_sent(100_000, "0" * 32)]
     until(lambda: own.metric("connections ") == len(held), what="they are accepted")
     assert own.process
     own.process.terminate()
@@ -302,6 +344,7 @@ def test_without_token_and_certificate_curl_is_answered_and_the_log_warns(tmp_pa
         ({"TIDB_BACKUP_TLS_CERT_FILE": "/dev/null"}, "TIDB_BACKUP_TLS_KEY_FILE is not set"),
         ({"TIDB_BACKUP_TLS_CERT_FILE": "/dev/null", "TIDB_BACKUP_TLS_KEY_FILE": "/dev/null"}, "no certificate with its key"),
         ({"TIDB_BACKUP_PORT": "70000"}, "TIDB_BACKUP_PORT: "),
+        ({"TIDB_BACKUP_CLUSTER_KINDS": "notjson"}, "cluster_kinds"),
         ({"TIDB_BACKUP_HOST": "203.0.113.1"}, "cannot listen on 203.0.113.1"),
     ],
 )
@@ -321,4 +364,18 @@ def test_a_wrong_setting_is_one_line_and_nothing_is_served(env: dict[str, str], 
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ")
     assert says in last
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("taken", ["TIDB_BACKUP_PORT", "TIDB_BACKUP_STATUS_PORT"])
+def test_a_port_that_is_taken_is_one_line(taken: str) -> None:
+    other = free_ports(1)[0]
+    names = {"TIDB_BACKUP_PORT": str(other), "TIDB_BACKUP_STATUS_PORT": str(other)}
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        env = {**os.environ, **names, taken: str(holder.getsockname()[1])}
+        done = subprocess.run(
+            [sys.executable, "-m", "app"], env=env, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("error: cannot listen on 127.0.0.1")
     assert "Traceback" not in done.stderr

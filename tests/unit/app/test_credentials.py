@@ -65,7 +65,7 @@ def test_a_file_that_would_let_nobody_or_anybody_in_is_refused(tmp_path: Path, c
 
 
 def test_a_broken_renewal_keeps_the_tokens_from_before(tokens: Tokens) -> None:
-    tokens.path.write_bytes(b"")
+    tokens._path.write_bytes(b"")
     with pytest.raises(CredentialsError):
         tokens.reload()
     assert tokens.accept(bearer(b"Bearer " + TOKEN))
@@ -80,7 +80,7 @@ class TestCertificates:
     def test_a_key_of_another_certificate_is_refused(self, tmp_path: Path, certificate: Certificate) -> None:
         self_signed(tmp_path, "two")
         with pytest.raises(CredentialsError, match="TIDB_BACKUP_TLS_KEY_FILE"):
-            Certificate(certificate.cert, tmp_path / "two.key")
+            Certificate(certificate._cert, tmp_path / "two.key")
 
     def test_an_encrypted_key_is_refused_and_nobody_asked_for_its_password(self, tmp_path: Path) -> None:
         self_signed(tmp_path, "locked", password=b"open sesame")
@@ -89,7 +89,7 @@ class TestCertificates:
 
     def test_a_broken_renewal_keeps_the_certificate_from_before(self, certificate: Certificate) -> None:
         before = certificate.context
-        certificate.cert.write_text("junk")
+        certificate._cert.write_text("junk")
         with pytest.raises(CredentialsError):
             certificate.reload()
         assert certificate.context is before
@@ -104,10 +104,22 @@ def test_files_are_read_again_when_they_are_replaced(tmp_path: Path, tokens: Tok
         for content in (b"", b"bbbbbbbbbbbbbbbbbbbb"):
             fresh = tmp_path / "fresh"
             fresh.write_bytes(content)
-            os.replace(fresh, tokens.path)
+            os.replace(fresh, tokens._path)
             await asyncio.sleep(0.1)
         watching.cancel()
 
     asyncio.run(replace())
     assert tokens.accept(bearer(b"Bearer bbbbbbbbbbbbbbbbbbbb"))
     assert not tokens.accept(bearer(b"Bearer " + TOKEN))
+
+
+def test_a_file_that_could_not_be_read_once_is_tried_again(tokens: Tokens) -> None:
+    content = tokens._path.read_bytes()
+    tokens._path.unlink()
+    with pytest.raises(CredentialsError):
+        tokens.reload()
+    assert tokens.stale
+    tokens._path.write_bytes(content)
+    assert tokens.stale
+    tokens.reload()
+    assert not tokens.stale

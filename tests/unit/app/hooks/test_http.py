@@ -76,6 +76,8 @@ class TestRefusals:
             (b'{"parent": []}', 422, "parent is missing"),
             (b'{"parent": {}}', 422, "parent.metadata.name"),
             (b'{"parent": {"metadata": []}, "children": {}}', 422, "parent.metadata"),
+            (b'{"parent": {"metadata": {"name": "x", "uid": "../../x"}}, "children": {}}', 422, "uid"),
+            (b'{"parent": {"metadata": {"name": "x", "uid": ["x"]}}, "children": {}}', 422, "uid"),
             (b'{"parent": {"metadata": {"name": "x"}, "spec": 7}, "children": {}}', 422, "parent.spec"),
             (b'{"parent": {"metadata": {"name": "x"}, "kind": "Pod"}, "children": {}}', 422, "parent.kind"),
             (b'{"parent": {"metadata": {"name": "x"}, "kind": {}}, "children": {}}', 422, "parent.kind"),
@@ -331,3 +333,11 @@ def test_a_spec_that_cannot_be_read_is_invalid(fresh: Client, operation: str) ->
     if operation == "sync":
         assert response.json()["status"]["phase"] == "Invalid"
         assert response.json()["children"] == []
+
+
+@pytest.mark.parametrize("phase", [[], ["Complete"], {"x": 1}, 5, True])
+@pytest.mark.parametrize("path", list(wire.KINDS))
+def test_a_phase_of_any_type_is_answered(fresh: Client, path: str, phase: Any) -> None:
+    body = request(path, "sync")
+    body["parent"]["status"] = {"phase": phase, "state": phase}
+    assert fresh.post(f"/{path}/sync", json=body).status_code == 200
