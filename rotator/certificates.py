@@ -51,21 +51,34 @@ def make_pair(names: Sequence[str], *, now: datetime, life: timedelta) -> Pair:
     return Pair(certificate=certificate.public_bytes(_PEM).decode(), key=private.decode())
 
 
-def what_is_wrong(pair: Pair, names: Sequence[str], *, now: datetime) -> str:
-    """Why *pair* cannot serve *names* at *now*, "" when it can."""
+def what_is_wrong(pair: Pair, *, now: datetime) -> str:
+    """Why *pair* cannot serve anybody at *now*, "" when it can. One from the future can: it is our clock then that is wrong."""
     try:
         certificate = x509.load_pem_x509_certificate(pair.certificate.encode())
         key = serialization.load_pem_private_key(pair.key.encode(), password=None)
-        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.ExtensionNotFound):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         return "certificate or key cannot be read"
     if key.public_key() != certificate.public_key():
         return "the key is that of another certificate"
-    if not set(map(_general_name, names)) <= set(found):
-        return "the certificate is for other names"
-    if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
-        return "the certificate is out of date"
-    return ""
+    return "the certificate is out of date" if now >= certificate.not_valid_after_utc else ""
+
+
+def is_for(certificate: str, names: Sequence[str]) -> bool:
+    """Whether a readable *certificate* serves all of *names*."""
+    parsed = x509.load_pem_x509_certificate(certificate.encode())
+    try:
+        found = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return False
+    return set(map(_general_name, names)) <= set(found)
+
+
+def certificate_alone(text: str) -> str:
+    """The first certificate in *text*, in PEM, and nothing else that may stand there, like a key; "" when there is none."""
+    try:
+        return x509.load_pem_x509_certificate(text.encode()).public_bytes(_PEM).decode()
+    except ValueError:
+        return ""
 
 
 def issued_at(certificate: str) -> datetime:

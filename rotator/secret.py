@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from rotator.certificates import Pair
+from rotator.certificates import Pair, certificate_alone
 from rotator.plan import Credentials, Step
 
 STEP: Final = "tidb.pingcap.com/credentials-step"
@@ -60,12 +60,12 @@ def from_secret(data: Mapping[str, str], annotations: Mapping[str, str]) -> Cred
     with suppress(ValueError):
         step = Step(annotations.get(STEP, ""))
         changed = datetime.fromisoformat(annotations.get(CHANGED, ""))
-    other = Pair(certificate=text("other.crt"), key=text("other.key"))
+    other = Pair(certificate=certificate_alone(text("other.crt")), key=text("other.key"))
     return Credentials(
         step=step,
         changed=changed if changed.tzinfo else changed.replace(tzinfo=UTC),
-        serving=Pair(certificate=text("tls.crt"), key=text("tls.key")),
+        serving=Pair(certificate=certificate_alone(text("tls.crt")), key=text("tls.key")),
         other=other if other.certificate else None,
-        tokens=tuple(text("tokens").split()),
+        tokens=tuple(line.strip() for line in text("tokens").splitlines() if line.strip()),
         token=text("token").strip(),
     )

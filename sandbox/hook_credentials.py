@@ -23,7 +23,7 @@ _KEPT: Final = (*_MOUNTED, "token", "ca.crt")
 
 def make_credentials(layout: Layout) -> Object:
     """The Secret that the rotator's first pass would write; its files are put in place for the webhook."""
-    policy = Policy(names=[HOST], renew_after=timedelta(days=30), life=timedelta(days=90), settle=timedelta(minutes=10))
+    policy = Policy(names=[HOST], renew_after=timedelta(days=30), life=timedelta(days=90))
     change = plan(None, policy, datetime.now(UTC))
     assert change is not None
     mount(layout, secret_data(change.credentials))

@@ -139,7 +139,7 @@ def test_what_the_rotator_writes_is_what_the_webhook_mounts_and_the_hooks_name()
     mounted = {f"{mount['mountPath']}/{item['path']}" for item in volume["secret"]["items"]}
     files = {item["value"] for item in container["env"] if item["name"].endswith("_FILE")}
     assert files == mounted
-    change = plan(None, Policy(names=["x"], renew_after=DAY, life=2 * DAY, settle=DAY), datetime.now(UTC))
+    change = plan(None, Policy(names=["x"], renew_after=DAY, life=2 * DAY), datetime.now(UTC))
     assert change is not None
     assert {item["key"] for item in volume["secret"]["items"]} | {"token"} <= set(secret_data(change.credentials))
 
