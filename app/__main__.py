@@ -1,6 +1,7 @@
 """``python -m app``: serve the webhook as the settings say."""
 
 import argparse
+import resource
 import sys
 from typing import Final
 
@@ -24,6 +25,7 @@ def main() -> int:
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     ).parse_args()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the token and the key
     try:
         settings = Settings()
         serve(settings)

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import resource
 import signal
 import sys
 import threading
@@ -46,6 +47,7 @@ class Pace:
 def main() -> int:
     """Run. 2 is returned for wrong arguments, and when there is no cluster to talk to."""
     options = rotator_parser().parse_args()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the token and the key
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     policy = Policy(
         names=options.name or _service_names(options.service, options.namespace),

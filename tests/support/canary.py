@@ -8,11 +8,12 @@ import gzip
 import json
 import os
 import re
+import resource
 import secrets
 import shlex
 import threading
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -110,6 +111,7 @@ class Watch:
     """Tool, argument and name of the secret of each that was seen."""
     programs: set[str] = field(default_factory=set)
     core_limits: set[tuple[str, str]] = field(default_factory=set)
+    """Tools, and the size that a core file of them may have."""
     readable: set[str] = field(default_factory=set)
     """Files with a canary that other accounts may read."""
 
@@ -147,8 +149,7 @@ class Watch:
         tool = next((name for name in (Path(word).name for word in words[:2]) if name in _TOOLS), Path(words[0]).name)
         if tool in _TOOLS and _ours(pid):
             self.programs.add(tool)
-            limits = Path(f"/proc/{pid}/limits").read_text()
-            self.core_limits |= {(tool, found) for found in re.findall(r"^Max core file size +\S+ +(\S+)", limits, re.M)}
+            self.core_limits.add((tool, _core_limit(pid)))
         for index, word in enumerate(words):
             flag = word.partition("=")[0] if word.startswith("-") else words[index - 1] if index else word
             self.argv |= {(tool, flag, name) for name in self.aviary.within(word)}
@@ -159,6 +160,21 @@ class Watch:
                 with suppress(OSError):
                     if path.is_file() and path.stat().st_mode & 0o077 and self.aviary.within(path.read_bytes()):
                         self.readable.add(path.name)
+
+
+@contextmanager
+def core_files_allowed() -> Iterator[bool]:
+    """Start processes as on a node that lets them leave core files of any size; whether this machine lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+    yield hard != 0
+    resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
+
+
+def _core_limit(pid: int) -> str:
+    """The soft limit; empty for a process that has ended."""
+    found = re.search(r"^Max core file size +(\S+)", Path(f"/proc/{pid}/limits").read_text(), re.M)
+    return found[1] if found else ""
 
 
 def _ours(pid: int) -> bool:
