@@ -2,12 +2,13 @@
 
 import importlib
 import os
-import resource
 import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
 import click
+
+from backup_manager import core_files
 
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for plugins costs a tenth of a second
 
@@ -114,7 +115,7 @@ def commands() -> None:
 
 def main() -> None:
     """Run the command line under the name it was called by: kubectl finds its plugin ``kubectl-tidb_backup``."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the environment may hold keys, and tools are started with them
+    core_files.forbid()
     called = os.path.basename(sys.argv[0])
     commands(prog_name="kubectl tidb-backup" if called.startswith("kubectl-") else "tidb-backup")
 

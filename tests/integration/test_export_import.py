@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from backup_manager import gc_life_time
 from crds.report import Report
 from sandbox.patience import PATIENCE
 from sandbox.ports import free_port
-from tests.support import canary, servers
+from tests.support import servers
 from tests.support.lying_store import lying_store
 from tests.support.process_tree import descendants
 
@@ -259,12 +260,20 @@ def test_sigterm_in_the_middle_of_an_export(stage: Stage) -> None:
     assert stage.source.variable(gc_life_time.VARIABLE) == "10m0s"
 
 
-def test_neither_the_manager_nor_its_tool_may_leave_a_core_file(stage: Stage) -> None:
+@pytest.fixture
+def core_files_allowed() -> Iterator[None]:
+    """Processes are started as on a node that lets them leave core files of any size."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    if hard == 0:
+        pytest.skip("core files are forbidden here for every process")
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
+
+
+def test_neither_the_manager_nor_its_tool_may_leave_a_core_file(stage: Stage, core_files_allowed: None) -> None:
     """A core file would hold the password and the keys."""
-    with canary.core_files_allowed() as allowed:
-        if not allowed:
-            pytest.skip("core files are forbidden here for every process")
-        process = stage.start("export", slow(stage, "core"))
+    process = stage.start("export", slow(stage, "core"))
     wait_for_dump(process)
     pids = [process.pid, *descendants(process.pid)]
     names = [Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids]

@@ -8,12 +8,11 @@ import gzip
 import json
 import os
 import re
-import resource
 import secrets
 import shlex
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -111,7 +110,6 @@ class Watch:
     """Tool, argument and name of the secret of each that was seen."""
     programs: set[str] = field(default_factory=set)
     core_limits: set[tuple[str, str]] = field(default_factory=set)
-    """Tools, and the size that a core file of them may have."""
     readable: set[str] = field(default_factory=set)
     """Files with a canary that other accounts may read."""
 
@@ -146,10 +144,11 @@ class Watch:
     def _look(self, pid: int) -> None:
         content = Path(f"/proc/{pid}/cmdline").read_bytes()
         words = [word.decode("utf-8", "surrogateescape") for word in content.split(b"\0")]
-        tool = next((name for name in (Path(word).name for word in words[:2]) if name in _TOOLS), Path(words[0]).name)
+        tool = program_of(words)
         if tool in _TOOLS and _ours(pid):
             self.programs.add(tool)
-            self.core_limits.add((tool, _core_limit(pid)))
+            limits = Path(f"/proc/{pid}/limits").read_text()
+            self.core_limits |= {(tool, found) for found in re.findall(r"^Max core file size +\S+ +(\S+)", limits, re.M)}
         for index, word in enumerate(words):
             flag = word.partition("=")[0] if word.startswith("-") else words[index - 1] if index else word
             self.argv |= {(tool, flag, name) for name in self.aviary.within(word)}
@@ -162,19 +161,10 @@ class Watch:
                         self.readable.add(path.name)
 
 
-@contextmanager
-def core_files_allowed() -> Iterator[bool]:
-    """Start processes as on a node that lets them leave core files of any size; whether this machine lets us."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
-    yield hard != 0
-    resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
-
-
-def _core_limit(pid: int) -> str:
-    """The soft limit; empty for a process that has ended."""
-    found = re.search(r"^Max core file size +(\S+)", Path(f"/proc/{pid}/limits").read_text(), re.M)
-    return found[1] if found else ""
+def program_of(words: list[str]) -> str:
+    """The name of the program in an argv: of the script, not of its interpreter. ``cp /br DIR`` is a copy, not br."""
+    names = [Path(word).name for word in words[:2]]
+    return names[1] if len(names) > 1 and names[0].startswith("python") and names[1] in _TOOLS else names[0]
 
 
 def _ours(pid: int) -> bool:
