@@ -56,7 +56,7 @@ release: venv ## dist/: the wheel, and a bill of materials (CycloneDX) for each 
 	@$(BIN)/uv build --wheel --quiet --out-dir dist
 	@scripts/sbom.sh dist
 
-test: check audit ## every test (some 15 min on 2 cores, tools built)
+test: check audit ## every test (some 12 min on 2 cores, tools built)
 	@if [ "$$(nproc)" -gt 1 ]; then $(MAKE) --no-print-directory servers-and-others; else $(MAKE) --no-print-directory property gotest servers; fi
 
 # Tests on servers mostly wait. What needs nothing but a processor runs beside them, yields to them, and is shown at the end.
