@@ -16,9 +16,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from app.domain import cron
 from app.domain.observed import Observed, metadata
-from app.domain.scheduled import BACKUPS, state_of
+from app.domain.schedule import cron
+from app.domain.schedule.children import BACKUPS, state_of
 from app.domain.times import moment
 from crds import names, tso
 

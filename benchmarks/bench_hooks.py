@@ -20,8 +20,8 @@ from typing import Any
 
 import orjson
 
-from app.domain import cron
-from app.domain.retention import Item, Policy, Rule, State, plan
+from app.domain.schedule import cron
+from app.domain.schedule.retention import Item, Policy, Rule, State, plan
 from app.routes import GC_THRESHOLD
 from benchmarks.hook_credentials import Credentials, temporary_credentials
 from benchmarks.hook_requests import NOW, backup_request, schedule_request, write_status

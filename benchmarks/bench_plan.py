@@ -1,4 +1,4 @@
-"""What retention costs: :func:`app.domain.retention.plan` over 100,000 Backups, against a tenth of them; exit 1 over a limit.
+"""What retention costs: :func:`~app.domain.schedule.retention.plan` of 100,000 Backups against a tenth; exit 1 over a limit.
 
 The rival is sorting the same Backups by age, the least that any plan has to do. Each is measured with the garbage collector
 on, as in the user's command, and off, as good as in the webhook, which sets it off rarely: a plan must be linear in both.
@@ -13,7 +13,7 @@ from functools import partial
 from time import process_time
 from typing import Any, Final
 
-from app.domain.retention import Item, Policy, Rule, State, plan
+from app.domain.schedule.retention import Item, Policy, Rule, State, plan
 
 COUNT: Final = 100_000
 ROUNDS: Final = 5

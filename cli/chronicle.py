@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from app.domain.imported import Imported, ImportedError
+from app.domain.backup.imported import Imported, ImportedError
 from app.domain.observed import Object, metadata
 from app.domain.times import moment
 from backup_manager.content import Content

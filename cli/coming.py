@@ -8,8 +8,8 @@ from statistics import median
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from app.domain import cron
 from app.domain.observed import name_of
+from app.domain.schedule import cron
 from app.domain.times import moment
 from cli.schedules import Subject, cluster_of
 from cli.words import age

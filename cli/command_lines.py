@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from app.builders import scheduled_backup
 from app.domain.config import Config
-from app.domain.schedule import Snapshot
+from app.domain.schedule.reconcile import Snapshot
 from app.hooks.answer import plain
 from backup_manager import point_storage
 from backup_manager.database import Access

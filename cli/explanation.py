@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from app.domain.jobs import Job
+from app.domain.job.observed import Job
 from app.domain.observed import Object, condition, metadata, name_of
 from app.domain.times import moment
 from backup_manager.masking import Masker

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from app.domain.ending import FORCE_ANNOTATION
+from app.domain.job.ending import FORCE_ANNOTATION
 from app.domain.observed import Object, condition, metadata
 from app.domain.times import moment
 from cli.summary import FAILED, Summary

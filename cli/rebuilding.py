@@ -1,10 +1,10 @@
-"""Backups from records: the CRs of a cluster that is gone, complete and never run again (:mod:`app.domain.imported`)."""
+"""Backups from records: the CRs of a cluster that is gone, complete and never run again (:mod:`app.domain.backup.imported`)."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from app.domain.imported import Imported
+from app.domain.backup.imported import Imported
 from app.domain.observed import Object
 from backup_manager.masking import MASK
 from backup_manager.record import Record, State

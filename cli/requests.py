@@ -13,7 +13,7 @@ from app.domain import cluster as clusters
 from app.domain.config import ClusterKind, Config
 from app.domain.decision import Decision
 from app.domain.observed import Observed, controller_of, metadata
-from app.domain.scheduled import BACKUPS, COMPACTIONS
+from app.domain.schedule.children import BACKUPS, COMPACTIONS
 from app.domain.times import stamp
 from app.hooks import answer, backup, backupschedule, compactbackup, restore, wire
 from app.hooks.kind import Kind

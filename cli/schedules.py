@@ -9,15 +9,16 @@ from typing import Any
 
 import yaml
 
-from app.domain import cron, schedule, slots
 from app.domain.config import Config
-from app.domain.cron import Timetable
 from app.domain.observed import Observed, metadata
-from app.domain.retention import Coming, Verdict, plan
-from app.domain.schedule_log import Log
-from app.domain.schedule_spec import Schedule, ScheduleError
-from app.domain.scheduled import Children
-from app.domain.slots import Slots
+from app.domain.schedule import cron, slots
+from app.domain.schedule import reconcile as schedule
+from app.domain.schedule.children import Children
+from app.domain.schedule.cron import Timetable
+from app.domain.schedule.log import Log
+from app.domain.schedule.retention import Coming, Verdict, plan
+from app.domain.schedule.slots import Slots
+from app.domain.schedule.spec import Schedule, ScheduleError
 from app.domain.times import moment
 from backup_manager.errors import NotFoundError, UsageError
 from cli.documents import Object, Source, key_of, shown

@@ -11,11 +11,11 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Final
 
-from app.domain import cron
 from app.domain.config import Config
 from app.domain.observed import metadata, name_of
-from app.domain.retention import State, Verdict
-from app.domain.scheduled import BACKUPS, COMPACTIONS, is_log, state_of
+from app.domain.schedule import cron
+from app.domain.schedule.children import BACKUPS, COMPACTIONS, is_log, state_of
+from app.domain.schedule.retention import State, Verdict
 from app.domain.times import moment, stamp
 from backup_manager.errors import ManagerError, UsageError
 from cli.documents import Object

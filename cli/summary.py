@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from app.domain.observed import Object, condition
-from app.domain.scheduled import is_log
+from app.domain.schedule.children import is_log
 from app.domain.times import moment
 from cli.documents import key_of
 from cli.words import age, size_of, when

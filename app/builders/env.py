@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from app.domain.config import Config
-from app.domain.jobs import JobIntent, Purpose
+from app.domain.job.observed import JobIntent, Purpose
 from app.domain.observed import Observed
 from crds import identity, names
 from crds.paths import Provider, provider_of, without_user

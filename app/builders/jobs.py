@@ -7,7 +7,7 @@ from app.builders.labels import annotations, labels
 from app.builders.pods import pod_template
 from app.builders.volumes import Tls, tls_of
 from app.domain.config import Config
-from app.domain.jobs import JobIntent, Purpose
+from app.domain.job.observed import JobIntent, Purpose
 from app.domain.observed import Observed
 from app.domain.recorded import as_recorded
 from crds.paths import PathError, Provider, location_of, provider_of

@@ -7,7 +7,7 @@ prune it, and a copied report would be believed.
 
 from typing import Final
 
-from app.domain.jobs import JobIntent, Purpose
+from app.domain.job.observed import JobIntent, Purpose
 from app.domain.observed import Observed, metadata
 from crds import names
 from crds.names import Component

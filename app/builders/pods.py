@@ -8,7 +8,7 @@ from app.builders.env import environment
 from app.builders.labels import annotations, labels
 from app.builders.volumes import volumes_of
 from app.domain.config import Config
-from app.domain.jobs import JobIntent, Purpose
+from app.domain.job.observed import JobIntent, Purpose
 from app.domain.observed import Observed
 from crds import names
 from crds.versions import split_image

@@ -11,11 +11,11 @@ from datetime import datetime
 from typing import Any, Final
 
 from app.builders.labels import own
-from app.domain import compaction
 from app.domain.config import Config
 from app.domain.observed import Observed, metadata
 from app.domain.recorded import parent_as_recorded
-from app.domain.schedule import CompactLog, LogBackup, ScheduleIntent, Snapshot
+from app.domain.schedule import compaction
+from app.domain.schedule.reconcile import CompactLog, LogBackup, ScheduleIntent, Snapshot
 from app.domain.times import stamp
 from crds import names
 from crds.paths import normalise, provider_of

@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from app.domain.decision import Decision
-from app.domain.jobs import JOB, Job, JobIntent, Purpose, observed_jobs
+from app.domain.job.observed import JOB, Job, JobIntent, Purpose, observed_jobs
 from app.domain.observed import Object, Observed, condition, metadata
 from app.domain.status import Draft, Phase, holds, outcome_of
 from app.domain.times import edited_at, status_written_at

@@ -3,11 +3,11 @@
 from typing import Any, Final
 
 from app.builders.scheduled_backup import build
-from app.domain import schedule
 from app.domain.config import Config
 from app.domain.observed import Object, metadata, name_of, part
-from app.domain.schedule import CompactLog, ScheduleIntent
-from app.domain.scheduled import BACKUPS, COMPACTIONS, lean, log_name
+from app.domain.schedule import reconcile as schedule
+from app.domain.schedule.children import BACKUPS, COMPACTIONS, lean, log_name
+from app.domain.schedule.reconcile import CompactLog, ScheduleIntent
 from app.hooks.kind import Kind
 from crds import names
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 import click
 
 from app.domain.observed import Object, name_of
-from app.domain.retention import Item, Rule, State, Verdict
+from app.domain.schedule.retention import Item, Rule, State, Verdict
 from cli.options import Place, answers, now_option, places
 from cli.output import Answer, Table
 from cli.requests import configuration

@@ -22,7 +22,7 @@ import orjson
 from app.domain.config import Config
 from app.domain.decision import Decision
 from app.domain.observed import Observed, metadata
-from app.domain.scheduled import BACKUPS, COMPACTIONS
+from app.domain.schedule.children import BACKUPS, COMPACTIONS
 from app.hooks import answer, backup, backupschedule, compactbackup, restore, wire
 from app.hooks.kind import Kind
 from app.hooks.pieces import Body

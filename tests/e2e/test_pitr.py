@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import boto3
 import pytest
 
-from app.domain.pitr import GC_ANNOTATION
+from app.domain.restore.pitr import GC_ANNOTATION
 from backup_manager.operations.log_watch import ENV_INTERVAL
 from crds import names, tso
 from sandbox import Cluster

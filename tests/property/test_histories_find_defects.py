@@ -8,11 +8,15 @@ from typing import Any
 
 import pytest
 
-from app.domain import clean, restore, retention, run, schedule, slots
+from app.domain.backup import finalize as clean
 from app.domain.config import Config
 from app.domain.decision import Decision, Drop
-from app.domain.jobs import JOB, Job
+from app.domain.job import run
+from app.domain.job.observed import JOB, Job
 from app.domain.observed import Observed
+from app.domain.restore import reconcile as restore
+from app.domain.schedule import reconcile as schedule
+from app.domain.schedule import retention, slots
 from app.domain.times import stamp
 from app.hooks.kind import Kind
 from cli.simulator import metacontroller

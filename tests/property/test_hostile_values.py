@@ -17,7 +17,7 @@ import yaml
 
 from app.domain.config import Config
 from app.domain.observed import Observed
-from app.domain.schedule import HELD
+from app.domain.schedule.reconcile import HELD
 from app.hooks import answer, backup, backupschedule, compactbackup, restore, sound
 from app.hooks.kind import Kind
 from app.metrics import Metrics

@@ -8,7 +8,7 @@ from zoneinfo import available_timezones
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.domain import cron
+from app.domain.schedule import cron
 
 FROM = datetime(2020, 1, 1, tzinfo=UTC)
 TO = datetime(2030, 1, 1, tzinfo=UTC)

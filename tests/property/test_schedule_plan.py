@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.domain import schedule_log, scheduled
 from app.domain.config import Config
 from app.domain.observed import Object
-from app.domain.retention import Item, Policy, Rule, State, plan
-from app.domain.schedule_spec import read
+from app.domain.schedule import children as scheduled
+from app.domain.schedule import log as schedule_log
+from app.domain.schedule.retention import Item, Policy, Rule, State, plan
+from app.domain.schedule.spec import read
 from tests.support import keep_oracle
 from tests.support.schedules import BR, CREATED, LOG, NOW, backup, log_backup, observed, schedule
 

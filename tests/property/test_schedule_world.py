@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from app.domain.clock import TOLERANCE
-from app.domain.cron import upcoming
-from app.domain.schedule_spec import read
+from app.domain.schedule.clock import TOLERANCE
+from app.domain.schedule.cron import upcoming
+from app.domain.schedule.spec import read
 from app.domain.times import moment
 from crds import names
 from tests.support.schedule_world import CONFIG, LOG_NAME, World

@@ -12,11 +12,11 @@ from typing import Any, Self
 
 import orjson
 
-from app.domain.clock import TOLERANCE
 from app.domain.config import Config
-from app.domain.cron import parse, zone
 from app.domain.observed import Observed
-from app.domain.scheduled import BACKUPS
+from app.domain.schedule.children import BACKUPS
+from app.domain.schedule.clock import TOLERANCE
+from app.domain.schedule.cron import parse, zone
 from app.domain.times import moment, stamp
 from app.hooks.answer import render
 from app.hooks.backupschedule import KIND

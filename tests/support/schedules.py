@@ -7,8 +7,8 @@ from typing import Any
 from app.domain.config import Config
 from app.domain.decision import Decision
 from app.domain.observed import Object, Observed
-from app.domain.schedule import ScheduleIntent, decide
-from app.domain.scheduled import BACKUPS, COMPACTIONS
+from app.domain.schedule.children import BACKUPS, COMPACTIONS
+from app.domain.schedule.reconcile import ScheduleIntent, decide
 from app.domain.times import stamp
 from crds import names, tso
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from app.domain import schedule
+from app.domain.schedule import reconcile as schedule
 from app.domain.status import Phase
 from crds import names
 

@@ -1,8 +1,8 @@
 """The CRs of a history, and the Jobs that the hook makes for them.
 
-The hook is modelled by its rules (:mod:`app.domain.run`, :mod:`app.domain.clean`) and acts at once: what it does late is a
-process that the scheduler starts late. One Pod an attempt; the next attempt only when Kubernetes has no Pod of the last one
-any more, which says nothing about its process.
+The hook is modelled by its rules (:mod:`app.domain.job.run`, :mod:`app.domain.backup.finalize`) and acts at once: what it does
+late is a process that the scheduler starts late. One Pod an attempt; the next attempt only when Kubernetes has no Pod of the
+last one any more, which says nothing about its process.
 """
 
 from collections.abc import Mapping

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from app.domain.config import Config
-from app.domain.scheduled import BACKUPS
+from app.domain.schedule.children import BACKUPS
 from cli.simulator.metacontroller import HOOKS, HookError, Metacontroller, Outcome, Pass, finalizer
 from cli.simulator.store import NAMESPACES, ApiError, Object, key_of, kind_of, uid_of
 from crds import names

@@ -17,7 +17,7 @@ from typing import Any, Final
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from app.domain.scheduled import BACKUPS
+from app.domain.schedule.children import BACKUPS
 from app.domain.times import moment
 from cli.simulator.metacontroller import JOBS, Pass, respond
 from cli.simulator.store import Object, controller_of, deleting, uid_of

@@ -8,8 +8,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from app.domain import cron
 from app.domain.config import Config
+from app.domain.schedule import cron
 from cli.coming import Run, coming, duration
 from cli.schedules import Subject, cluster_of, survey
 from crds import names

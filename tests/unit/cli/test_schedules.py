@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.domain.config import Config
-from app.domain.scheduled import BACKUPS
+from app.domain.schedule.children import BACKUPS
 from backup_manager.errors import NotFoundError, UsageError
 from cli.documents import Files, read_files
 from cli.requests import ask, observe, request

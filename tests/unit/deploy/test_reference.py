@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from app.domain import ending, log_watch, pitr
+from app.domain.backup import log_watch
+from app.domain.job import ending
 from app.domain.observed import Observed
+from app.domain.restore import pitr
 from app.settings import Settings
 from backup_manager import database, lease, runner
 from backup_manager.operations import log_watch as watch

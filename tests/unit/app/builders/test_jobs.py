@@ -10,7 +10,7 @@ from app.builders.jobs import build
 from app.builders.pods import container_security, pod_security
 from app.domain.cluster import Cluster
 from app.domain.config import Config
-from app.domain.jobs import JobIntent, Purpose
+from app.domain.job.observed import JobIntent, Purpose
 from crds import names
 from tests.support.objects import BR_SPEC, EXPORT_SPEC, LOG_SPEC, S3, UID, observed, parent
 

@@ -7,9 +7,11 @@ from typing import Any
 import orjson
 import pytest
 
-from app.domain import backup, compact, restore
+from app.domain.backup import reconcile as backup
+from app.domain.compact import reconcile as compact
 from app.domain.config import Config
-from app.domain.jobs import Purpose
+from app.domain.job.observed import Purpose
+from app.domain.restore import reconcile as restore
 from app.hooks import backup as backup_hook
 from app.hooks import compactbackup as compact_hook
 from app.hooks import restore as restore_hook

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.backup import decide
+from app.domain.backup.reconcile import decide
 from app.domain.config import Config
 from app.domain.decision import Decision
-from app.domain.jobs import Job, JobIntent
+from app.domain.job.observed import Job, JobIntent
 from crds import names, tso
 from tests.support.objects import EXPORT_SPEC, NOW, at, job, observed, parent, report
 

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from app import openapi, routes, service
 from app.domain.observed import Observed
-from app.domain.scheduled import BACKUPS, COMPACTIONS
+from app.domain.schedule.children import BACKUPS, COMPACTIONS
 from app.hooks import answer, wire
 from app.hooks.backupschedule import KIND
 from app.main import create_app

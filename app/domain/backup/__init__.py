@@ -1,0 +1,1 @@
+"""Backup: its runs, its log commands, its removal, and Backups rebuilt from records."""

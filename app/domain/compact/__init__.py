@@ -1,0 +1,1 @@
+"""CompactBackup: its run over the shards."""

@@ -1,0 +1,1 @@
+"""Restore: its run, and what a point in time and log replication need in addition."""

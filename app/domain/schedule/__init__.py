@@ -1,0 +1,1 @@
+"""BackupSchedule: slots, children, retention, the log backup and compaction."""
