@@ -81,7 +81,7 @@ _BR: Final = (
 
 COMMANDS: Final = {
     "backup": Command(
-        module="backup",
+        module="br_backup",
         kinds=("Backup",),
         name_flag="backupName",
         runs=True,
@@ -103,7 +103,7 @@ COMMANDS: Final = {
         ),
     ),
     "log-watch": Command(
-        module="log_watch",
+        module="watch_log",
         kinds=("Backup",),
         name_flag="backupName",
         text="watch a running log backup: checkpoint, lag, pause reason and last error, each minute",
@@ -120,7 +120,7 @@ COMMANDS: Final = {
         flags=(Flag(name="resourceName", text="name of the CompactBackup"),),
     ),
     "restore": Command(
-        module="restore",
+        module="br_restore",
         kinds=("Restore",),
         name_flag="restoreName",
         runs=True,
@@ -153,7 +153,7 @@ COMMANDS: Final = {
         ),
     ),
     "import": Command(
-        module="import_data",
+        module="import_",
         kinds=("Restore",),
         name_flag="restoreName",
         runs=True,

@@ -26,15 +26,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
-from backup_manager.attempts import ended_pods
+from backup_manager.catalog.attempts import ended_pods
 from backup_manager.errors import InterruptedError_, ManagerError, TransientError
-from backup_manager.kubernetes_api import ApiUnavailableError
+from backup_manager.kubernetes.client import ApiUnavailableError
 from backup_manager.tools.process import GRACE_SECONDS
 from crds import names
 from crds.report import Problem
 
 if TYPE_CHECKING:
-    from backup_manager.operations.steps import Context
+    from backup_manager.context import Context
 
 _PATIENCE: Final = 600.0
 """Seconds for which a waiter that cannot look goes on trying."""

@@ -21,14 +21,14 @@ from typing import Any, Final, Protocol, TextIO, cast
 from uuid import uuid4
 
 from backup_manager.backoff import Backoff
+from backup_manager.context import Context, Operation, Result
 from backup_manager.credentials import clean_environment
-from backup_manager.custom_resource import Resource, choose
 from backup_manager.errors import InterruptedError_, ManagerError, PermanentError, UsageError
-from backup_manager.kubernetes_api import READ_SECONDS, KubernetesApi, Server
+from backup_manager.kubernetes.client import READ_SECONDS, KubernetesApi, Server
+from backup_manager.kubernetes.resource import Resource, choose
 from backup_manager.masking import Masked, Masker, secrets_of
-from backup_manager.operations.steps import Context, Operation, Result
-from backup_manager.reporter import Journal
-from backup_manager.reporters import leave_last_words, open_reporter
+from backup_manager.reporting.journal import Journal
+from backup_manager.reporting.reporters import leave_last_words, open_reporter
 from backup_manager.signals import End, Stop
 from backup_manager.tools import secret_options
 from crds import names

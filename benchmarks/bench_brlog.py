@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from backup_manager import log_blocks
+from backup_manager import log_lines
 from backup_manager.masking import Masker
 from backup_manager.runner import Run
 from backup_manager.signals import Stop
@@ -62,7 +62,7 @@ def parse(path: Path) -> None:
     """As the manager takes the log in."""
     heard = Heard()
     with path.open("rb") as file:
-        for block in log_blocks.read(file.fileno()):
+        for block in log_lines.read(file.fileno()):
             for line in heard.select(Stream.OUT, block):
                 heard.line(Stream.OUT, line.decode("utf-8", "replace"))
     if heard.progress is None or not heard.summary:
@@ -80,7 +80,7 @@ def mask(path: Path) -> None:
     """The masking alone."""
     masker = Masker(SECRETS)
     with path.open("rb") as file:
-        for block in log_blocks.read(file.fileno()):
+        for block in log_lines.read(file.fileno()):
             masker.block(block)
 
 

@@ -32,10 +32,10 @@ from typing import Any, Final
 
 from botocore.exceptions import ClientError
 
-from backup_manager.cleaner import Cleaner, CleanOptions
-from backup_manager.custom_resource import Resource
-from backup_manager.record import Owner
-from backup_manager.records import Records
+from backup_manager.catalog.record import Owner
+from backup_manager.catalog.records import Records
+from backup_manager.cleaning.cleaner import Cleaner, CleanOptions
+from backup_manager.kubernetes.resource import Resource
 from backup_manager.storage.factory import open_storage
 from backup_manager.storage.http_pool import Answer, HttpPool
 from tests.support import servers

@@ -23,8 +23,8 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from backup_manager.preflight import preflight, require
 from backup_manager.storage.factory import open_storage
+from backup_manager.storage.preflight import preflight, require
 from crds import names
 from sandbox.ports import HOST
 from tests.support import servers

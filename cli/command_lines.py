@@ -16,11 +16,11 @@ from app.builders import scheduled_backup
 from app.domain.config import Config
 from app.domain.schedule.reconcile import Snapshot
 from app.hooks.answer import plain
-from backup_manager import point_storage
-from backup_manager.database import Access
 from backup_manager.errors import UsageError
 from backup_manager.masking import Masker, secrets_of
+from backup_manager.storage import pitr as point_storage
 from backup_manager.storage.tool_urls import ToolStorage, for_br, for_dumpling, for_lightning
+from backup_manager.tidb.connection import Access
 from backup_manager.tools import br, dumpling, lightning
 from cli.documents import Object, shown
 from cli.requests import ask, observe, request, with_clusters

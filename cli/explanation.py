@@ -9,7 +9,7 @@ from app.domain.job.observed import Job
 from app.domain.observed import Object, condition, metadata, name_of
 from app.domain.times import moment
 from backup_manager.masking import Masker
-from backup_manager.tools.failures import error_text, failure
+from backup_manager.tools.error_table import error_text, failure
 from backup_manager.tools.process import Ended
 from cli.documents import key_of
 from cli.next_step import after_the_last_clean, cleans, default_step, next_attempt

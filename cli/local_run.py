@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backup_manager.custom_resource import Resource
+from backup_manager.context import Context, Operation, Result
 from backup_manager.errors import ManagerError
+from backup_manager.kubernetes.resource import Resource
 from backup_manager.masking import Masker, secrets_of
-from backup_manager.operations.steps import Context, Operation, Result
-from backup_manager.reporter import Journal, NullReporter
+from backup_manager.reporting.journal import Journal, NullReporter
 from cli.documents import Object
 from crds.report import Problem
 

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from app.domain.backup.imported import Imported
 from app.domain.observed import Object
+from backup_manager.catalog.record import Record, State
 from backup_manager.masking import MASK
-from backup_manager.record import Record, State
 from cli.documents import key_of
 from cli.storages import Filed
 from crds import names

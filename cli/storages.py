@@ -9,10 +9,10 @@ from pathlib import Path
 from posixpath import dirname
 from typing import Any, Final
 
-from backup_manager import history
+from backup_manager.catalog import audit_log
+from backup_manager.catalog.audit_log import Account, Chain
+from backup_manager.catalog.record import SUFFIX, Record, record_location
 from backup_manager.errors import AccessDeniedError, ManagerError, NotFoundError, StorageError, UsageError
-from backup_manager.history import Account, Chain
-from backup_manager.record import SUFFIX, Record, record_location
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
 from cli.documents import Object
@@ -138,7 +138,7 @@ def read(storage: Storage) -> Shelf:
     """The records and histories in the folder, in all folders in it, and the record of the folder itself. Lists all of it."""
     records, folders = [], set()
     for info in storage.list():
-        head, separator, _ = f"/{info.key}".partition(f"/{history.FOLDER}/")
+        head, separator, _ = f"/{info.key}".partition(f"/{audit_log.FOLDER}/")
         if separator:
             folders.add(head.strip("/"))
         elif info.key.endswith(SUFFIX):
@@ -160,7 +160,7 @@ def _filed(storage: Storage, base: Location, key: str) -> tuple[Filed | None, st
     url = f"{base.url.rstrip('/')}/{key}"
     try:
         data = storage.at(base).read(key)
-        return Filed(record=Record.parse(data, url), url=url, folder=folder, digest=history.digest(data)), ""
+        return Filed(record=Record.parse(data, url), url=url, folder=folder, digest=audit_log.digest(data)), ""
     except NotFoundError:
         return None, ""
     except StorageError as error:

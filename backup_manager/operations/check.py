@@ -5,16 +5,17 @@ nothing but a probe is written.
 from dataclasses import replace
 from typing import Any, Final
 
-from backup_manager import br_run, target_lock
-from backup_manager.database import Access, Database
+from backup_manager.catalog.ownership import claimed
+from backup_manager.catalog.record import Owner, Record, record_location
+from backup_manager.catalog.records import Records
+from backup_manager.context import Context, Result
 from backup_manager.errors import CheckError, ManagerError, UsageError
-from backup_manager.operations.steps import Context, Result
-from backup_manager.ownership import claimed
-from backup_manager.preflight import Check, Status, details, preflight, probe, table
-from backup_manager.record import Owner, Record, record_location
-from backup_manager.records import Records
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
+from backup_manager.storage.preflight import Check, Status, details, preflight, probe, table
+from backup_manager.tidb import target_lock
+from backup_manager.tidb.connection import Access, Database
+from backup_manager.tools import br_runner
 from crds.paths import provider_of
 
 STEP: Final = "Check"
@@ -111,7 +112,7 @@ def _target(context: Context) -> list[Check]:
     database = None
     if access := context.resource.access("to"):
         database = Database(Access.of(access, name="to", env=context.env, flags=context.flags))
-    pd = br_run.cluster(context) if spec.get("br") else target_lock.pd_of(context, database) if database else None
+    pd = br_runner.cluster(context) if spec.get("br") else target_lock.pd_of(context, database) if database else None
     return target_lock.checks(context, database=database, pd=pd)
 
 

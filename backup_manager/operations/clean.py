@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, timedelta
 from typing import Any, Final
 
-from backup_manager.attempts import attempt_id, seen_to_end
-from backup_manager.cleaner import Cleaner, CleanOptions, Tally
+from backup_manager.catalog.attempts import attempt_id, seen_to_end
+from backup_manager.catalog.ownership import FORCE, clean_refused
+from backup_manager.catalog.readers import Watch, wait_for_readers
+from backup_manager.catalog.record import Cleaned, Owner, Record, State, is_data
+from backup_manager.catalog.records import Records
+from backup_manager.cleaning.cleaner import Cleaner, CleanOptions, Tally
+from backup_manager.context import Context, Result, Step, run_steps
 from backup_manager.errors import ManagerError, PartialError, StorageError, UsageError
-from backup_manager.operations.steps import Context, Result, Step, run_steps
-from backup_manager.ownership import FORCE, clean_refused
-from backup_manager.readers import Watch, wait_for_readers
-from backup_manager.record import Cleaned, Owner, Record, State, is_data
-from backup_manager.records import Records
+from backup_manager.kubernetes.active_pods import wait_for_writers
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
-from backup_manager.writers import wait_for_writers
 from crds import names
 from crds.paths import ARCHIVE_SUFFIX, Location, PathError, reserved_part
 

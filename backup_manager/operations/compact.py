@@ -1,22 +1,22 @@
 """Compact a log backup: ``br operator base64ify`` describes the storage, ``tikv-ctl compact-log-backup`` does the work.
 
 It works on the storage alone, so it takes no Lease of the cluster. No clean deletes the log meanwhile
-(:mod:`backup_manager.readers`). The Pods of a sharded one share one Job and so one report;
+(:mod:`backup_manager.catalog.readers`). The Pods of a sharded one share one Job and so one report;
 which shards are done is what Kubernetes itself says.
 """
 
 import subprocess
 from typing import Any, Final
 
-from backup_manager import br_run, readers
+from backup_manager.catalog import readers
+from backup_manager.context import Context, Result
 from backup_manager.errors import ToolError, UsageError
 from backup_manager.masking import Masker, secrets_of
-from backup_manager.operations.steps import Context, Result
 from backup_manager.signals import Stop
 from backup_manager.storage.factory import open_storage
 from backup_manager.storage.tool_urls import ToolStorage, for_br
-from backup_manager.tools import flags, process, tikv_ctl
-from backup_manager.tools.failures import failure
+from backup_manager.tools import br_runner, flag_probe, process, tikv_ctl
+from backup_manager.tools.error_table import failure
 from crds import names, paths
 
 REASON: Final = "CompactBackupFailed"
@@ -50,13 +50,13 @@ def run(context: Context) -> Result:
 def _must_know(context: Context, argv: list[str]) -> None:
     """The flags of a sharded compaction are young. Without them every Pod would compact everything."""
     hint = "Set spec.tikvImage to a newer TiKV; a tikv-ctl without --shard can work in the default mode."
-    flags.require(argv, needed_by="the compaction", hint=hint, env=context.env, cwd=context.scratch)
+    flag_probe.require(argv, needed_by="the compaction", hint=hint, env=context.env, cwd=context.scratch)
 
 
 def _encoded(context: Context, target: ToolStorage) -> str:
     """The storage as br describes it to TiKV. Its logs would end up in the result, so they go elsewhere; the result itself,
     which holds the token of an Azure URL, is never logged."""
-    argv = [br_run.find(context), "operator", "base64ify", *target.br_arguments]
+    argv = [br_runner.find(context), "operator", "base64ify", *target.br_arguments]
     env = {name: value for name, value in {**context.env, **target.env}.items() if name != "BR_LOG_TO_TERM"}
     env["TMPDIR"] = str(context.scratch)
     try:

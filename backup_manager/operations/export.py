@@ -13,19 +13,19 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, cast
 
-from backup_manager import accounts, gc_life_time, schema_objects
-from backup_manager.content import NAMED, Asked, Content, Item, Kind, judge
-from backup_manager.database import Access, Database, connect
+from backup_manager.catalog.content import NAMED, Asked, Content, Item, Kind, judge
+from backup_manager.catalog.destination import CompletedError, Folder
+from backup_manager.context import Context, Result, Step, already_complete, run_steps
 from backup_manager.errors import NotFoundError, PermanentError, UsageError
 from backup_manager.masking import Masked
-from backup_manager.operations.steps import Context, Result, Step, already_complete, run_steps
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
 from backup_manager.storage.tool_urls import ToolStorage, for_dumpling
+from backup_manager.tidb import accounts, gc_life_time, schema_objects
+from backup_manager.tidb.connection import Access, Database, connect
 from backup_manager.tools import dump_options, dumpling, dumpling_watch, process, secret_options
-from backup_manager.tools.failures import failure
+from backup_manager.tools.error_table import failure
 from backup_manager.tools.table_filter import literal
-from backup_manager.writing import CompletedError, Folder
 from crds import names, paths
 
 REASON: Final = "DumpTidbClusterFailed"
@@ -214,7 +214,7 @@ def _with_users(context: Context) -> bool:
 
 
 def _judge(context: Context, state: Export, items: Sequence[Item]) -> list[str]:
-    """Whether the dump holds what the spec names: :func:`backup_manager.content.judge`. Without schema files
+    """Whether the dump holds what the spec names: :func:`backup_manager.catalog.content.judge`. Without schema files
     (``--no-schemas``) an empty table leaves nothing to be seen."""
     spec = context.resource.spec
     asked = Asked(rules=spec.get("tableFilter") or (spec.get("dumpling") or {}).get("tableFilter") or ())

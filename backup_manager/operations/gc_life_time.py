@@ -1,7 +1,7 @@
 """Restore the GC life time that a killed run of a CR left raised.
 
 The hook runs this as a Job of its own once no run of the CR is left; a person may run it at any time for a CR that has none. It
-removes the CR's row, and restores the old value when no other run needs it raised (:mod:`backup_manager.gc_life_time`).
+removes the CR's row, and restores the old value when no other run needs it raised (:mod:`backup_manager.tidb.gc_life_time`).
 
 A run may still be at work unseen by the hook: ``kubectl delete --cascade=orphan`` takes the owner away from its Job. It is left
 alone then, and restores the value itself when it ends.
@@ -10,11 +10,11 @@ alone then, and restores the value itself when it ends.
 from datetime import timedelta
 from typing import Final
 
-from backup_manager import gc_life_time
-from backup_manager.database import Access, connect
+from backup_manager.context import Context, Result
 from backup_manager.errors import UsageError
-from backup_manager.operations.steps import Context, Result
-from backup_manager.writers import live_writers
+from backup_manager.kubernetes.active_pods import live_writers
+from backup_manager.tidb import gc_life_time
+from backup_manager.tidb.connection import Access, connect
 from crds import names
 
 WAIT: Final = timedelta(minutes=2)

@@ -8,15 +8,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from backup_manager import accounts, br_run, schema_objects
-from backup_manager.content import Item
+from backup_manager.catalog.content import Item
+from backup_manager.catalog.record import Record, State, is_data
+from backup_manager.catalog.records import Records
+from backup_manager.context import Context, Result
 from backup_manager.errors import CheckError, NotFoundError, PermanentError
-from backup_manager.operations.steps import Context, Result
-from backup_manager.record import Record, State, is_data
-from backup_manager.records import Records
 from backup_manager.storage.base import ObjectInfo, Storage
 from backup_manager.storage.factory import open_storage
-from backup_manager.tools import backupmeta, br, dumpling
+from backup_manager.tidb import accounts, schema_objects
+from backup_manager.tools import backupmeta, br, br_runner, dumpling
 from crds import names
 from crds.paths import Location, PathError, location_of
 
@@ -121,9 +121,9 @@ def _content(
     if not record.content.readable:
         return told
     if record.tool == br.NAME:
-        now, files = br_run.read_content(data)
+        now, files = br_runner.read_content(data)
         now = backupmeta.users(now)
-        if damage := br_run.damage(files, listed):
+        if damage := br_runner.damage(files, listed):
             found.add("changed", damage)
     else:
         now = [*dumpling.items((info.key, info.size) for info in listed), *_described(record, data, listed, found)]

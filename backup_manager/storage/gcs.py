@@ -34,11 +34,11 @@ from backup_manager.errors import (
 )
 from backup_manager.storage import gcs_batch
 from backup_manager.storage.base import DeleteFailure, ObjectInfo, StoreState, Target, Upload
-from backup_manager.storage.listings import cut_short, relative
-from backup_manager.storage.locks import LockDates
-from backup_manager.storage.patience import delete_all, write_patiently
+from backup_manager.storage.listing import cut_short, relative
+from backup_manager.storage.retention import LockDates
+from backup_manager.storage.retry import delete_all, write_patiently
+from backup_manager.storage.sdk_errors import Reader, connection_failed, untrusted
 from backup_manager.storage.settings import GcsSettings
-from backup_manager.storage.vendor_client import Reader, connection_failed, untrusted
 from crds.paths import Location
 
 BATCH: Final = 100

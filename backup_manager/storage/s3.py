@@ -26,9 +26,9 @@ from backup_manager.errors import (
 )
 from backup_manager.storage import s3_errors, s3_xml
 from backup_manager.storage.base import DeleteFailure, ObjectInfo, StoreState, Target, Upload
-from backup_manager.storage.listings import cut_short, relative
-from backup_manager.storage.locks import LockDates
-from backup_manager.storage.patience import ATTEMPTS, delete_all, write_patiently
+from backup_manager.storage.listing import cut_short, relative
+from backup_manager.storage.retention import LockDates
+from backup_manager.storage.retry import ATTEMPTS, delete_all, write_patiently
 from backup_manager.storage.s3_client import Query, S3Client
 from crds.paths import Location
 

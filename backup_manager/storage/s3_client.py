@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from backup_manager.errors import ManagerError, TransientError
 from backup_manager.storage import s3_errors
 from backup_manager.storage.http_pool import Answer, HttpPool, Transport
-from backup_manager.storage.patience import ATTEMPTS, pause
+from backup_manager.storage.retry import ATTEMPTS, pause
 from backup_manager.storage.s3_credentials import KeySource, key_source
 from backup_manager.storage.settings import S3Settings
 from backup_manager.storage.sigv4 import encode_path, encode_query, signed_headers

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from backup_manager.content import Item, Kind
+from backup_manager.catalog.content import Item, Kind
 from backup_manager.errors import PermanentError
 from backup_manager.tools.protobuf import walk
 

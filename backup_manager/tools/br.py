@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from backup_manager import log_blocks
+from backup_manager import log_lines
 from backup_manager.errors import UsageError
-from backup_manager.tools.brlog import Operation, Progress, fields, operation, progress
 from backup_manager.tools.process import Stream
+from backup_manager.tools.tidb_log import Operation, Progress, fields, operation, progress
 from crds import names, tso
 
 NAME: Final = "br"
@@ -180,8 +180,8 @@ class Heard:
         """The lines of *block* that can tell something: of millions, most tell nothing."""
         if self.asked or self.look_within > 0:
             self.look_within -= len(block)
-            return log_blocks.lines(block)
-        return log_blocks.holding(block, _MARKS)
+            return log_lines.lines(block)
+        return log_lines.holding(block, _MARKS)
 
     def line(self, stream: Stream, line: str) -> None:
         """Take in one line."""

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import unquote
 
-from backup_manager.content import Item, Kind
-from backup_manager.database import Access
+from backup_manager.catalog.content import Item, Kind
 from backup_manager.errors import PermanentError
+from backup_manager.tidb.connection import Access
 from backup_manager.tools import dump_options
-from backup_manager.tools.brlog import fields
 from backup_manager.tools.process import Stream
+from backup_manager.tools.tidb_log import fields
 
 NAME: Final = "dumpling"
 SUCCESS: Final = "dump data successfully, dumpling will exit now"
@@ -162,7 +162,7 @@ def argv(
 ) -> list[str]:
     """dumpling's command line, in TiDB Operator's order; the user's options (*words*) come last but for TLS, so that they win.
 
-    Views and sequences are not its work (:mod:`backup_manager.schema_objects`).
+    Views and sequences are not its work (:mod:`backup_manager.tidb.schema_objects`).
     """
     command = [
         binary,

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from backup_manager import log_blocks
-from backup_manager.database import Access
-from backup_manager.tools.brlog import fields
+from backup_manager import log_lines
+from backup_manager.tidb.connection import Access
 from backup_manager.tools.process import Stream
+from backup_manager.tools.tidb_log import fields
 
 NAME: Final = "tidb-lightning"
 SUCCESS: Final = "tidb lightning exit successfully"
@@ -63,7 +63,7 @@ class Heard:
 
     def select(self, _stream: Stream, block: bytes) -> Iterable[bytes]:
         """The lines of *block* that can tell something."""
-        return log_blocks.holding(block, _MARKS)
+        return log_lines.holding(block, _MARKS)
 
     def line(self, line: str) -> None:
         """Take in one line."""

@@ -1,7 +1,7 @@
 """The one place that runs a tool: its own process group, both pipes read at once, signals forwarded, secrets masked.
 
 The tool's lines are logged again (masked), and those that the caller selects are handed to it; both a block at a time
-(:mod:`backup_manager.log_blocks`). Only a bounded tail is kept: a tool that logs for days costs little time and no memory.
+(:mod:`backup_manager.log_lines`). Only a bounded tail is kept: a tool that logs for days costs little time and no memory.
 
 SIGTERM to us becomes SIGTERM to the tool's group, and SIGKILL after a grace period, sooner when our own Pod's leaves less
 (:class:`backup_manager.signals.End`). When we are killed ourselves, the kernel kills the tool too: a writer must never outlive
@@ -26,7 +26,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any, Final
 
-from backup_manager import log_blocks
+from backup_manager import log_lines
 from backup_manager.errors import ToolError
 from backup_manager.masking import Masker
 from backup_manager.signals import End, Stop
@@ -54,7 +54,7 @@ Selector = Callable[[Stream, bytes], Iterable[bytes]]
 
 def every_line(_stream: Stream, block: bytes) -> Iterable[bytes]:
     """The selector that leaves out nothing."""
-    return log_blocks.lines(block)
+    return log_lines.lines(block)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,11 +215,11 @@ class _Output:
         if self.pipe is None:
             return
         with self.pipe as pipe:
-            for block in log_blocks.read(pipe.fileno()):
+            for block in log_lines.read(pipe.fileno()):
                 self._block(block)
 
     def _block(self, block: bytes) -> None:
-        shown = self.mask.block(block.removesuffix(b"\n"), cut=isinstance(block, log_blocks.Cut))
+        shown = self.mask.block(block.removesuffix(b"\n"), cut=isinstance(block, log_lines.Cut))
         self.log(shown)
         self.tail.extend(line[:_TAIL_WIDTH].rstrip("\r") for line in shown.rsplit("\n", _TAIL_LINES)[-_TAIL_LINES:])
         for line in self.select(self.stream, block):

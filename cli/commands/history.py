@@ -8,8 +8,8 @@ from typing import Any
 import click
 import orjson
 
+from backup_manager.catalog.audit_log import Account, Finding, Kind, against_records
 from backup_manager.errors import NotFoundError, UsageError
-from backup_manager.history import Account, Finding, Kind, against_records
 from cli.chronicle import Chronicle, outcome, remark, since
 from cli.documents import Object
 from cli.options import Moment, Place, answers, places

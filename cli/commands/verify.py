@@ -6,7 +6,7 @@ from typing import Any, Final
 import click
 import msgspec
 
-from backup_manager.content import Content
+from backup_manager.catalog.content import Content
 from backup_manager.errors import UsageError
 from backup_manager.operations import check as check_operation
 from backup_manager.operations import verify as verify_operation

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import pytest
 
-from backup_manager.operations.log_watch import ENV_INTERVAL
+from backup_manager.operations.watch_log import ENV_INTERVAL
 from crds import tso
 from sandbox import Cluster
 from sandbox.api import Object

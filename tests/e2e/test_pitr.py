@@ -17,7 +17,7 @@ import boto3
 import pytest
 
 from app.domain.restore.pitr import GC_ANNOTATION
-from backup_manager.operations.log_watch import ENV_INTERVAL
+from backup_manager.operations.watch_log import ENV_INTERVAL
 from crds import names, tso
 from sandbox import Cluster
 from sandbox.api import Object

@@ -7,9 +7,9 @@ from typing import Any
 import pymysql
 import pytest
 
-from backup_manager.database import Access, Database
 from backup_manager.locks import Note
-from backup_manager.target_lock import ROW, RowPlace
+from backup_manager.tidb.connection import Access, Database
+from backup_manager.tidb.target_lock import ROW, RowPlace
 from sandbox import Cluster
 from sandbox.patience import until
 from tests.support.export_world import World

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pymysql
 import pytest
 
-from backup_manager import gc_life_time
+from backup_manager.tidb import gc_life_time
 from sandbox import Cluster
 from sandbox.api import JOBS, NAMESPACES, PODS
 from sandbox.components import METACONTROLLER_BIN

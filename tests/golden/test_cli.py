@@ -15,10 +15,10 @@ import yaml
 from click.testing import CliRunner
 
 import cli.storages
-from backup_manager.history import Chain
+from backup_manager.catalog.audit_log import Chain
+from backup_manager.catalog.record import Cleaned, Owner
+from backup_manager.catalog.records import Records
 from backup_manager.operations import check, verify
-from backup_manager.record import Cleaned, Owner
-from backup_manager.records import Records
 from backup_manager.storage.memory import Bucket, MemoryStorage
 from cli.main import COMMANDS, commands
 from crds.paths import Location, Provider, location_of

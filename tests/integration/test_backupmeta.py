@@ -17,10 +17,9 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from backup_manager import br_run
 from backup_manager.errors import NotFoundError
 from backup_manager.storage.local import LocalStorage
-from backup_manager.tools import backupmeta, secret_options
+from backup_manager.tools import backupmeta, br_runner, secret_options
 from backup_manager.tools.backupmeta import BackupMeta, BackupMetaError
 from crds.paths import location_of
 from sandbox.minikv import minikv_with_tidb
@@ -59,7 +58,7 @@ class Made:
         return found
 
     def ours(self) -> BackupMeta:
-        return br_run.read_meta(storage(self.folder))
+        return br_runner.read_meta(storage(self.folder))
 
 
 def storage(folder: Path) -> LocalStorage:
@@ -198,7 +197,7 @@ def test_an_encrypted_one_is_a_clear_error(backups: Mapping[str, Made], tmp_path
     assert made.br(*secret_options.told(["debug", "decode", *where, *crypter], tmp_path).argv).code == 0
     assert made.br("debug", "decode", *where).code == 1
     with pytest.raises(BackupMetaError, match="is no backup description") as caught:
-        br_run.read_meta(storage(tmp_path / "enc"))
+        br_runner.read_meta(storage(tmp_path / "enc"))
     assert "--crypter.method" in caught.value.hint
 
 

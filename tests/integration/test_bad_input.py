@@ -15,17 +15,18 @@ from urllib.parse import unquote
 
 import pytest
 
-from backup_manager.cleaner import Cleaner
+from backup_manager.catalog.records import Records
+from backup_manager.cleaning.cleaner import Cleaner
 from backup_manager.errors import ManagerError, NotFoundError
-from backup_manager.preflight import Check, Status, preflight
-from backup_manager.records import Records
 from backup_manager.storage import gcs as gcs_driver
-from backup_manager.storage import patience, s3_client
+from backup_manager.storage import retry as patience
+from backup_manager.storage import s3_client
 from backup_manager.storage.azblob import AzblobStorage
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
 from backup_manager.storage.gcs import GcsStorage
 from backup_manager.storage.gcs import _credentials as google_credentials
+from backup_manager.storage.preflight import Check, Status, preflight
 from backup_manager.storage.settings import AzureSettings, GcsSettings
 from crds.paths import Location, Provider
 from tests.support.http_double import Asked, Double, Said, double

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from backup_manager import lease
+from backup_manager.context import Result
 from backup_manager.errors import InterruptedError_, ManagerError
-from backup_manager.operations import backup, log_watch
-from backup_manager.operations.steps import Result
-from backup_manager.pd import Pd, TaskState
+from backup_manager.kubernetes import lease
+from backup_manager.operations import br_backup, watch_log
 from backup_manager.signals import Stop
+from backup_manager.tidb.pd import Pd, TaskState
 from backup_manager.tools.br import Cluster
 from crds import tso
 from sandbox.minikv import MiniKV, minikv_with_tidb
@@ -62,7 +62,7 @@ class Log:
 
     def do(self, command: str, **flags: str) -> Result:
         here = self.world({"subcommand": command, **{name.replace("_", "-"): value for name, value in flags.items()}})
-        return backup.run(here.context)
+        return br_backup.run(here.context)
 
     def fails(self, command: str, **flags: str) -> str:
         with pytest.raises(ManagerError) as caught:
@@ -166,13 +166,13 @@ class Watch:
 
 @pytest.fixture
 def watch(log: Log, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
-    monkeypatch.setattr(log_watch, "INTERVAL", 0.1)
+    monkeypatch.setattr(watch_log, "INTERVAL", 0.1)
     made = Watch(here=log.world({}, stop := Stop()), stop=stop)
     ended: list[str] = []
 
     def work() -> None:
         try:
-            log_watch.run(made.here.context)
+            watch_log.run(made.here.context)
         except InterruptedError_:
             ended.append("stopped")
 

@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from backup_manager.cli import COMMANDS
-from backup_manager.operations.log_watch import ENV_INTERVAL
+from backup_manager.operations.watch_log import ENV_INTERVAL
 from crds.report import Report
 from sandbox.agent.images import STAND_INS
 from sandbox.minikv import MiniKV, minikv_with_tidb

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from backup_manager.catalog.record import Cleaned, Owner, State, record_location
+from backup_manager.catalog.records import Records
 from backup_manager.errors import CheckError, ClaimedError, PartialError, StorageError, SupersededError
 from backup_manager.operations import check, clean, verify
-from backup_manager.record import Cleaned, Owner, State, record_location
-from backup_manager.records import Records
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
 from crds import names

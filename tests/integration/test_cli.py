@@ -12,8 +12,8 @@ import yaml
 from click.testing import CliRunner, Result
 
 import cli.cluster
-from backup_manager.record import Owner
-from backup_manager.records import Records
+from backup_manager.catalog.record import Owner
+from backup_manager.catalog.records import Records
 from backup_manager.storage.factory import open_storage
 from cli.main import commands
 from crds import names

@@ -18,7 +18,7 @@ import pymysql
 import pytest
 import yaml
 
-from backup_manager import gc_life_time
+from backup_manager.tidb import gc_life_time
 from crds.report import Report
 from sandbox.patience import PATIENCE
 from sandbox.ports import free_port

@@ -9,7 +9,7 @@ from typing import Any
 import pymysql
 import pytest
 
-from backup_manager.schema_objects import KEY
+from backup_manager.tidb.schema_objects import KEY
 from crds.report import Report
 from tests.integration.test_export_import import PASSWORD, Stage, path_of, wait_for_dump
 from tests.support import servers

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import yaml
 
-from backup_manager import gc_life_time
-from backup_manager.database import Access, Database
-from backup_manager.gc_life_time import HOLDER, MARKER, PACE, VARIABLE, Mark
 from backup_manager.locks import LockLostError
+from backup_manager.tidb import gc_life_time
+from backup_manager.tidb.connection import Access, Database
+from backup_manager.tidb.gc_life_time import HOLDER, MARKER, PACE, VARIABLE, Mark
 from tests.support import servers
 from tests.support.manager import World, world
 

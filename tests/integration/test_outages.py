@@ -20,11 +20,11 @@ from uuid import uuid4
 import pytest
 import yaml
 
-from backup_manager.database import Access, Database
-from backup_manager.kubernetes_api import KubernetesApi, Server
-from backup_manager.lease import LeasePlace
+from backup_manager.kubernetes.client import KubernetesApi, Server
+from backup_manager.kubernetes.lease import LeasePlace
 from backup_manager.locks import Lock, Note, Pace, Place
-from backup_manager.target_lock import RowPlace
+from backup_manager.tidb.connection import Access, Database
+from backup_manager.tidb.target_lock import RowPlace
 from crds import names
 from crds.report import ANNOTATION, Phase, Report
 from sandbox.api import JOBS, Resource

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from backup_manager.tools import br, flags
+from backup_manager.tools import br, flag_probe
 from backup_manager.tools.tikv_ctl import Heard, Shard, Work
 from sandbox.agent.images import STAND_INS, find_image
 from sandbox.patience import PATIENCE
@@ -50,8 +50,8 @@ def run(argv: list[str], env: dict[str, str], cwd: Path) -> "subprocess.Complete
     ],
 )
 def test_what_either_refuses(env: dict[str, str], tmp_path: Path, words: list[str], real: str, stand_in: str) -> None:
-    assert flags.unknown([tool("br"), *words], env=env, cwd=tmp_path) == real
-    assert flags.unknown([STAND_IN, *words], env=env, cwd=tmp_path) == stand_in
+    assert flag_probe.unknown([tool("br"), *words], env=env, cwd=tmp_path) == real
+    assert flag_probe.unknown([STAND_IN, *words], env=env, cwd=tmp_path) == stand_in
 
 
 def said(run: subprocess.CompletedProcess[str]) -> str:
@@ -109,9 +109,9 @@ def test_a_signal_reaches_the_real_br(env: dict[str, str], tmp_path: Path) -> No
 )
 def test_our_command_lines_for_tikv_ctl(env: dict[str, str], tmp_path: Path, work: Work) -> None:
     """Only against the stand-in: there is no real tikv-ctl here."""
-    assert flags.unknown([TIKV_CTL, *work.argv("x")], env=env, cwd=tmp_path) == ""
-    assert flags.unknown([TIKV_CTL, *work.argv("x"), "--nonsense"], env=env, cwd=tmp_path) == "--nonsense"
-    assert flags.unknown([TIKV_CTL, *work.argv("x"), "--shards", "1/2"], env=env, cwd=tmp_path) == "--shards"
+    assert flag_probe.unknown([TIKV_CTL, *work.argv("x")], env=env, cwd=tmp_path) == ""
+    assert flag_probe.unknown([TIKV_CTL, *work.argv("x"), "--nonsense"], env=env, cwd=tmp_path) == "--nonsense"
+    assert flag_probe.unknown([TIKV_CTL, *work.argv("x"), "--shards", "1/2"], env=env, cwd=tmp_path) == "--shards"
 
 
 def test_shards_share_a_folder_that_the_real_br_described(env: dict[str, str], tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 import pymysql
 import pytest
 
-from backup_manager import accounts
-from backup_manager.accounts import KEY
 from backup_manager.errors import PermanentError
+from backup_manager.tidb import accounts
+from backup_manager.tidb.accounts import KEY
 from crds.report import Report
 from sandbox.patience import PATIENCE
 from tests.integration.test_export_import import PASSWORD, Stage, path_of

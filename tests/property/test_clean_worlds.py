@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backup_manager.cleaner import Cleaner, CleanOptions
+from backup_manager.cleaning.cleaner import Cleaner, CleanOptions
 from backup_manager.errors import PartialError
 from backup_manager.signals import Stop
 from backup_manager.storage import s3_client

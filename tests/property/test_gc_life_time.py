@@ -12,8 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from backup_manager.gc_life_time import PACE, VARIABLE, Mark
 from backup_manager.locks import LockLostError
+from backup_manager.tidb.gc_life_time import PACE, VARIABLE, Mark
 from crds import durations
 from tests.support.manager import FakeDatabase, World, world
 

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backup_manager import ownership, target_lock
+from backup_manager.catalog import ownership
+from backup_manager.catalog.ownership import Actor
+from backup_manager.catalog.records import Records
 from backup_manager.operations import clean
-from backup_manager.ownership import Actor
-from backup_manager.records import Records
+from backup_manager.tidb import target_lock
 from crds import names
 from tests.support.interleaving.histories import KINDS, WHENS, play, random_plan, search
 from tests.support.interleaving.patches import real_code

@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from backup_manager import gc_life_time
-from backup_manager.custom_resource import Resource
-from backup_manager.database import Access
+from backup_manager.context import Context
 from backup_manager.errors import ManagerError
+from backup_manager.kubernetes.resource import Resource
 from backup_manager.masking import Masker, secrets_of
-from backup_manager.operations.steps import Context
-from backup_manager.reporter import Journal
+from backup_manager.reporting.journal import Journal
 from backup_manager.signals import Stop
+from backup_manager.tidb import gc_life_time
+from backup_manager.tidb.connection import Access
 from crds.report import Report
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -167,7 +167,7 @@ class FakeDatabase:
         return self.rows(statement, parameters) if answer is None else answer
 
     def _of_users(self, statement: str, parameters: Sequence[str]) -> Sequence[tuple[Any, ...]] | None:
-        """Answers to :mod:`backup_manager.accounts` and :mod:`backup_manager.account_plan`; None for any other statement."""
+        """Answers to ``tidb.accounts`` and ``tidb.account_plan``; None for any other statement."""
         text = statement % tuple(f"'{one}'" for one in parameters) if parameters and "@%s" in statement else statement
         known = any(word in text for word in _OF_USERS)
         if not known:
@@ -179,7 +179,7 @@ class FakeDatabase:
         return next((answer for start, answer in self.shown.items() if text.startswith(start)), default)
 
     def _of_objects(self, statement: str) -> Sequence[tuple[Any, ...]] | None:
-        """Answers to :mod:`backup_manager.schema_objects`; None for any other statement."""
+        """Answers to :mod:`backup_manager.tidb.schema_objects`; None for any other statement."""
         if "count(*)" in statement:
             return [(self.counts.get(statement.split()[3], 0),)]
         if "table_type = 'VIEW'" in statement:
@@ -200,7 +200,7 @@ _OF_USERS = (
 
 @dataclass
 class _Cursor:
-    """Understands the statements of :mod:`backup_manager.gc_life_time` and :mod:`backup_manager.target_lock`, and what *ask*
+    """Understands the statements of ``tidb.gc_life_time`` and ``tidb.target_lock``, and what *ask*
     answers."""
 
     rows: dict[str, tuple[str, str]]

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from backup_manager.kubernetes_api import ApiNotFoundError, ApiUnavailableError, ConflictError
-from backup_manager.storage.patience import patiently
+from backup_manager.kubernetes.client import ApiNotFoundError, ApiUnavailableError, ConflictError
+from backup_manager.storage.retry import patiently
 from crds.report import Report
 from tests.support.interleaving.scheduler import Process, Scheduler, State
 
@@ -72,7 +72,7 @@ class Cluster:
 
 
 class Api:
-    """In place of :class:`backup_manager.kubernetes_api.KubernetesApi`."""
+    """In place of :class:`backup_manager.kubernetes.client.KubernetesApi`."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster

@@ -11,12 +11,14 @@ from typing import Any, Final
 
 import pytest
 
-from backup_manager import br_run, cleaner, gc_life_time, locks, target_lock
-from backup_manager.cleaner import Cleaner
-from backup_manager.operations import backup, clean, export, import_data, restore
-from backup_manager.storage.patience import delete_all, patiently, write_patiently
+from backup_manager import locks
+from backup_manager.cleaning import cleaner
+from backup_manager.cleaning.cleaner import Cleaner
+from backup_manager.operations import br_backup, br_restore, clean, export, import_
+from backup_manager.storage.retry import delete_all, patiently, write_patiently
 from backup_manager.storage.tool_urls import ToolStorage
-from backup_manager.tools import dumpling_watch, process
+from backup_manager.tidb import gc_life_time, target_lock
+from backup_manager.tools import br_runner, dumpling_watch, process
 from backup_manager.tools.process import Ended
 from crds.paths import Location, location_of
 from tests.support.interleaving.locking import FakeRenewal
@@ -86,7 +88,7 @@ def real_code() -> Iterator[pytest.MonkeyPatch]:
     """Lead the real code into the world of :func:`new_world`, until the end of the body."""
     with pytest.MonkeyPatch.context() as patch, TemporaryDirectory(prefix="interleaving-") as root:
         patch.setattr(sys.modules[__name__], "_ROOT", [Path(root)])
-        for module in (backup, clean, export, import_data, restore):
+        for module in (br_backup, clean, export, import_, br_restore):
             patch.setattr(module, "open_storage", _open_storage, raising=False)
             for name in ("for_br", "for_dumpling", "for_lightning"):
                 if hasattr(module, name):
@@ -96,7 +98,7 @@ def real_code() -> Iterator[pytest.MonkeyPatch]:
         patch.setattr(process, "run", _run_tool)
         patch.setattr(process, "find_tool", lambda name, *_: name)
         patch.setattr(process, "free_port", lambda: 1)
-        patch.setattr(br_run, "find", lambda _context: "br")
+        patch.setattr(br_runner, "find", lambda _context: "br")
         patch.setattr(dumpling_watch, "watch", lambda *_, **__: nullcontext())
         patch.setattr(gc_life_time, "raised", lambda *_: nullcontext())
         patch.setattr(locks, "_Renewal", lambda **rest: FakeRenewal(_world().scheduler, **rest))

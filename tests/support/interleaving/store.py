@@ -1,7 +1,7 @@
 """The bucket as one process sees it: each request may be delayed, refused, or answered into the void.
 
 It is driven as the real drivers do it: reads are repeated patiently, a conditional write recognises its own first success by
-its content (:mod:`backup_manager.storage.patience`), and a batch of deletions is tried once. Pages and batches are tiny, so
+its content (:mod:`backup_manager.storage.retry`), and a batch of deletions is tried once. Pages and batches are tiny, so
 that there is something between two of them.
 """
 
@@ -11,16 +11,16 @@ from typing import Final, TypeVar
 
 import orjson
 
-from backup_manager import history
+from backup_manager.catalog import audit_log
 from backup_manager.storage.base import DeleteFailure, ObjectInfo, StoreState, Target, Upload
 from backup_manager.storage.memory import Bucket, MemoryStorage, etag_of
-from backup_manager.storage.patience import delete_all, patiently, write_patiently
+from backup_manager.storage.retry import delete_all, patiently, write_patiently
 from crds.paths import READERS_SUFFIX, Location
 from tests.support.interleaving.scheduler import Scheduler
 
 T = TypeVar("T")
 PAGE: Final = 3
-_HISTORY: Final = f"{history.FOLDER}/"
+_HISTORY: Final = f"{audit_log.FOLDER}/"
 """Nothing that counts depends on reading the audit trail, which would be half of all calls: no points there."""
 Effect = Callable[[str, bytes | None, bytes | None], None]
 """Told of each change: absolute key, what was there, what is there now."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from backup_manager.database import Access, DatabaseUnreachableError
+from backup_manager.tidb.connection import Access, DatabaseUnreachableError
 from backup_manager.tools.br import Cluster
 from tests.support.interleaving.scheduler import Process, Scheduler, State
 from tests.support.manager import _Cursor
@@ -68,7 +68,7 @@ class Targets:
 
 
 class FakeDatabase:
-    """In place of :class:`backup_manager.database.Database`."""
+    """In place of :class:`backup_manager.tidb.connection.Database`."""
 
     def __init__(self, targets: Targets, access: Access) -> None:
         self.access = access
@@ -120,7 +120,7 @@ class FakeDatabase:
 
 
 class FakePd:
-    """In place of :class:`backup_manager.pd.Pd`."""
+    """In place of :class:`backup_manager.tidb.pd.Pd`."""
 
     def __init__(self, targets: Targets, cluster: Cluster) -> None:
         self.urls = [cluster.pd]

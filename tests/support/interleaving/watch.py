@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import orjson
 
-from backup_manager.record import SUFFIX, unpack_objects
+from backup_manager.catalog.record import SUFFIX, unpack_objects
 from backup_manager.storage.memory import etag_of
 from backup_manager.tools import backupmeta
 from crds.paths import CONTENT_SUFFIX, OBJECTS_SUFFIX, Location

@@ -11,11 +11,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from backup_manager.custom_resource import Resource
+from backup_manager.context import Context, Operation
 from backup_manager.errors import ManagerError
-from backup_manager.operations import backup, clean, export, import_data, restore
-from backup_manager.operations.steps import Context, Operation
-from backup_manager.reporter import Journal
+from backup_manager.kubernetes.resource import Resource
+from backup_manager.operations import br_backup, br_restore, clean, export, import_
+from backup_manager.reporting.journal import Journal
 from backup_manager.storage.memory import Bucket
 from crds import identity, names
 from crds.paths import Location
@@ -34,10 +34,10 @@ CLEANS: Final = 4
 BUCKET: Final = "b"
 _OPERATIONS: Final[Mapping[str, Operation]] = {
     "export": export.run,
-    "br": backup.run,
-    "br-old": backup.run,
-    "restore": import_data.run,
-    "br-restore": restore.run,
+    "br": br_backup.run,
+    "br-old": br_backup.run,
+    "restore": import_.run,
+    "br-restore": br_restore.run,
     "clean": clean.run,
 }
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from backup_manager import credentials
-from backup_manager.database import Access
 from backup_manager.errors import UsageError
 from backup_manager.masking import Masker, secrets_of
 from backup_manager.storage import gcs, s3_credentials
 from backup_manager.storage.settings import AzureSettings, GcsSettings, S3Settings
 from backup_manager.storage.tool_urls import for_dumpling
+from backup_manager.tidb.connection import Access
 from crds.paths import location_of
 
 ONE_LINE = credentials._ONE_LINE

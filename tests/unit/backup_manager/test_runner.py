@@ -11,11 +11,13 @@ from typing import Any, ClassVar
 import pytest
 import yaml
 
-from backup_manager import backoff, kubernetes_api, reporters, runner
+from backup_manager import backoff, runner
 from backup_manager.cli import COMMANDS
-from backup_manager.custom_resource import choose
+from backup_manager.context import Context, Result, Step, run_steps
 from backup_manager.errors import PartialError, TransientError, UnreachableError, UsageError
-from backup_manager.operations.steps import Context, Result, Step, run_steps
+from backup_manager.kubernetes import client as kubernetes_api
+from backup_manager.kubernetes.resource import choose
+from backup_manager.reporting import reporters
 from backup_manager.signals import Stop
 from crds import names
 from crds.report import ANNOTATION, Report

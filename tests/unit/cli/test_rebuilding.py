@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from app.domain.config import Config
-from backup_manager.history import digest
+from backup_manager.catalog.audit_log import digest
+from backup_manager.catalog.record import Owner, Record, State
 from backup_manager.masking import MASK
-from backup_manager.record import Owner, Record, State
 from cli.documents import key_of
 from cli.rebuilding import rebuild
 from cli.requests import ask, observe, request

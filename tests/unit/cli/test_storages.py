@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 import cli.storages
-from backup_manager.content import Content
+from backup_manager.catalog.audit_log import Chain
+from backup_manager.catalog.content import Content
+from backup_manager.catalog.record import Cleaned, Owner
+from backup_manager.catalog.records import Records
 from backup_manager.errors import AccessDeniedError, NotFoundError, UsageError
-from backup_manager.history import Chain
-from backup_manager.record import Cleaned, Owner
-from backup_manager.records import Records
 from backup_manager.storage.memory import Bucket, MemoryStorage
 from cli.chronicle import Chronicle, outcome, remark, since
 from cli.rebuilding import rebuild

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from app.main import app
-from backup_manager.custom_resource import choose
+from backup_manager.kubernetes.resource import choose
 from crds.paths import export_location
 from crds.v1alpha1 import spec_problems
 

@@ -13,8 +13,10 @@ from app.domain.job import ending
 from app.domain.observed import Observed
 from app.domain.restore import pitr
 from app.settings import Settings
-from backup_manager import database, lease, runner
-from backup_manager.operations import log_watch as watch
+from backup_manager import runner
+from backup_manager.kubernetes import lease
+from backup_manager.operations import watch_log as watch
+from backup_manager.tidb import connection as database
 from crds import durations, names
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -10,18 +10,19 @@ from typing import Any
 
 import pytest
 
-from backup_manager import br_run, history, ownership
-from backup_manager.content import Content
+from backup_manager.catalog import audit_log, ownership
+from backup_manager.catalog.content import Content
+from backup_manager.catalog.readers import ReaderActiveError
+from backup_manager.catalog.record import Owner, Record, State
+from backup_manager.catalog.records import Records
+from backup_manager.context import Result
 from backup_manager.errors import InterruptedError_, ManagerError
-from backup_manager.gc_life_time import Mark
-from backup_manager.operations import backup, log, restore
-from backup_manager.operations.steps import Result
-from backup_manager.pd import LogTask, Pd, TaskState
-from backup_manager.readers import ReaderActiveError
-from backup_manager.record import Owner, Record, State
-from backup_manager.records import Records
+from backup_manager.operations import br_backup, br_log, br_restore
 from backup_manager.signals import Stop
 from backup_manager.storage.factory import open_storage
+from backup_manager.tidb.gc_life_time import Mark
+from backup_manager.tidb.pd import LogTask, Pd, TaskState
+from backup_manager.tools import br_runner
 from crds import names
 from crds.paths import location_of
 from crds.report import Phase
@@ -61,11 +62,11 @@ class Case:
         resource = dataclasses.replace(here.context.resource, status=self.status)
         return dataclasses.replace(here, context=dataclasses.replace(here.context, resource=resource))
 
-    def run(self, operation: Any = backup, **options: Any) -> tuple[Result, World]:
+    def run(self, operation: Any = br_backup, **options: Any) -> tuple[Result, World]:
         here = self.world(**options)
         return operation.run(here.context), here
 
-    def fails(self, operation: Any = backup, **options: Any) -> ManagerError:
+    def fails(self, operation: Any = br_backup, **options: Any) -> ManagerError:
         with pytest.raises(ManagerError) as caught:
             self.run(operation, **options)
         assert caught.value.hint
@@ -79,7 +80,7 @@ class Case:
 @pytest.fixture
 def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
     case = Case(tmp_path)
-    for operation in (backup, restore):
+    for operation in (br_backup, br_restore):
         monkeypatch.setattr(operation, "connect", lambda _context, _access: case.database)
     return case
 
@@ -118,7 +119,7 @@ def test_a_restore_without_what_the_spec_names_never_reaches_the_cluster(case: C
     (case.folder / "backupmeta").write_bytes(bytes.fromhex("30ac02c8018827"))
     case.spec |= spec
     case.install(meta=None)
-    assert case.fails(restore).problem().reason == "NothingRestored"
+    assert case.fails(br_restore).problem().reason == "NothingRestored"
     assert case.tool.called("br") == []
 
 
@@ -252,7 +253,7 @@ def test_commands_of_a_log_backup(case: Case, command: str, second: str, told: d
     assert case.database.history == []
 
 
-@pytest.mark.parametrize(("command", "reason"), [(c.value, r) for c, r in log.REASONS.items()])
+@pytest.mark.parametrize(("command", "reason"), [(c.value, r) for c, r in br_log.REASONS.items()])
 def test_reasons_of_log_commands_are_upstreams(case: Case, command: str, reason: str) -> None:
     case.flags = {"mode": "log", "subcommand": command, "truncate-until": "99"}
     case.install(meta=None, err=["Error: no"], code=1)
@@ -289,9 +290,9 @@ def test_the_ends_of_a_log_are_in_its_record_and_its_history(case: Case, monkeyp
     assert told == [("7", None), ("7", "500"), ("99", "500"), ("99", "900")]
     assert record is not None
     storage = open_storage(case.spec, location=location_of(case.spec), env={})
-    account = history.Chain.beside(storage).read()
+    account = audit_log.Chain.beside(storage).read()
     written = (case.folder.parent / "full.record.json").read_bytes()
-    assert history.against_records(account, [(record.backup_path, history.digest(written))]) == []
+    assert audit_log.against_records(account, [(record.backup_path, audit_log.digest(written))]) == []
     assert account.findings == []
     assert [entry.content for entry in account.entries][-1] == record.content
 
@@ -338,11 +339,11 @@ def test_a_log_is_not_truncated_under_a_restore_that_reads_it(case: Case, kind: 
     api: Any = SimpleNamespace(resources=lambda asked, _namespace: [reads] if asked == kind else [])
     context = dataclasses.replace(here.context, kubernetes=api)
     if not waits:
-        backup.run(context)
+        br_backup.run(context)
         assert case.argv()[1:3] == ["log", "truncate"]
         return
     with pytest.raises(ReaderActiveError, match="Restore ns/r") as caught:
-        backup.run(context)
+        br_backup.run(context)
     assert "backoffRetryPolicy" in caught.value.hint
     assert not case.tool.called("br")
     assert here.report.phase is Phase.WAITING
@@ -430,7 +431,7 @@ def test_a_good_restore(case: Case) -> None:
             '[x] ["Full Restore success summary"] [total-kv=1]',
         ],
     )
-    result, here = case.run(restore)
+    result, here = case.run(br_restore)
     assert (result.commit_ts, result.backup_size) == ("300", 5000)
     assert case.argv()[1:3] == ["restore", "full"]
     assert here.report.result["brOperations"][0]["operationID"] == "a"
@@ -440,7 +441,7 @@ def test_a_good_restore(case: Case) -> None:
 
 def test_a_restore_of_nothing_is_told_before_br_waits_for_a_cluster(case: Case) -> None:
     case.install(meta=None)
-    assert case.fails(restore).problem().reason == "SourceNotFound"
+    assert case.fails(br_restore).problem().reason == "SourceNotFound"
     assert case.tool.called("br") == []
 
 
@@ -455,7 +456,7 @@ def test_a_restore_of_nothing_is_told_before_br_waits_for_a_cluster(case: Case) 
 def test_failures_of_a_restore(case: Case, line: str, reason: str) -> None:
     put_backup(case)
     case.install(meta=None, err=[line], code=1)
-    assert case.fails(restore).problem().reason == reason
+    assert case.fails(br_restore).problem().reason == reason
     assert case.database.life_time == "10m0s"
 
 
@@ -467,10 +468,10 @@ def test_a_restore_that_br_takes_for_running_waits_until_br_takes_it_for_dead(
     put_backup(case)
     line = "Error: task with ID 1 already exists and is running: [BR:Common:ErrInvalidArgument]"
     case.install(meta=None, err=[line], code=1)
-    problem = case.fails(restore).problem()
+    problem = case.fails(br_restore).problem()
     assert (problem.reason, problem.retryable) == ("RestoreTaskRunning", True)
-    assert waits == [br_run.STALE_SECONDS]
-    assert br_run.STALE_SECONDS > 300
+    assert waits == [br_runner.STALE_SECONDS]
+    assert br_runner.STALE_SECONDS > 300
     assert len(case.tool.called("br")) == 2
 
 
@@ -482,7 +483,7 @@ def test_prune(case: Case, tool: dict[str, Any], reason: str | None) -> None:
     case.flags["abort"] = True
     case.install(meta=None, **({"out": ["done"]} | tool))
     if reason:
-        assert case.fails(restore).problem().reason == reason
+        assert case.fails(br_restore).problem().reason == reason
     else:
-        case.run(restore)
+        case.run(br_restore)
         assert case.argv()[1:4] == ["abort", "restore", "full"]

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from backup_manager.catalog.record import Owner
+from backup_manager.catalog.records import Records
+from backup_manager.context import Result
 from backup_manager.errors import InterruptedError_, ManagerError, UsageError
 from backup_manager.operations import compact
-from backup_manager.operations.steps import Result
-from backup_manager.record import Owner
-from backup_manager.records import Records
 from backup_manager.signals import Stop
 from backup_manager.storage.factory import open_storage
 from backup_manager.tools.tikv_ctl import Heard, Work

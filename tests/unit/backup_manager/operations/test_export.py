@@ -10,25 +10,26 @@ from typing import Any
 
 import pytest
 
-from backup_manager import accounts, content
-from backup_manager.database import DatabaseError
+from backup_manager.catalog import content
+from backup_manager.catalog.record import Owner
+from backup_manager.catalog.records import Records
+from backup_manager.context import Result
 from backup_manager.errors import ClaimedError, InterruptedError_, ManagerError, SupersededError
 from backup_manager.operations import export
-from backup_manager.operations.steps import Result
-from backup_manager.record import Owner
-from backup_manager.records import Records
 from backup_manager.signals import Stop
 from backup_manager.storage.base import ObjectInfo
 from backup_manager.storage.local import LocalStorage
+from backup_manager.tidb import accounts
+from backup_manager.tidb.connection import DatabaseError
 from backup_manager.tools import process
 from backup_manager.tools.dumpling import SUCCESS
 from crds.paths import Location, Provider
 from crds.report import Phase
 from tests.support.fake_tool import FakeTool
 from tests.support.manager import FakeDatabase, World, local_storage, world
-from tests.unit.backup_manager.test_accounts import HASH
-from tests.unit.backup_manager.test_accounts import database as accounts_of_tidb
-from tests.unit.backup_manager.test_schema_objects import database as objects_of_tidb
+from tests.unit.backup_manager.tidb.test_accounts import HASH
+from tests.unit.backup_manager.tidb.test_accounts import database as accounts_of_tidb
+from tests.unit.backup_manager.tidb.test_schema_objects import database as objects_of_tidb
 
 METADATA = (
     "Started dump at: x\nSHOW MASTER STATUS:\n\tLog: tidb-binlog\n\tPos: 470656142251917312\n\tGTID:\n\nFinished dump at: y\n"

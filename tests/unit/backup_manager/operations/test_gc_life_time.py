@@ -7,12 +7,12 @@ from typing import Any, cast
 import pytest
 
 from backup_manager.cli import COMMANDS
-from backup_manager.database import Access
+from backup_manager.context import Context
 from backup_manager.errors import UsageError
-from backup_manager.gc_life_time import Mark
-from backup_manager.kubernetes_api import KubernetesApi
+from backup_manager.kubernetes.client import KubernetesApi
 from backup_manager.operations import gc_life_time
-from backup_manager.operations.steps import Context
+from backup_manager.tidb.connection import Access
+from backup_manager.tidb.gc_life_time import Mark
 from crds import durations, names
 from tests.support.manager import UID, FakeDatabase, world
 

@@ -13,17 +13,17 @@ from typing import Any, cast
 
 import pytest
 
-from backup_manager import accounts, schema_objects, target_lock
-from backup_manager.content import Content, Item, Kind
-from backup_manager.database import Database
+from backup_manager.catalog.content import Content, Item, Kind
+from backup_manager.catalog.record import Owner
+from backup_manager.catalog.records import Records
+from backup_manager.context import Result
 from backup_manager.errors import InterruptedError_, ManagerError
 from backup_manager.locks import Note
-from backup_manager.operations import import_data
-from backup_manager.operations.steps import Result
-from backup_manager.record import Owner
-from backup_manager.records import Records
+from backup_manager.operations import import_
 from backup_manager.signals import Stop
 from backup_manager.storage.local import LocalStorage
+from backup_manager.tidb import accounts, schema_objects, target_lock
+from backup_manager.tidb.connection import Database
 from backup_manager.tools.lightning import CANCELED, SUCCESS
 from crds import names
 from crds.paths import Location, Provider
@@ -32,9 +32,9 @@ from sandbox.patience import PATIENCE, until
 from tests.support.fake_tool import FakeTool
 from tests.support.manager import FakeDatabase, World, local_storage, world
 from tests.unit.backup_manager.operations.test_export import FILES
-from tests.unit.backup_manager.test_account_plan import BK, target
-from tests.unit.backup_manager.test_accounts import HASH
-from tests.unit.backup_manager.test_target_lock import QUICK
+from tests.unit.backup_manager.tidb.test_account_plan import BK, target
+from tests.unit.backup_manager.tidb.test_accounts import HASH
+from tests.unit.backup_manager.tidb.test_target_lock import QUICK
 
 FOLDER = "cr-1a2b3c4d"
 
@@ -79,12 +79,12 @@ class Case:
 
     def run(self, **options: Any) -> tuple[Result, World]:
         here = self.world(**options)
-        return import_data.run(here.context), here
+        return import_.run(here.context), here
 
     def fails(self, **options: Any) -> ManagerError:
         here = self.world(**options)
         with pytest.raises(ManagerError) as caught:
-            import_data.run(here.context)
+            import_.run(here.context)
         assert caught.value.hint
         assert "hunter22" not in caught.value.message + "".join(here.lines)
         return caught.value
@@ -93,7 +93,7 @@ class Case:
 @pytest.fixture
 def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
     case = Case(tmp_path)
-    monkeypatch.setattr(import_data, "connect", lambda _context, _access: case.database)
+    monkeypatch.setattr(import_, "connect", lambda _context, _access: case.database)
     return case
 
 
@@ -163,7 +163,7 @@ def test_the_target_is_looked_at_only_while_the_lock_is_held(case: Case, monkeyp
 
     def work() -> None:
         try:
-            import_data.run(here.context)
+            import_.run(here.context)
         except ManagerError as error:
             caught.append(error)
 
@@ -406,7 +406,7 @@ def test_a_volume_that_is_too_small_is_told_before_unpacking(case: Case, monkeyp
 )
 def test_where_the_data_is(tmp_path: Path, flag: str, storage: dict[str, str], folder: str, name: str) -> None:
     here = world(tmp_path, {"s3": {"provider": "aws", **storage}}, flags={"backupPath": flag} if flag else {})
-    source = import_data._source(here.context)
+    source = import_._source(here.context)
     assert (source.folder.url, source.archive) == (folder, name)
 
 

@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from backup_manager import accounts, schema_objects
-from backup_manager.accounts import Account, Accounts
-from backup_manager.content import Content, Item, Kind
-from backup_manager.database import Database, DatabaseUnreachableError
+from backup_manager.catalog.content import Content, Item, Kind
+from backup_manager.catalog.record import Cleaned, Owner
+from backup_manager.catalog.records import Records
+from backup_manager.context import Result
 from backup_manager.errors import AccessDeniedError, CheckError, NotFoundError, UsageError
 from backup_manager.operations import check, verify
-from backup_manager.operations.steps import Result
-from backup_manager.record import Cleaned, Owner
-from backup_manager.records import Records
-from backup_manager.schema_objects import NamedView, SchemaObjects
 from backup_manager.storage.local import LocalStorage
+from backup_manager.tidb import accounts, schema_objects
+from backup_manager.tidb.accounts import Account, Accounts
+from backup_manager.tidb.connection import Database, DatabaseUnreachableError
+from backup_manager.tidb.schema_objects import NamedView, SchemaObjects
 from crds import names
 from crds.paths import Location, Provider
 from crds.report import Problem

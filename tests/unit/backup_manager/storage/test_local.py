@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from backup_manager.cleaner import Cleaner
+from backup_manager.cleaning.cleaner import Cleaner
 from backup_manager.errors import AccessDeniedError, ManagerError, NotFoundError, StorageError
 from backup_manager.storage import local
 from backup_manager.storage.local import LocalStorage

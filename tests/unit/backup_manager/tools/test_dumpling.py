@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from backup_manager.database import Access, TlsFiles
+from backup_manager.tidb.connection import Access, TlsFiles
 from backup_manager.tools import dumpling
 
 ACCESS = Access(host="db", port=4001, user="u", password="p w")

@@ -4,7 +4,7 @@ import re
 import tomllib
 from pathlib import Path
 
-from backup_manager.database import Access, TlsFiles
+from backup_manager.tidb.connection import Access, TlsFiles
 from backup_manager.tools import lightning
 
 AWKWARD = 'p"a\\ss\nw\u00f6rd\x7f'

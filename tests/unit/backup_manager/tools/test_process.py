@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from backup_manager import log_blocks
+from backup_manager import log_lines
 from backup_manager.errors import InterruptedError_, ToolError
 from backup_manager.masking import LEFT_OUT, Masker
 from backup_manager.signals import Stop
@@ -62,7 +62,7 @@ def test_a_line_of_5_mib_is_passed_over_and_those_after_it_arrive(tmp_path: Path
     ended, seen, logged = run(script)
     (_, begun), (_, last) = seen
     assert long.startswith(begun)
-    assert log_blocks.LONGEST <= len(begun) < log_blocks.LONGEST + log_blocks.SIZE
+    assert log_lines.LONGEST <= len(begun) < log_lines.LONGEST + log_lines.SIZE
     assert last == "last, without its end"
     assert [line for line in logged if line.endswith(LEFT_OUT)] == [logged[1]]
     assert max(len(line) for line in ended.out) == 2000
@@ -70,7 +70,7 @@ def test_a_line_of_5_mib_is_passed_over_and_those_after_it_arrive(tmp_path: Path
 
 def test_a_secret_in_a_line_without_end_is_not_printed(tmp_path: Path) -> None:
     """The line is cut amid the secret; neither its beginning nor its end is shown."""
-    before = log_blocks.LONGEST - 20
+    before = log_lines.LONGEST - 20
     script = tmp_path / "long"
     script.write_text(f"#!{sys.executable} -S\nimport sys\nsys.stdout.write('x ' * {before // 2} + 'hunter22 ' * 100_000)\n")
     script.chmod(0o755)

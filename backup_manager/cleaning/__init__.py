@@ -1,0 +1,1 @@
+"""Deletion of everything under one path, in bounded memory."""
