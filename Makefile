@@ -30,7 +30,7 @@ tools: venv ## build the real servers and tools once (about 12 min on 2 cores), 
 	@$(PYTHON) sandbox/tools/build.py
 
 demo: tools ## back up a real TiDB to a real S3 server, restore it into a second one, compare (3 min)
-	@$(BIN)/python -m sandbox.demo
+	@$(BIN)/python -m sandbox.demo.main
 
 check: venv ## format, lint, types, import contracts, unit tests (under a minute)
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target static documented-unit
@@ -43,7 +43,7 @@ static: venv ## format, lint, types, import contracts
 	@$(BIN)/python -m crds.generate --check
 
 documented-unit: venv
-	@$(WORKERS) tests/unit tests/golden --doctest-modules crds app backup_manager cli rotator sandbox/metacontroller sandbox/access.py
+	@$(WORKERS) tests/unit tests/golden --doctest-modules crds app backup_manager cli rotator sandbox/standins/metacontroller sandbox/session.py
 
 format: venv ## let ruff format and sort
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .

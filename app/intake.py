@@ -8,7 +8,7 @@ from fastapi import Request
 from starlette.types import Message
 
 from app.hooks.pieces import Body, Lean, whole
-from app.hooks.wire import RequestError
+from app.hooks.request import RequestError
 
 SMALL: Final = 64 * 1024
 """Bytes up to which a body is taken whatever others hold: most CRs, so that big ones never keep them waiting."""

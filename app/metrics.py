@@ -20,7 +20,7 @@ from app.domain.observed import Observed, metadata
 from app.domain.schedule import cron
 from app.domain.schedule.children import BACKUPS, state_of
 from app.domain.times import moment
-from crds import names, tso
+from crds.contract import names, tso
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

@@ -12,8 +12,8 @@ import orjson
 from fastapi import FastAPI
 
 from app.domain.times import stamp
-from app.hooks.wire import KINDS
-from crds import names
+from app.hooks.request import KINDS
+from crds.contract import names
 
 APPLICATION: Final[Mapping[str, Any]] = {
     "title": "TiDB backup hooks",

@@ -18,8 +18,10 @@ from fastapi import FastAPI, Request, Response
 
 from app import logs, openapi
 from app.credentials import Certificate, Tokens, watch
-from app.hooks import answer, backupschedule, wire
-from app.hooks.wire import RequestError
+from app.hooks import backupschedule
+from app.hooks import request as wire
+from app.hooks import response as answer
+from app.hooks.request import RequestError
 from app.intake import Bodies, CallerGone, Intake, Share
 from app.metrics import CONTENT_TYPE, Metrics
 from app.service import Handle, Service, handlers

@@ -14,9 +14,11 @@ import orjson
 from app.domain.config import Config
 from app.domain.decision import Decision
 from app.domain.observed import Observed
-from app.hooks import answer, backup, backupschedule, compactbackup, namespace, restore, sound, wire
-from app.hooks.kind import Kind
-from app.hooks.wire import RequestError
+from app.hooks import backup, backupschedule, compactbackup, namespace, restore, sanitize
+from app.hooks import request as wire
+from app.hooks import response as answer
+from app.hooks.request import RequestError
+from app.hooks.resource import Kind
 from app.metrics import Metrics
 
 KINDS: Final[Sequence[Kind[Any]]] = (backup.KIND, restore.KIND, backupschedule.KIND, compactbackup.KIND)
@@ -41,13 +43,13 @@ class Service:
         try:
             rules = answer.plain(kind.related(cr, self.config))
         except Exception:  # noqa: BLE001 - a spec that cannot be read: sync calls it Invalid, a deletion goes on
-            rules = answer.plain(kind.related(sound.parent_of(cr, kind.path), self.config))
+            rules = answer.plain(kind.related(sanitize.parent_of(cr, kind.path), self.config))
         return orjson.dumps({"relatedResources": rules}, option=orjson.OPT_SORT_KEYS)
 
     def decide(self, kind: Kind[Any], document: dict[str, Any], *, finalize: bool) -> bytes:
         """Children and status of a CR."""
         observed = wire.observed(document, kind.path, finalize=finalize)
-        decided = sound.decide(kind, observed, self.clock(), self.config)
+        decided = sanitize.decide(kind, observed, self.clock(), self.config)
         if decided.places and self.log is not None:
             cr = f"{kind.path}/{observed.namespace}/{observed.name}"
             self.log.warning("values of a wrong type were left out", cr=cr, places=decided.places[:_SHOWN_PLACES])

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from backup_manager.errors import UsageError
-from crds import names
+from crds.contract import names
 
 _BYTE_ORDER_MARK: Final = "\ufeff"
 _ONE_LINE: Final = (
@@ -42,8 +42,8 @@ def value(env: Mapping[str, str], variable: str) -> str:
 
     A storage's loses whitespace and a byte order mark at both ends. The database's password loses a byte order mark and the
     line ends that close it, nothing else: it may begin and end with spaces. Variables of the base snapshot of a restore to a
-    point in time (:data:`crds.names.ENV_FULL_BACKUP`) are treated like those without the prefix. Raises UsageError for a
-    storage's with whitespace or a control character inside, or that no request can send.
+    point in time (:data:`crds.contract.names.ENV_FULL_BACKUP`) are treated like those without the prefix. Raises UsageError for
+    a storage's with whitespace or a control character inside, or that no request can send.
     """
     name, found = variable.removeprefix(names.ENV_FULL_BACKUP), env.get(variable, "")
     if name == names.ENV_PASSWORD:

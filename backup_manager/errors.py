@@ -24,7 +24,7 @@
 
 from typing import ClassVar
 
-from crds.report import Problem
+from crds.contract.report import Problem
 
 
 class ManagerError(Exception):

@@ -30,8 +30,8 @@ from backup_manager.catalog.attempts import ended_pods
 from backup_manager.errors import InterruptedError_, ManagerError, TransientError
 from backup_manager.kubernetes.client import ApiUnavailableError
 from backup_manager.tools.process import GRACE_SECONDS
-from crds import names
-from crds.report import Problem
+from crds.contract import names
+from crds.contract.report import Problem
 
 if TYPE_CHECKING:
     from backup_manager.context import Context

@@ -31,8 +31,8 @@ from backup_manager.reporting.journal import Journal
 from backup_manager.reporting.reporters import leave_last_words, open_reporter
 from backup_manager.signals import End, Stop
 from backup_manager.tools import secret_options
-from crds import names
-from crds.report import Problem
+from crds.contract import names
+from crds.contract.report import Problem
 
 ENV_SCRATCH: Final = "BACKUP_MANAGER_SCRATCH"
 """A folder for temporary files (archives are unpacked there); the system's own when not set."""

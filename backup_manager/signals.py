@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Final
 
 from backup_manager.errors import InterruptedError_
-from crds import names
+from crds.contract import names
 
 STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -51,7 +51,7 @@ class Stop:
 
     @classmethod
     def of(cls, env: Mapping[str, str]) -> "Stop":
-        """With the grace period that the Pod has (:data:`crds.names.ENV_GRACE`); the default where that is not known."""
+        """With the grace period of the Pod (:data:`crds.contract.names.ENV_GRACE`), or the default where it is not known."""
         try:
             grace = float(env.get(names.ENV_GRACE) or names.GRACE_SECONDS)
         except ValueError:

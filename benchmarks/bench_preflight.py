@@ -25,7 +25,7 @@ import yaml
 
 from backup_manager.storage.factory import open_storage
 from backup_manager.storage.preflight import preflight, require
-from crds import names
+from crds.contract import names
 from sandbox.ports import HOST
 from tests.support import servers
 from tests.support.object_stores import azure, gcs

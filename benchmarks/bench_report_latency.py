@@ -13,8 +13,8 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Final
 
-from crds import names
-from crds.report import ANNOTATION, Phase, Report, StepProgress
+from crds.contract import names
+from crds.contract.report import ANNOTATION, Phase, Report, StepProgress
 from sandbox import Cluster
 from sandbox.api import JOBS, Api, ApiError, Object, Resource, name_of
 from sandbox.components import METACONTROLLER_BIN

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from app.domain.times import stamp
-from crds import names, tso
+from crds.contract import names, tso
 
 NOW = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 """The newest slot of an hourly schedule: the server's clock is the real one."""

@@ -13,7 +13,7 @@ from urllib3.exceptions import HTTPError
 
 from backup_manager.errors import AccessDeniedError, NotFoundError, PermanentError, UnreachableError, UsageError
 from cli.documents import DEFAULT_NAMESPACE, Object, key_of
-from crds import names
+from crds.contract import names
 from crds.v1alpha1 import KINDS
 
 _TIMEOUT: Final = (5, 60)

@@ -14,7 +14,7 @@ from backup_manager.kubernetes.resource import Resource
 from backup_manager.masking import Masker, secrets_of
 from backup_manager.reporting.journal import Journal, NullReporter
 from cli.documents import Object
-from crds.report import Problem
+from crds.contract.report import Problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

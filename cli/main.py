@@ -15,7 +15,7 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for plug
 COMMANDS: Final[Mapping[str, str]] = {
     "render": "render",
     "plan": "plan",
-    "next": "coming_runs",
+    "next": "next_runs",
     "simulate": "simulate",
     "status": "status",
     "watch": "watch",
@@ -71,7 +71,7 @@ class _Commands(click.Group):
         """Run the command."""
         from backup_manager.errors import ManagerError  # noqa: PLC0415  (help answers without it)
         from cli.output import Output  # noqa: PLC0415
-        from crds.report import Problem  # noqa: PLC0415
+        from crds.contract.report import Problem  # noqa: PLC0415
 
         try:
             return super().invoke(ctx)

@@ -11,8 +11,8 @@ from typing import Any, Final
 from app.domain.job.ending import FORCE_ANNOTATION
 from app.domain.observed import Object, condition, metadata
 from app.domain.times import moment
-from cli.summary import FAILED, Summary
-from crds import names
+from cli.models.status import FAILED, Summary
+from crds.contract import names
 
 _MOVES: Final = frozenset(
     {

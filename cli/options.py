@@ -11,7 +11,7 @@ import click
 from backup_manager.errors import UsageError
 from cli.documents import Files, Source, read_files
 from cli.output import Answer, Format, Output
-from crds import durations, sizes
+from crds.contract import durations, sizes
 
 if TYPE_CHECKING:
     from cli.cluster import Cluster

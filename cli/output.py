@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
 import orjson
 import yaml
 
-from cli.words import when
-from crds.report import Problem
+from cli.formats import when
+from crds.contract.report import Problem
 
 if TYPE_CHECKING:
     from rich.progress import Progress

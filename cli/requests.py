@@ -15,12 +15,14 @@ from app.domain.decision import Decision
 from app.domain.observed import Observed, controller_of, metadata
 from app.domain.schedule.children import BACKUPS, COMPACTIONS
 from app.domain.times import stamp
-from app.hooks import answer, backup, backupschedule, compactbackup, restore, wire
-from app.hooks.kind import Kind
+from app.hooks import backup, backupschedule, compactbackup, restore
+from app.hooks import request as wire
+from app.hooks import response as answer
 from app.hooks.pieces import Body
+from app.hooks.resource import Kind
 from backup_manager.errors import UsageError
 from cli.documents import Object, key_of
-from crds import names
+from crds.contract import names
 
 HOOKS: Final[Mapping[str, Kind[Any]]] = {
     "Backup": backup.KIND,

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from crds import names, yaml_text
+from crds import yaml_text
+from crds.contract import names
 from crds.v1alpha1 import KINDS
 from crds.v1alpha1.common import CORE, Model, Resource, Rule
 

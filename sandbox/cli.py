@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from crds import names
+from crds.contract import names
 from sandbox.api import Object, name_of, uid_of
 from sandbox.cluster import ALL_PARTS, Cluster, fill
 from sandbox.errors import SandboxError

@@ -13,16 +13,16 @@ from threading import BoundedSemaphore
 from types import TracebackType
 from typing import Final, Self
 
-from crds import names
-from sandbox import components, manifests, prepare
-from sandbox.access import Access, Bucket, Database, fill
-from sandbox.agent.node import NODE_NAME
+from crds.contract import names
+from sandbox import bootstrap, components, manifests
 from sandbox.api import CONFIG_MAPS, NODES, SERVICE_ACCOUNTS, ApiError, Object
 from sandbox.components import S3_ACCESS_KEY, Component, base_environment
 from sandbox.errors import SandboxError
 from sandbox.layout import DEFAULT_NAME, DEFAULT_TIDBS, State, all_layouts
 from sandbox.machine import cores
 from sandbox.processes import Recorded, start_ready, stop
+from sandbox.session import Access, Bucket, Database, fill
+from sandbox.standins.kubelet.node import NODE_NAME
 
 __all__ = ["ALL_PARTS", "Bucket", "Cluster", "Database", "fill", "sweep"]
 
@@ -85,7 +85,7 @@ class Cluster(Access):
         try:
             write_certificates(self.layout.certificates)
             self._hook_secret = make_credentials(self.layout)
-            prepare.write_kubeconfig(self.layout)
+            bootstrap.write_kubeconfig(self.layout)
             self._start_all()
         except BaseException:
             self.stop(keep=True)
@@ -230,11 +230,11 @@ class Cluster(Access):
 
     def _tidb_ready(self, name: str) -> Callable[[], bool]:
         state = self.layout.state
-        return lambda: prepare.prepare_tidb(state.ports[name], state.tidb_password)
+        return lambda: bootstrap.prepare_tidb(state.ports[name], state.tidb_password)
 
     def _bucket_ready(self) -> bool:
         state = self.layout.state
-        return prepare.make_bucket(state.ports["s3-s3"], S3_ACCESS_KEY, state.s3_secret_key)
+        return bootstrap.make_bucket(state.ports["s3-s3"], S3_ACCESS_KEY, state.s3_secret_key)
 
     def make_namespace(self, name: str) -> None:
         """A labelled namespace with the Secrets that examples use, and the manager's account."""

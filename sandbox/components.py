@@ -133,7 +133,7 @@ def metacontroller(layout: Layout) -> Component:
     binary = os.environ.get(METACONTROLLER_BIN)
     if binary and not Path(binary).is_file():
         raise SandboxError(f"{METACONTROLLER_BIN}={binary}: no such file; unset it to use the stand-in")
-    argv = [binary] if binary else [sys.executable, "-m", "sandbox.metacontroller"]
+    argv = [binary] if binary else [sys.executable, "-m", "sandbox.standins.metacontroller"]
     argv += [
         f"--kubeconfig={layout.kubeconfig}",
         "--metrics-address=0",
@@ -165,7 +165,7 @@ def webhook(layout: Layout, env: Mapping[str, str]) -> Component:
 
 def agent(layout: Layout, ready: Callable[[], bool]) -> Component:
     """The node agent, which runs Pods as local processes."""
-    argv = [sys.executable, "-m", "sandbox.agent", f"--kubeconfig={layout.kubeconfig}", f"--folder={layout.pods}"]
+    argv = [sys.executable, "-m", "sandbox.standins.kubelet", f"--kubeconfig={layout.kubeconfig}", f"--folder={layout.pods}"]
     return Component(name="agent", argv=argv, ready=ready, what="its Node is Ready")
 
 

@@ -11,8 +11,8 @@ from typing import Any, Final
 from app.domain.config import Config
 from app.domain.job.observed import JobIntent, Purpose
 from app.domain.observed import Observed
-from crds import identity, names
-from crds.paths import Provider, provider_of, without_user
+from crds.contract import identity, names
+from crds.contract.paths import Provider, provider_of, without_user
 
 Env = list[dict[str, Any]]
 

@@ -10,7 +10,7 @@ from app.domain.config import Config
 from app.domain.job.observed import JobIntent, Purpose
 from app.domain.observed import Observed
 from app.domain.recorded import as_recorded
-from crds.paths import PathError, Provider, location_of, provider_of
+from crds.contract.paths import PathError, Provider, location_of, provider_of
 
 _PROVIDERS_WITH_PATH: Final = {Provider.S3: "s3", Provider.GCS: "gcs", Provider.AZBLOB: "azure"}
 _COMPACT_RETRIES: Final = 6

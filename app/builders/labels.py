@@ -9,8 +9,8 @@ from typing import Final
 
 from app.domain.job.observed import JobIntent, Purpose
 from app.domain.observed import Observed, metadata
-from crds import names
-from crds.names import Component
+from crds.contract import names
+from crds.contract.names import Component
 
 _FOREIGN_PREFIXES: Final = (
     "kubectl.kubernetes.io/",

@@ -7,7 +7,7 @@ report, and an object that exists already is not replaced.
 from typing import Any, Final
 
 from app.domain.config import Config
-from crds import names
+from crds.contract import names
 
 ROLE: Final = "tidb-backup-manager-reports"
 """Name of the Role and of its RoleBinding; bind further accounts to it to run Jobs as them."""

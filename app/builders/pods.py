@@ -10,8 +10,8 @@ from app.builders.volumes import volumes_of
 from app.domain.config import Config
 from app.domain.job.observed import JobIntent, Purpose
 from app.domain.observed import Observed
-from crds import names
-from crds.versions import split_image
+from crds.contract import names
+from crds.contract.versions import split_image
 
 USER: Final = 65532
 WATCH_RESOURCES: Final = {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}}

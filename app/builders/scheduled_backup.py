@@ -17,8 +17,8 @@ from app.domain.recorded import parent_as_recorded
 from app.domain.schedule import compaction
 from app.domain.schedule.reconcile import CompactLog, LogBackup, ScheduleIntent, Snapshot
 from app.domain.times import stamp
-from crds import names
-from crds.paths import normalise, provider_of
+from crds.contract import names
+from crds.contract.paths import normalise, provider_of
 
 _LAYOUT: Final = "%Y-%m-%dt%H-%M-%S"
 _PD_PORT: Final = 2379

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from app.domain.job.observed import JobIntent, Purpose
-from crds import names
+from crds.contract import names
 
 TOKEN_DIR: Final = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105  (a folder)
 _TMP: Final = "/tmp"  # noqa: S108 - an emptyDir: the root file system is read-only

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from app.domain.config import ClusterKind, Config
 from app.domain.observed import Object, Observed, condition, metadata, name_of
-from crds import identity
-from crds.versions import split_image
+from crds.contract import identity
+from crds.contract.versions import split_image
 
 _TIDB_CLUSTER: Final = "TidbCluster.pingcap.com/v1alpha1"
 _CLUSTER: Final = "Cluster.core.pingcap.com/v1alpha1"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from crds import names
+from crds.contract import names
 
 DAY: Final = 86_400
 

@@ -1,8 +1,9 @@
 """What a CR recorded when it started, and what follows when its spec says something else since.
 
-A run, once started, keeps its path, storage, cluster and database (:mod:`crds.identity`). Every decision after the start, and
-every Job that follows from it, is made from the spec *as it was recorded*. The edit itself shows as condition ``Invalid`` with
-reason ``IdentityChanged`` and has no other effect; other fields act as ever. The record is found, in this order, in
+A run, once started, keeps its path, storage, cluster and database (:mod:`crds.contract.identity`). Every decision after the
+start, and every Job that follows from it, is made from the spec *as it was recorded*. The edit itself shows as condition
+``Invalid`` with reason ``IdentityChanged`` and has no other effect; other fields act as ever. The record is found, in this
+order, in
 
 1. the environment of an observed Job of the CR: it is immutable, and there before any status;
 2. ``status.recorded``;
@@ -24,8 +25,8 @@ from app.domain.observed import Object, Observed, condition, metadata
 from app.domain.status import Draft, Phase, holds, outcome_of
 from app.domain.times import edited_at, status_written_at
 from app.domain.validation import spec_problem
-from crds import identity, names
-from crds.identity import Change, Recorded
+from crds.contract import identity, names
+from crds.contract.identity import Change, Recorded
 
 REASON: Final = "IdentityChanged"
 NAME_TAKEN: Final = "JobNameTaken"

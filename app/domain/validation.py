@@ -17,10 +17,10 @@ from app.domain.config import Config
 from app.domain.observed import Observed, metadata
 from app.domain.status import Draft, Phase
 from app.domain.times import edited_at
-from crds import names
-from crds.paths import PathError, Provider, location_of, provider_of, reserved_part, without_user
+from crds.contract import names
+from crds.contract.paths import PathError, Provider, location_of, provider_of, reserved_part, without_user
+from crds.contract.versions import at_least, split_image
 from crds.v1alpha1 import spec_problems
-from crds.versions import at_least, split_image
 
 _TYPES: Final = ("", "full", "db", "table")
 _NEEDS_DATABASE: Final = "v4.0.8-0"

@@ -8,8 +8,8 @@ from app.domain.observed import Object, metadata, name_of, part
 from app.domain.schedule import reconcile as schedule
 from app.domain.schedule.children import BACKUPS, COMPACTIONS, lean, log_name
 from app.domain.schedule.reconcile import CompactLog, ScheduleIntent
-from app.hooks.kind import Kind
-from crds import names
+from app.hooks.resource import Kind
+from crds.contract import names
 
 
 def related(parent: Object, _config: Config) -> list[dict[str, Any]]:

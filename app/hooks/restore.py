@@ -5,6 +5,6 @@ from typing import Final
 from app.builders.jobs import build
 from app.domain.job.observed import JOB, JobIntent
 from app.domain.restore.reconcile import decide, related
-from app.hooks.kind import Kind
+from app.hooks.resource import Kind
 
 KIND: Final[Kind[JobIntent]] = Kind(path="restore", related=related, decide=decide, build=build, child_kind=JOB)

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from backup_manager.catalog.record import Record
 from backup_manager.errors import ManagerError
-from crds import names
+from crds.contract import names
 
 if TYPE_CHECKING:
     from backup_manager.context import Context

@@ -21,8 +21,8 @@ import msgspec
 from backup_manager.catalog.content import Content
 from backup_manager.errors import ManagerError, PreconditionError, StorageError
 from backup_manager.storage.base import Storage
-from crds.paths import HISTORY_FOLDER, Location
-from crds.wire import Document, WireError
+from crds.contract.paths import HISTORY_FOLDER, Location
+from crds.contract.wire import Document, WireError
 
 if TYPE_CHECKING:
     from backup_manager.context import Context

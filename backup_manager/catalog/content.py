@@ -16,8 +16,8 @@ import orjson
 from backup_manager.catalog.packed_lines import pack_lines, unpack_lines
 from backup_manager.errors import PermanentError
 from backup_manager.tools import table_filter
-from crds.report import Count
-from crds.wire import Document
+from crds.contract.report import Count
+from crds.contract.wire import Document
 
 NAMED: Final = 5
 """How many objects a message or a report names; the list beside the data has all."""

@@ -17,8 +17,8 @@ from backup_manager.catalog.records import Records
 from backup_manager.errors import InterruptedError_, ManagerError, SupersededError, UsageError
 from backup_manager.storage.base import ObjectInfo, Storage
 from backup_manager.storage.preflight import PROBE, Status, preflight, require, table
-from crds import names
-from crds.paths import ATTEMPT_FOLDER, reserved_part
+from crds.contract import names
+from crds.contract.paths import ATTEMPT_FOLDER, reserved_part
 
 if TYPE_CHECKING:
     from backup_manager.context import Context

@@ -14,9 +14,9 @@ from typing import Any, Final
 from backup_manager.catalog.content import Content
 from backup_manager.catalog.record import Attempt, Cleaned, Owner, Past, Record, Role, State
 from backup_manager.errors import ClaimedError, NotFoundError, StorageError, SupersededError
-from crds import names
-from crds.paths import ATTEMPT_FOLDER
-from crds.report import Problem
+from crds.contract import names
+from crds.contract.paths import ATTEMPT_FOLDER
+from crds.contract.report import Problem
 
 _PAST: Final = 5
 FORCE: Final = 'tidb.pingcap.com/force-delete: "true"'

@@ -41,10 +41,10 @@ from backup_manager.kubernetes.client import ApiForbiddenError, ApiNotFoundError
 from backup_manager.locks import Entry, Lock, LockLostError, Note, Pace
 from backup_manager.storage.base import Storage
 from backup_manager.storage.retry import patiently
-from crds import identity, paths
-from crds.paths import Location, PathError, Provider
-from crds.report import Problem
-from crds.wire import Document, WireError
+from crds.contract import identity, paths
+from crds.contract.paths import Location, PathError, Provider
+from crds.contract.report import Problem
+from crds.contract.wire import Document, WireError
 
 if TYPE_CHECKING:
     from backup_manager.context import Context

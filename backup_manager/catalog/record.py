@@ -20,9 +20,9 @@ from backup_manager.errors import StorageError
 from backup_manager.kubernetes.resource import Resource
 from backup_manager.masking import MASK, Masker
 from backup_manager.storage.base import ObjectInfo, Storage
-from crds.paths import ATTEMPT_FOLDER, PROBE, RECORD_SUFFIX, RESERVED_NAMES, RESERVED_SUFFIXES, Location, reserved_part
-from crds.report import Problem
-from crds.wire import Document, WireError
+from crds.contract.paths import ATTEMPT_FOLDER, PROBE, RECORD_SUFFIX, RESERVED_NAMES, RESERVED_SUFFIXES, Location, reserved_part
+from crds.contract.report import Problem
+from crds.contract.wire import Document, WireError
 
 SUFFIX: Final = RECORD_SUFFIX
 VERSION: Final = 2
@@ -212,7 +212,7 @@ def _version_of(data: bytes) -> int | None:
 def record_location(location: Location) -> tuple[Location, str]:
     """Folder and name of the record of *location*.
 
-    >>> from crds.paths import Provider
+    >>> from crds.contract.paths import Provider
     >>> folder, name = record_location(Location(provider=Provider.S3, bucket="b", prefix="p/daily-1"))
     >>> folder.url, name
     ('s3://b/p', 'daily-1.record.json')

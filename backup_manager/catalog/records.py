@@ -42,8 +42,8 @@ from backup_manager.errors import (
 )
 from backup_manager.masking import Masker
 from backup_manager.storage.base import ObjectInfo, Storage
-from crds.paths import ATTEMPT_FOLDER, CONTENT_SUFFIX, OBJECTS_SUFFIX
-from crds.report import Problem
+from crds.contract.paths import ATTEMPT_FOLDER, CONTENT_SUFFIX, OBJECTS_SUFFIX
+from crds.contract.report import Problem
 
 _RACES: Final = 32
 """Each lost race means that another process has written the record."""

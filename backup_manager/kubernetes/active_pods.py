@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from backup_manager.errors import TransientError
-from crds import names
-from crds.report import Problem
+from crds.contract import names
+from crds.contract.report import Problem
 
 if TYPE_CHECKING:
     from backup_manager.context import Context

@@ -27,7 +27,7 @@ import urllib3
 
 from backup_manager.backoff import Backoff
 from backup_manager.errors import AccessDeniedError, ManagerError, NotFoundError, PermanentError, UnreachableError, UsageError
-from crds import names
+from crds.contract import names
 
 SERVICE_ACCOUNT_DIR: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 READ_SECONDS: Final = 120.0

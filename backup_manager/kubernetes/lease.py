@@ -1,9 +1,9 @@
 """One BR task per TiDB cluster at a time: a ``coordination.k8s.io`` Lease that a run holds and renews while its tool works.
 
 Two snapshots at once slow each other down, a restore under a backup spoils it, and a log backup started in the middle of a
-restore misses data without a word. The Lease is named after the cluster (:func:`crds.names.cluster_lease`) and lies in its
-namespace, so that CRs of all namespaces are kept apart. Where the Job's account has no right to Leases there, it lies in the
-CR's own namespace and keeps apart the CRs of that one; the log says so.
+restore misses data without a word. The Lease is named after the cluster (:func:`crds.contract.names.cluster_lease`) and lies in
+its namespace, so that CRs of all namespaces are kept apart. Where the Job's account has no right to Leases there, it lies in
+the CR's own namespace and keeps apart the CRs of that one; the log says so.
 
 How it is waited for, renewed and taken over is the same for every lock: :mod:`backup_manager.locks`.
 """
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 from backup_manager import locks
 from backup_manager.kubernetes.client import ApiForbiddenError, ApiNotFoundError, ConflictError, KubernetesApi
 from backup_manager.locks import Entry, Lock, LockLostError, Note, Pace
-from crds import names
-from crds.report import Problem
+from crds.contract import names
+from crds.contract.report import Problem
 
 if TYPE_CHECKING:
     from backup_manager.context import Context

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from backup_manager.errors import UsageError
-from crds import identity, names
+from crds.contract import identity, names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from backup_manager.storage.tool_urls import ToolStorage, for_br
 from backup_manager.tidb import gc_life_time
 from backup_manager.tidb.connection import Access, Database, connect
 from backup_manager.tools import backupmeta, br, br_runner
-from crds import names, paths, versions
+from crds.contract import names, paths, versions
 
 SNAPSHOT_REASON: Final = "BackupDataToRemoteFailed"
 _CHECKPOINTS_SINCE: Final = "v6.5.1"
@@ -74,8 +74,8 @@ def run(context: Context) -> Result:
 def recorded_location(context: Context) -> paths.Location:
     """The location of the Backup's data: the one in its Job's environment. Raises UsageError when the spec points elsewhere.
 
-    The spec has been put back to what was recorded at the start (:mod:`crds.identity`); the two differ only when nothing was
-    recorded, or not by this version, and the spec was edited since.
+    The spec has been put back to what was recorded at the start (:mod:`crds.contract.identity`); the two differ only when
+    nothing was recorded, or not by this version, and the spec was edited since.
     """
     spec = context.resource.spec
     try:

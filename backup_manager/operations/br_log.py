@@ -23,7 +23,7 @@ from backup_manager.kubernetes import lease
 from backup_manager.tidb.pd import LogTask, Pd, TaskState
 from backup_manager.tools import br, br_runner
 from backup_manager.tools.br import LogCommand
-from crds import tso
+from crds.contract import tso
 
 if TYPE_CHECKING:
     from backup_manager.operations.br_backup import Backup

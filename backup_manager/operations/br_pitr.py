@@ -21,7 +21,7 @@ from backup_manager.storage.tool_urls import for_br
 from backup_manager.tidb import gc_life_time, target_content, target_lock
 from backup_manager.tidb.connection import Access, Database, connect
 from backup_manager.tools import backupmeta, br, br_runner, flag_probe
-from crds import paths, tso
+from crds.contract import paths, tso
 
 REASON: Final = "RestoreDataFromRemoteFailed"
 NO_PROGRESS_HINT: Final = "Choose a time in between, or wait until the log backup has come so far (status.logCheckpointTs)."

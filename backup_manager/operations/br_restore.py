@@ -17,7 +17,7 @@ from backup_manager.storage.tool_urls import ToolStorage, for_br
 from backup_manager.tidb import gc_life_time, target_content, target_lock
 from backup_manager.tidb.connection import Access, Database, connect
 from backup_manager.tools import backupmeta, br, br_runner
-from crds import paths
+from crds.contract import paths
 
 REASON: Final = "RestoreDataFromRemoteFailed"
 ABORT_REASON: Final = "BRAbortFailed"

@@ -16,7 +16,7 @@ from backup_manager.storage.preflight import Check, Status, details, preflight, 
 from backup_manager.tidb import target_lock
 from backup_manager.tidb.connection import Access, Database
 from backup_manager.tools import br_runner
-from crds.paths import provider_of
+from crds.contract.paths import provider_of
 
 STEP: Final = "Check"
 _RECORD: Final = "record"

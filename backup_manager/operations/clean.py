@@ -1,8 +1,8 @@
 """Clean: delete the data of a Backup, that of nobody else, and never beside a writer.
 
-The path is the recorded one (:data:`crds.names.ENV_BACKUP_PATH`, else ``status.backupPath``), never what the spec says now. It
-is refused when its record, or one around or inside it, names another CR: unless the annotation
-:data:`crds.names.CONFIRM_CLEAN_ANNOTATION` names that CR's uid, for a path that was handed over by hand.
+The path is the recorded one (:data:`crds.contract.names.ENV_BACKUP_PATH`, else ``status.backupPath``), never what the spec says
+now. It is refused when its record, or one around or inside it, names another CR: unless the annotation
+:data:`crds.contract.names.CONFIRM_CLEAN_ANNOTATION` names that CR's uid, for a path that was handed over by hand.
 
 A clean claims the path before it deletes, also where no record is, and looks at that claim again after every wait
 (docs/adr/0001-path-ownership.md). A record that says ``Complete`` keeps its data under ``cleanPolicy: OnFailure``, whatever the
@@ -24,8 +24,8 @@ from backup_manager.errors import ManagerError, PartialError, StorageError, Usag
 from backup_manager.kubernetes.active_pods import wait_for_writers
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
-from crds import names
-from crds.paths import ARCHIVE_SUFFIX, Location, PathError, reserved_part
+from crds.contract import names
+from crds.contract.paths import ARCHIVE_SUFFIX, Location, PathError, reserved_part
 
 _REFUSED: Final = frozenset({"BackupPathInUse", "BackupPathClaimed"})
 _RUN_OUTCOMES: Final = ("Failed", "RetryFailed")

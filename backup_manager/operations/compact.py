@@ -17,7 +17,7 @@ from backup_manager.storage.factory import open_storage
 from backup_manager.storage.tool_urls import ToolStorage, for_br
 from backup_manager.tools import br_runner, flag_probe, process, tikv_ctl
 from backup_manager.tools.error_table import failure
-from crds import names, paths
+from crds.contract import names, paths
 
 REASON: Final = "CompactBackupFailed"
 _ENCODE_SECONDS: Final = 60

@@ -26,7 +26,7 @@ from backup_manager.tidb.connection import Access, Database, connect
 from backup_manager.tools import dump_options, dumpling, dumpling_watch, process, secret_options
 from backup_manager.tools.error_table import failure
 from backup_manager.tools.table_filter import literal
-from crds import names, paths
+from crds.contract import names, paths
 
 REASON: Final = "DumpTidbClusterFailed"
 TOOL_STEP: Final = "Dump"

@@ -15,7 +15,7 @@ from backup_manager.errors import UsageError
 from backup_manager.kubernetes.active_pods import live_writers
 from backup_manager.tidb import gc_life_time
 from backup_manager.tidb.connection import Access, connect
-from crds import names
+from crds.contract import names
 
 WAIT: Final = timedelta(minutes=2)
 """For the database. The deletion of a CR waits for this, so it is short; the Job is repeated."""

@@ -26,7 +26,7 @@ from backup_manager.tidb.connection import Access, Database, connect
 from backup_manager.tools import archive, dumpling, lightning, process
 from backup_manager.tools.error_table import failure
 from backup_manager.tools.table_filter import selects
-from crds import durations, names, paths
+from crds.contract import durations, names, paths
 
 REASON: Final = "LoaderBackupDataFailed"
 TOOL_STEP: Final = "Load"

@@ -17,8 +17,8 @@ from backup_manager.storage.base import ObjectInfo, Storage
 from backup_manager.storage.factory import open_storage
 from backup_manager.tidb import accounts, schema_objects
 from backup_manager.tools import backupmeta, br, br_runner, dumpling
-from crds import names
-from crds.paths import Location, PathError, location_of
+from crds.contract import names
+from crds.contract.paths import Location, PathError, location_of
 
 STEP: Final = "Verify"
 _NAMED: Final = 10

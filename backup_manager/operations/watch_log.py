@@ -12,7 +12,7 @@ from backup_manager.context import Context, Result
 from backup_manager.errors import ManagerError, UsageError
 from backup_manager.tidb.pd import LogTask, Pd, TaskState
 from backup_manager.tools import br_runner
-from crds import durations, tso
+from crds.contract import durations, tso
 
 INTERVAL: Final = 60.0
 """Seconds between two looks, as TiDB Operator's tracker has it."""

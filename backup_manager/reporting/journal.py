@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from backup_manager.errors import InterruptedError_
 from backup_manager.masking import Masker
-from crds.report import Phase, Problem, Report, StepProgress
+from crds.contract.report import Phase, Problem, Report, StepProgress
 
 
 class Reporter(Protocol):

@@ -17,8 +17,8 @@ from backup_manager.backoff import Backoff
 from backup_manager.errors import ManagerError, UnreachableError, UsageError
 from backup_manager.kubernetes.client import ConflictError, KubernetesApi, retry_after
 from backup_manager.reporting.journal import Reporter
-from crds import names
-from crds.report import ANNOTATION, TERMINATION_BYTES, Report
+from crds.contract import names
+from crds.contract.report import ANNOTATION, TERMINATION_BYTES, Report
 
 EVERY_SECONDS: Final = 10.0
 STORE_SECONDS: Final = 300.0
@@ -54,7 +54,7 @@ def _milestone(report: Report) -> tuple[object, ...]:
 
 
 class JobAnnotationReporter:
-    """Patches :data:`crds.report.ANNOTATION` of one Job. Progress is sent by a thread of its own, the newest report only.
+    """Patches :data:`crds.contract.report.ANNOTATION` of one Job. A thread of its own sends progress, the newest report only.
 
     *store_seconds* limits how long :meth:`store` repeats itself, *left* does so too: the seconds until this process is killed.
     """
@@ -199,11 +199,11 @@ class LinesReporter:
 def readable(report: Report) -> str:
     """*report* in one line for a person.
 
-    >>> from crds.report import Phase, StepProgress
+    >>> from crds.contract.report import Phase, StepProgress
     >>> readable(Report(seq=1, phase=Phase.RUNNING, progress=(StepProgress(step="Dump", progress=42.4),), bytes=5024))
     'Running  Dump 42%  5.0 kB'
     """
-    from crds.sizes import readable as readable_size  # noqa: PLC0415  (terminals only)
+    from crds.contract.sizes import readable as readable_size  # noqa: PLC0415  (terminals only)
 
     parts = [report.phase.value]
     if report.final:

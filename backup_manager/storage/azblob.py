@@ -37,7 +37,7 @@ from backup_manager.storage.retention import LockDates
 from backup_manager.storage.retry import delete_all, write_patiently
 from backup_manager.storage.sdk_errors import Reader, connection_failed, untrusted
 from backup_manager.storage.settings import AzureSettings
-from crds.paths import Location
+from crds.contract.paths import Location
 
 BATCH: Final = 256
 """What one batch request takes."""

@@ -1,4 +1,4 @@
-"""What every storage driver offers. Keys are relative to the driver's :class:`crds.paths.Location` and never leave it.
+"""What every storage driver offers. Keys are relative to the driver's :class:`crds.contract.paths.Location` and never leave it.
 
 A driver raises only :mod:`backup_manager.errors`. Its SDK is imported in its own module alone, and that module only when the
 factory is asked for it. Reading and writing retry what a store calls temporary; :meth:`Storage.delete_batch` does not, since
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import BinaryIO, NamedTuple, Protocol
 
-from crds.paths import Location
+from crds.contract.paths import Location
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from backup_manager.errors import UsageError
 from backup_manager.storage.base import Storage
-from crds.paths import Location, PathError, Provider, location_of, provider_of
+from crds.contract.paths import Location, PathError, Provider, location_of, provider_of
 
 
 def open_storage(spec: Mapping[str, Any], *, location: Location | None = None, env: Mapping[str, str] = os.environ) -> Storage:

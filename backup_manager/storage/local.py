@@ -21,7 +21,7 @@ from backup_manager.errors import (
     TransientError,
 )
 from backup_manager.storage.base import DeleteFailure, ObjectInfo, StoreState, Target, Upload
-from crds.paths import Location
+from crds.contract.paths import Location
 
 _PAGE: Final = 1000
 _TEMPORARY: Final = ".tidb-backup-tmp-"

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from backup_manager.errors import NotFoundError, PreconditionError
 from backup_manager.storage.base import DeleteFailure, ObjectInfo, StoreState, Target, Upload
-from crds.paths import Location, Provider
+from crds.contract.paths import Location, Provider
 
 _PAGE = 1000
 

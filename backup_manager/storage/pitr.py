@@ -13,7 +13,7 @@ from typing import Any, Final
 from backup_manager.errors import UsageError
 from backup_manager.storage.settings import AzureSettings, S3Settings
 from backup_manager.storage.tool_urls import ToolStorage, for_br, with_query
-from crds.paths import Location, Provider, provider_of
+from crds.contract.paths import Location, Provider, provider_of
 
 PREFIX: Final = "FULL_BACKUP_"
 _KEYS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")

@@ -13,7 +13,7 @@ from typing import Any, Final
 from backup_manager.errors import AccessDeniedError, ManagerError, NotFoundError, StorageError
 from backup_manager.storage.base import Storage, StoreState, Target
 from backup_manager.storage.retry import patiently
-from crds import paths
+from crds.contract import paths
 
 PROBE: Final = paths.PROBE
 _SKEW_WARNING: Final = 60.0

@@ -30,7 +30,7 @@ from backup_manager.storage.listing import cut_short, relative
 from backup_manager.storage.retention import LockDates
 from backup_manager.storage.retry import ATTEMPTS, delete_all, write_patiently
 from backup_manager.storage.s3_client import Query, S3Client
-from crds.paths import Location
+from crds.contract.paths import Location
 
 BATCH: Final = 1000
 """What DeleteObjects takes, and what a listing page holds."""

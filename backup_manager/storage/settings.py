@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from backup_manager import credentials
 from backup_manager.errors import AccessDeniedError, UsageError
-from crds.paths import without_user
+from crds.contract.paths import without_user
 
 _HOST_STYLE: Final = frozenset({"alibaba", "netease"})
 """Providers that refuse path-style addresses, as br has it."""

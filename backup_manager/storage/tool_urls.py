@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from backup_manager import private_files
 from backup_manager.storage.settings import AzureSettings, GcsSettings, S3Settings
-from crds.paths import Location, Provider, provider_of
+from crds.contract.paths import Location, Provider, provider_of
 
 _SAFE: Final = "/-._~"
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from backup_manager import credentials
 from backup_manager.errors import ManagerError, PermanentError, TransientError, UnreachableError, UsageError
-from crds import durations, names
+from crds.contract import durations, names
 
 if TYPE_CHECKING:
     import pymysql

@@ -34,8 +34,8 @@ from backup_manager.errors import InterruptedError_, ManagerError, PermanentErro
 from backup_manager.locks import LockLostError, Pace
 from backup_manager.signals import End
 from backup_manager.tidb.connection import Database
-from crds import durations, names, tso
-from crds.report import GcLifeTime
+from crds.contract import durations, names, tso
+from crds.contract.report import GcLifeTime
 
 if TYPE_CHECKING:
     from pymysql.cursors import Cursor

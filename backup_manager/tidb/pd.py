@@ -25,7 +25,7 @@ import urllib3
 from backup_manager.errors import PermanentError, UnreachableError
 from backup_manager.tools.br import Cluster
 from backup_manager.tools.protobuf import walk
-from crds import names
+from crds.contract import names
 
 _TIMEOUT: Final = urllib3.Timeout(connect=5, read=15)
 _PREFIX: Final = "/tidb/br-stream"

@@ -35,9 +35,9 @@ from backup_manager.storage.preflight import Check, Status
 from backup_manager.tidb.connection import Database, DatabaseError, LoginError
 from backup_manager.tidb.pd import Pd
 from backup_manager.tools.br import PD_PORT, Cluster
-from crds import names
-from crds.report import Problem
-from crds.wire import Document, WireError
+from crds.contract import names
+from crds.contract.report import Problem
+from crds.contract.wire import Document, WireError
 
 if TYPE_CHECKING:
     from backup_manager.context import Context

@@ -13,7 +13,7 @@ from backup_manager import log_lines
 from backup_manager.errors import UsageError
 from backup_manager.tools.process import Stream
 from backup_manager.tools.tidb_log import Operation, Progress, fields, operation, progress
-from crds import names, tso
+from crds.contract import names, tso
 
 NAME: Final = "br"
 PD_PORT: Final = 2379

@@ -12,7 +12,7 @@ from backup_manager.errors import ManagerError, NotFoundError, PermanentError, T
 from backup_manager.storage.base import ObjectInfo, Storage
 from backup_manager.tools import backupmeta, br, process, secret_options
 from backup_manager.tools.error_table import RESTORE_TASK_RUNNING, failure
-from crds import durations, names
+from crds.contract import durations, names
 
 if TYPE_CHECKING:
     from backup_manager.context import Context

@@ -10,7 +10,7 @@ from typing import Any, Final
 import orjson
 
 from backup_manager.errors import UsageError
-from crds import sizes, tso
+from crds.contract import sizes, tso
 
 NAME: Final = "tikv-ctl"
 _HEAD: Final = ("--log-level", "INFO", "--log-format", "json", "compact-log-backup")

@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from cli.command_lines import CommandLine, explain
 from cli.documents import Object, shown
+from cli.models.explain_command import CommandLine, explain
 from cli.options import PLAIN, Place, answers, now_option, places
 from cli.output import Answer
 from cli.requests import HOOKS, configuration

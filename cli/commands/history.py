@@ -10,12 +10,12 @@ import orjson
 
 from backup_manager.catalog.audit_log import Account, Finding, Kind, against_records
 from backup_manager.errors import NotFoundError, UsageError
-from cli.chronicle import Chronicle, outcome, remark, since
 from cli.documents import Object
+from cli.formats import Bytes, age, count
+from cli.models.history import Chronicle, outcome, remark, since
 from cli.options import Moment, Place, answers, places
 from cli.output import Answer, Table
-from cli.storages import Shelf, read_all, spots, spots_of
-from cli.words import Bytes, age, count
+from cli.storage_scan import Shelf, read_all, spots, spots_of
 
 _storage_option = click.option(
     "--storage", "urls", multiple=True, metavar="URL", help="read the records under s3://bucket/prefix; else those of the CRs"

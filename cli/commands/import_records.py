@@ -3,11 +3,11 @@
 import click
 
 from backup_manager.errors import ManagerError
+from cli.formats import Bytes, count
+from cli.models.import_records import Rebuilt, rebuild
 from cli.options import PLAIN, Place, answers, places
 from cli.output import Answer, Table
-from cli.rebuilding import Rebuilt, rebuild
-from cli.storages import read_all, spots
-from cli.words import Bytes, count
+from cli.storage_scan import read_all, spots
 
 
 @click.command("import-records")

@@ -8,11 +8,11 @@ import click
 
 from app.domain.observed import Object, name_of
 from app.domain.schedule.retention import Item, Rule, State, Verdict
+from cli.formats import Bytes, age, count, size, size_of
 from cli.options import Place, answers, now_option, places
 from cli.output import Answer, Table
 from cli.requests import configuration
 from cli.schedules import Subject, changed, choose, family, survey, survey_all
-from cli.words import Bytes, age, count, size, size_of
 
 _KEEP: Final = "keep"
 _STAYS: Final = "stays"

@@ -8,12 +8,12 @@ import click
 
 from backup_manager.errors import UsageError
 from cli.documents import Files, key_of, read_files
+from cli.formats import Bytes, age, count, size, when
+from cli.models.simulate import Assumption, Day, Story, World
 from cli.options import Moment, Size, Span, answers
 from cli.output import Answer, Table
 from cli.requests import configuration
 from cli.schedules import choose
-from cli.simulation import Assumption, Day, Story, World
-from cli.words import Bytes, age, count, size, when
 
 _DAILY: Final = 14
 """So many days are shown one by one; more of them by the week."""

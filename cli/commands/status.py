@@ -4,10 +4,10 @@ from datetime import datetime
 
 import click
 
+from cli.formats import Bytes, age
+from cli.models.status import FAILED, KINDS, Summary, summarise
 from cli.options import Place, answers, now_option, places
 from cli.output import Answer, Table
-from cli.summary import FAILED, KINDS, Summary, summarise
-from cli.words import Bytes, age
 
 
 @click.command()

@@ -11,12 +11,12 @@ from backup_manager.errors import UsageError
 from backup_manager.operations import check as check_operation
 from backup_manager.operations import verify as verify_operation
 from cli.documents import Object, shown
+from cli.formats import count
 from cli.local_run import Outcome, perform
 from cli.options import PLAIN, Place, answers, places
 from cli.output import Answer, Table
 from cli.selection import choose
-from cli.words import count
-from crds.paths import Location, PathError
+from crds.contract.paths import Location, PathError
 
 _CHECKED: Final = ("Backup", "Restore", "BackupSchedule")
 _DIFFERENCES: Final = (("missing", "missingKeys"), ("changed", "changedKeys"), ("extra", "extraKeys"))

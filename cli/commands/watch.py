@@ -9,10 +9,10 @@ import click
 
 from backup_manager.errors import ManagerError, NotFoundError, TransientError, UnreachableError
 from cli.documents import Source
+from cli.formats import when
+from cli.models.status import FAILED, KINDS, Summary, summarise
 from cli.options import Place, Span, places
 from cli.output import Bars, Output
-from cli.summary import FAILED, KINDS, Summary, summarise
-from cli.words import when
 
 _RUNS: Final = tuple(kind for kind in KINDS if kind != "BackupSchedule")
 _PATIENCE: Final = 10

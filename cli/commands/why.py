@@ -9,12 +9,12 @@ import click
 from app.domain.observed import metadata, name_of
 from backup_manager.errors import AccessDeniedError
 from cli.documents import Object, Source, key_of
-from cli.explanation import Evidence, Explanation, explain
+from cli.models.status import FAILED, KINDS
+from cli.models.why import Evidence, Explanation, explain
 from cli.options import PLAIN, Place, answers, now_option, places
 from cli.output import Answer
 from cli.requests import children_of
 from cli.selection import choose
-from cli.summary import FAILED, KINDS
 
 _WIDTH: Final = 100
 

@@ -23,9 +23,11 @@ from app.domain.config import Config
 from app.domain.decision import Decision
 from app.domain.observed import Observed, metadata
 from app.domain.schedule.children import BACKUPS, COMPACTIONS
-from app.hooks import answer, backup, backupschedule, compactbackup, restore, wire
-from app.hooks.kind import Kind
+from app.hooks import backup, backupschedule, compactbackup, restore
+from app.hooks import request as wire
+from app.hooks import response as answer
 from app.hooks.pieces import Body
+from app.hooks.resource import Kind
 from cli.simulator.store import (
     ApiError,
     Object,
@@ -38,7 +40,7 @@ from cli.simulator.store import (
     owners,
     uid_of,
 )
-from crds import names
+from crds.contract import names
 
 JOBS: Final = "Job.batch/v1"
 HOOKS: Final[Mapping[str, Kind[Any]]] = {

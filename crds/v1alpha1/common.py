@@ -13,8 +13,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializ
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
-from crds import durations, sizes, tso
-from crds.wire import utc
+from crds.contract import durations, sizes, tso
+from crds.contract.wire import utc
 
 RULES_BROKEN: Final = "rules_broken"
 """Type of the validation error that carries broken :class:`Rule` objects; its context holds them under ``broken``."""

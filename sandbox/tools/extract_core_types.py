@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
-from crds import sizes
+from crds.contract import sizes
 
 CORE: Final = "io.k8s.api.core.v1."
 TYPES: Final = (

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from crds import names
+from crds.contract import names
 from sandbox import Cluster
 from sandbox.api import LEASES
 from sandbox.minikv import Faults

@@ -14,11 +14,11 @@ from typing import Any
 import pymysql
 import pytest
 
-from crds import names
+from crds.contract import names
 from sandbox import Cluster
-from sandbox.access import Database
 from sandbox.api import EVENTS, JOBS, LEASES, PODS, Object
 from sandbox.patience import CONNECT, until
+from sandbox.session import Database
 from tests.support import canary
 from tests.support.canary import Aviary, Watch
 from tests.support.export_world import World

@@ -1,6 +1,6 @@
 """CompactBackup through CRs: the Jobs, their retries and the status, with the real ``br operator base64ify``.
 
-tikv-ctl is the stand-in's (``sandbox/stand_in_br``): it moves marked objects of the bucket, so that what was compacted, and by
+tikv-ctl is the stand-in's (``sandbox/standins/br``): it moves marked objects of the bucket, so that what was compacted, and by
 which shard, can be counted. All CRs are applied at once, and each test looks at one.
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from crds import names
+from crds.contract import names
 from sandbox import Cluster
 from sandbox.api import Object
 from sandbox.patience import until

@@ -6,7 +6,8 @@ import os
 import pytest
 from rich.console import Console
 
-from sandbox import demo, flights
+from sandbox.demo import data as flights
+from sandbox.demo import main as demo
 
 pytestmark = pytest.mark.e2e
 

@@ -8,8 +8,8 @@ import pytest
 import requests
 import yaml
 
-from crds import names
-from crds.paths import provider_of
+from crds.contract import names
+from crds.contract.paths import provider_of
 from sandbox import Cluster
 from sandbox.api import JOBS, Object
 from sandbox.patience import CONNECT, until

@@ -16,7 +16,7 @@ from typing import Any, Final
 import pytest
 
 from backup_manager.operations.watch_log import ENV_INTERVAL
-from crds import tso
+from crds.contract import tso
 from sandbox import Cluster
 from sandbox.api import Object
 from sandbox.components import tool

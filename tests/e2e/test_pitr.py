@@ -2,7 +2,7 @@
 
 A schedule makes log and base. They, ``br log metadata`` and ``br restore point`` are the real br's. minikv writes no log, so
 what comes back is the base snapshot; how far the log reaches is told by TiKV in an object of the log's folder, here by the
-test. ``br abort`` and ``--restore-phase``, which the real br has not, are the stand-in's (``sandbox/stand_in_br``).
+test. ``br abort`` and ``--restore-phase``, which the real br has not, are the stand-in's (``sandbox/standins/br``).
 """
 
 import json
@@ -18,7 +18,7 @@ import pytest
 
 from app.domain.restore.pitr import GC_ANNOTATION
 from backup_manager.operations.watch_log import ENV_INTERVAL
-from crds import names, tso
+from crds.contract import names, tso
 from sandbox import Cluster
 from sandbox.api import Object
 from sandbox.minikv import Faults

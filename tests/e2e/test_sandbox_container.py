@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from sandbox.agent.container import LAUNCHER
 from sandbox.patience import PATIENCE, until
 from sandbox.processes import start_time
+from sandbox.standins.kubelet.container import LAUNCHER
 from tests.support.process_tree import descendants
 
 pytestmark = pytest.mark.e2e

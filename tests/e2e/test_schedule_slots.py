@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import yaml
 
-from crds import names
+from crds.contract import names
 from sandbox import Cluster
 from sandbox.patience import until
 from tests.support.export_world import World, filled, seed

@@ -14,15 +14,15 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-import cli.storages
+import cli.storage_scan
 from backup_manager.catalog.audit_log import Chain
 from backup_manager.catalog.record import Cleaned, Owner
 from backup_manager.catalog.records import Records
 from backup_manager.operations import check, verify
 from backup_manager.storage.memory import Bucket, MemoryStorage
 from cli.main import COMMANDS, commands
-from crds.paths import Location, Provider, location_of
-from crds.report import Problem
+from crds.contract.paths import Location, Provider, location_of
+from crds.contract.report import Problem
 
 HERE = Path(__file__).parent / "cli"
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -93,7 +93,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> None:
         assert env is not None
         return MemoryStorage(location or location_of(spec), bucket)
 
-    for module in (cli.storages, verify, check):
+    for module in (cli.storage_scan, verify, check):
         monkeypatch.setattr(module, "open_storage", open_memory)
     for name in [name for name in os.environ if name.startswith("TIDB_BACKUP_")]:
         monkeypatch.delenv(name)

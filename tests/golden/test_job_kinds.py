@@ -14,8 +14,9 @@ import yaml
 
 from app.domain.config import Config
 from app.domain.observed import Observed
-from app.hooks import answer, backup, compactbackup, restore
-from app.hooks.kind import Kind
+from app.hooks import backup, compactbackup, restore
+from app.hooks import response as answer
+from app.hooks.resource import Kind
 
 HERE = Path(__file__).parent
 KINDS: dict[str, Kind[Any]] = {kind.KIND.path: kind.KIND for kind in (backup, restore, compactbackup)}

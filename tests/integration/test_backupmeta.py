@@ -21,7 +21,7 @@ from backup_manager.errors import NotFoundError
 from backup_manager.storage.local import LocalStorage
 from backup_manager.tools import backupmeta, br_runner, secret_options
 from backup_manager.tools.backupmeta import BackupMeta, BackupMetaError
-from crds.paths import location_of
+from crds.contract.paths import location_of
 from sandbox.minikv import minikv_with_tidb
 from tests.support.br import Br
 from tests.support.servers import Tidb

@@ -28,7 +28,7 @@ from backup_manager.storage.gcs import GcsStorage
 from backup_manager.storage.gcs import _credentials as google_credentials
 from backup_manager.storage.preflight import Check, Status, preflight
 from backup_manager.storage.settings import AzureSettings, GcsSettings
-from crds.paths import Location, Provider
+from crds.contract.paths import Location, Provider
 from tests.support.http_double import Asked, Double, Said, double
 from tests.support.object_stores import gcs, make_bucket, service_account_key
 from tests.support.servers import S3, seaweed

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from crds import names
+from crds.contract import names
 from sandbox.certificates import write_certificates
 from tests.support.br_matrix import SECRETS, STORAGE_ONLY, STORAGES, TOKEN, VERBS, Case, Proof, cases, prove
 

@@ -20,7 +20,7 @@ from backup_manager.operations import br_backup, watch_log
 from backup_manager.signals import Stop
 from backup_manager.tidb.pd import Pd, TaskState
 from backup_manager.tools.br import Cluster
-from crds import tso
+from crds.contract import tso
 from sandbox.minikv import MiniKV, minikv_with_tidb
 from sandbox.patience import PATIENCE, until
 from tests.support import etcd

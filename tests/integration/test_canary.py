@@ -22,10 +22,10 @@ import yaml
 
 from backup_manager.cli import COMMANDS
 from backup_manager.operations.watch_log import ENV_INTERVAL
-from crds.report import Report
-from sandbox.agent.images import STAND_INS
+from crds.contract.report import Report
 from sandbox.minikv import MiniKV, minikv_with_tidb
 from sandbox.patience import PATIENCE
+from sandbox.standins.kubelet.images import STAND_INS
 from tests.support import canary, etcd, servers
 from tests.support.canary import Aviary, Watch
 

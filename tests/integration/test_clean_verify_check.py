@@ -18,7 +18,7 @@ from backup_manager.errors import CheckError, ClaimedError, PartialError, Storag
 from backup_manager.operations import check, clean, verify
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
-from crds import names
+from crds.contract import names
 from tests.support import servers
 from tests.support.manager import UID, World, world
 from tests.support.object_stores import Store, azure, fresh, gcs, local, s3

@@ -16,8 +16,8 @@ from backup_manager.catalog.record import Owner
 from backup_manager.catalog.records import Records
 from backup_manager.storage.factory import open_storage
 from cli.main import commands
-from crds import names
-from crds.paths import Location
+from crds.contract import names
+from crds.contract.paths import Location
 from sandbox.cluster import Cluster
 from sandbox.patience import PATIENCE
 

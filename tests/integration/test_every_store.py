@@ -18,7 +18,7 @@ from uuid import uuid4
 import pytest
 import yaml
 
-from crds.report import Phase, Report
+from crds.contract.report import Phase, Report
 from sandbox.patience import PATIENCE
 from tests.support import servers
 from tests.support.canary import Aviary, Watch

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from backup_manager.tidb import gc_life_time
-from crds.report import Report
+from crds.contract.report import Report
 from sandbox.patience import PATIENCE
 from sandbox.ports import free_port
 from tests.support import servers

@@ -10,7 +10,7 @@ import pymysql
 import pytest
 
 from backup_manager.tidb.schema_objects import KEY
-from crds.report import Report
+from crds.contract.report import Report
 from tests.integration.test_export_import import PASSWORD, Stage, path_of, wait_for_dump
 from tests.support import servers
 

@@ -10,7 +10,7 @@ import pytest
 
 from app.builders.namespace import ROLE, build_rights
 from app.domain.config import Config
-from crds import names
+from crds.contract import names
 from sandbox.api import JOBS, PODS, Api, ApiError, Object, Resource, name_of
 from sandbox.cluster import Cluster
 from sandbox.patience import until

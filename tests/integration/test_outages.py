@@ -25,8 +25,8 @@ from backup_manager.kubernetes.lease import LeasePlace
 from backup_manager.locks import Lock, Note, Pace, Place
 from backup_manager.tidb.connection import Access, Database
 from backup_manager.tidb.target_lock import RowPlace
-from crds import names
-from crds.report import ANNOTATION, Phase, Report
+from crds.contract import names
+from crds.contract.report import ANNOTATION, Phase, Report
 from sandbox.api import JOBS, Resource
 from sandbox.cluster import Cluster
 from sandbox.patience import PATIENCE

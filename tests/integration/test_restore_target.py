@@ -11,7 +11,7 @@ from backup_manager.tidb.connection import Access, Database
 from backup_manager.tidb.pd import Pd
 from backup_manager.tidb.target_lock import KEY, ROW, PdPlace, RowPlace
 from backup_manager.tools.br import Cluster
-from crds.report import Phase, Report
+from crds.contract.report import Phase, Report
 from sandbox.minikv import MiniKV, TiDB, minikv_with_tidb
 from sandbox.patience import PATIENCE
 from tests.integration.test_export_import import Stage

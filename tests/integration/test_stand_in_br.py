@@ -11,8 +11,8 @@ import pytest
 
 from backup_manager.tools import br, flag_probe
 from backup_manager.tools.tikv_ctl import Heard, Shard, Work
-from sandbox.agent.images import STAND_INS, find_image
 from sandbox.patience import PATIENCE
+from sandbox.standins.kubelet.images import STAND_INS, find_image
 from tests.support.servers import ROOT, tool
 
 pytestmark = pytest.mark.integration
@@ -142,4 +142,6 @@ def test_nothing_but_the_node_agent_knows_them() -> None:
         assert "stand" not in (ROOT / file).read_text().replace("standalone", "")
     for folder in ("app", "backup_manager", "crds", "cli", "metacontroller"):
         for path in (ROOT / folder).rglob("*.py"):
-            assert "stand_in_br" not in path.read_text(), path
+            text = path.read_text()
+            assert "stand_in_br" not in text, path
+            assert "standins" not in text, path

@@ -16,7 +16,7 @@ import pytest
 from backup_manager.errors import PermanentError
 from backup_manager.tidb import accounts
 from backup_manager.tidb.accounts import KEY
-from crds.report import Report
+from crds.contract.report import Report
 from sandbox.patience import PATIENCE
 from tests.integration.test_export_import import PASSWORD, Stage, path_of
 from tests.support import servers

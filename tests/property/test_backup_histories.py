@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from app.domain.config import Config
 from app.domain.observed import Observed
 from app.hooks import backup, compactbackup, restore
-from app.hooks.answer import render
-from app.hooks.kind import Kind
+from app.hooks.resource import Kind
+from app.hooks.response import render
 from cli.simulator.metacontroller import JOBS as JOB
 from tests.support.model import OneParent
 from tests.support.objects import (

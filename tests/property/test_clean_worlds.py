@@ -14,7 +14,7 @@ from backup_manager.errors import PartialError
 from backup_manager.signals import Stop
 from backup_manager.storage import s3_client
 from backup_manager.storage.memory import Bucket, MemoryStorage
-from crds.paths import Location, Provider
+from crds.contract.paths import Location, Provider
 from tests.support.fake_s3 import FakeS3, sometimes
 
 

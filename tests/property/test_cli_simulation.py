@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.domain.config import Config
-from cli.simulation import Assumption, Story, World
-from crds import names
+from cli.models.simulate import Assumption, Story, World
+from crds.contract import names
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 S3 = {"provider": "aws", "region": "r", "bucket": "b", "prefix": "p", "secretName": "s"}

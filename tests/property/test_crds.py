@@ -8,7 +8,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crds import durations, sizes, tso, yaml_text
+from crds import yaml_text
+from crds.contract import durations, sizes, tso
 from crds.v1alpha1 import KINDS, spec_problems
 
 PLAIN = st.recursive(

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from backup_manager.locks import LockLostError
 from backup_manager.tidb.gc_life_time import PACE, VARIABLE, Mark
-from crds import durations
+from crds.contract import durations
 from tests.support.manager import FakeDatabase, World, world
 
 ORIGINAL = "10m0s"

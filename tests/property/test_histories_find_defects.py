@@ -18,9 +18,9 @@ from app.domain.restore import reconcile as restore
 from app.domain.schedule import reconcile as schedule
 from app.domain.schedule import retention, slots
 from app.domain.times import stamp
-from app.hooks.kind import Kind
+from app.hooks.resource import Kind
 from cli.simulator import metacontroller
-from crds import names
+from crds.contract import names
 from tests.support.world import bulk
 from tests.support.world.invariants import Violation
 

@@ -18,10 +18,11 @@ import yaml
 from app.domain.config import Config
 from app.domain.observed import Observed
 from app.domain.schedule.reconcile import HELD
-from app.hooks import answer, backup, backupschedule, compactbackup, restore, sound
-from app.hooks.kind import Kind
+from app.hooks import backup, backupschedule, compactbackup, restore, sanitize
+from app.hooks import response as answer
+from app.hooks.resource import Kind
 from app.metrics import Metrics
-from crds import names
+from crds.contract import names
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 KINDS: dict[str, Kind[Any]] = {kind.KIND.path: kind.KIND for kind in (backup, restore, compactbackup, backupschedule)}
@@ -133,8 +134,8 @@ class Hook:
         # A request that is hostile already holds every deletion; another value in its place may lift that.
         self.held = any(item["type"] == HELD for item in clean.answer.body["status"].get("conditions") or ())
 
-    def ask(self, request: dict[str, Any]) -> sound.Decided:
-        decided = sound.decide(self.kind, observed(request), self.now, Config())
+    def ask(self, request: dict[str, Any]) -> sanitize.Decided:
+        decided = sanitize.decide(self.kind, observed(request), self.now, Config())
         answer.encode(decided.answer)
         return decided
 
@@ -161,7 +162,7 @@ class Hook:
         self.metrics.note(self.kind.path, decided.observed, decided.answer.body["status"], gone=False)
 
     @staticmethod
-    def fed(request: dict[str, Any], decided: sound.Decided) -> dict[str, Any]:
+    def fed(request: dict[str, Any], decided: sanitize.Decided) -> dict[str, Any]:
         status = orjson.loads(orjson.dumps(decided.answer.body["status"]))
         return {**request, "parent": {**request["parent"], "status": status}}
 
@@ -198,7 +199,7 @@ def test_a_hostile_spec_is_no_error(case: Path) -> None:
             try:
                 hook.kind.related(parent, Config())
             except Exception:  # noqa: BLE001 - as the webhook does
-                hook.kind.related(sound.parent_of(parent, hook.kind.path), Config())
+                hook.kind.related(sanitize.parent_of(parent, hook.kind.path), Config())
 
 
 @pytest.mark.parametrize("text", [*map(json.dumps, VALUES), '"\\ud800"', '{"path":"\\ud800"}', "[" * 5000, "x" * 100_000])

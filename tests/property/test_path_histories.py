@@ -18,7 +18,7 @@ from backup_manager.catalog.ownership import Actor
 from backup_manager.catalog.records import Records
 from backup_manager.operations import clean
 from backup_manager.tidb import target_lock
-from crds import names
+from crds.contract import names
 from tests.support.interleaving.histories import KINDS, WHENS, play, random_plan, search
 from tests.support.interleaving.patches import real_code
 from tests.support.interleaving.plan import Act, Interference, Plan, Wanted

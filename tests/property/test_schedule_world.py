@@ -19,7 +19,7 @@ from app.domain.schedule.clock import TOLERANCE
 from app.domain.schedule.cron import upcoming
 from app.domain.schedule.spec import read
 from app.domain.times import moment
-from crds import names
+from crds.contract import names
 from tests.support.schedule_world import CONFIG, LOG_NAME, World
 from tests.support.schedules import BR, CREATED, LOG
 

@@ -21,7 +21,7 @@ from app.builders import env as job_env
 from backup_manager.storage import tool_urls
 from backup_manager.tools import br
 from backup_manager.tools.tidb_log import fields
-from crds import paths
+from crds.contract import paths
 from crds.v1alpha1.backup import Backup
 from crds.v1alpha1.restore import Restore
 from sandbox.patience import PATIENCE, Deadline

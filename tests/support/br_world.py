@@ -12,7 +12,7 @@ from typing import Any
 
 import boto3
 
-from crds import names
+from crds.contract import names
 from sandbox import Cluster
 from sandbox.api import JOBS, Object
 from sandbox.minikv import MiniKV, minikv_with_tidb

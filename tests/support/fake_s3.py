@@ -19,7 +19,7 @@ from backup_manager.storage.s3 import S3Storage
 from backup_manager.storage.s3_client import S3Client
 from backup_manager.storage.settings import S3Settings
 from backup_manager.storage.sigv4 import Keys
-from crds.paths import Location, Provider
+from crds.contract.paths import Location, Provider
 
 NAMESPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 _UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")

@@ -7,7 +7,7 @@ from typing import Any, Self
 from zoneinfo import ZoneInfo
 
 from app.domain.times import moment
-from crds import durations, names, tso
+from crds.contract import durations, names, tso
 
 _UNITS = {"keepHourly": "%Y%m%d%H", "keepDaily": "%Y%m%d", "keepWeekly": "%G%V", "keepMonthly": "%Y%m", "keepYearly": "%Y"}
 

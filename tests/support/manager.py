@@ -16,7 +16,7 @@ from backup_manager.reporting.journal import Journal
 from backup_manager.signals import Stop
 from backup_manager.tidb import gc_life_time
 from backup_manager.tidb.connection import Access
-from crds.report import Report
+from crds.contract.report import Report
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 UID = "0f5e9c1a-7777-4444-8888-000000000001"

@@ -9,7 +9,7 @@ import orjson
 
 from app.domain.config import Config
 from app.domain.decision import Decision
-from app.hooks.kind import Kind
+from app.hooks.resource import Kind
 from cli.simulator.metacontroller import JOBS, Metacontroller, Pass, finalizer
 from cli.simulator.store import ApiError, Object, kind_of, uid_of
 from tests.support.objects import NOW, at

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from app.domain.observed import Observed
-from crds import names
+from crds.contract import names
 
 NOW = datetime(2026, 1, 31, 2, 0, tzinfo=UTC)
 CREATED = "2026-01-31T01:00:00Z"

@@ -18,11 +18,11 @@ from app.domain.schedule.children import BACKUPS
 from app.domain.schedule.clock import TOLERANCE
 from app.domain.schedule.cron import parse, zone
 from app.domain.times import moment, stamp
-from app.hooks.answer import render
 from app.hooks.backupschedule import KIND
+from app.hooks.response import render
 from cli.simulator.metacontroller import Metacontroller, Pass, finalizer, respond
 from cli.simulator.store import Object, deleting, kind_of, uid_of
-from crds import names, tso
+from crds.contract import names, tso
 from tests.support import keep_oracle
 from tests.support.schedules import CREATED, schedule
 from tests.support.world.caches import LaggingCaches

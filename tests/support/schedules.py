@@ -10,7 +10,7 @@ from app.domain.observed import Object, Observed
 from app.domain.schedule.children import BACKUPS, COMPACTIONS
 from app.domain.schedule.reconcile import ScheduleIntent, decide
 from app.domain.times import stamp
-from crds import names, tso
+from crds.contract import names, tso
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 CREATED = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)

@@ -10,7 +10,7 @@ import pytest
 
 from app.domain.schedule import reconcile as schedule
 from app.domain.status import Phase
-from crds import names
+from crds.contract import names
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 PAGE: Final = ROOT / "docs" / "failure-modes.md"

@@ -40,9 +40,9 @@ from app.domain.job.run import Run, show, stall_cause, stall_time
 from app.domain.observed import Observed, metadata
 from app.domain.status import Draft, Phase, holds, outcome_of
 from app.domain.times import moment, stamp
-from crds import names
-from crds.paths import PathError, export_location
-from crds.report import Phase as ReportPhase
+from crds.contract import names
+from crds.contract.paths import PathError, export_location
+from crds.contract.report import Phase as ReportPhase
 
 _PODS_LEFT: Final = 10
 _AHEAD: Final = 20

@@ -15,7 +15,7 @@ import orjson
 from app.domain.observed import Object, Observed, metadata
 from app.domain.status import Draft, Phase
 from app.domain.times import edited_at, moment, stamp
-from crds import durations, names, sizes
+from crds.contract import durations, names, sizes
 
 REASON: Final = "Imported"
 

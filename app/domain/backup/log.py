@@ -22,8 +22,8 @@ from app.domain.observed import Object, Observed, metadata
 from app.domain.status import Draft, Phase
 from app.domain.times import moment
 from app.domain.validation import Admission, admit, hold, spec_problem
-from crds import names, tso
-from crds.paths import location_of
+from crds.contract import names, tso
+from crds.contract.paths import location_of
 
 START: Final = "log-start"
 STOP: Final = "log-stop"

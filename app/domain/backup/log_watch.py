@@ -33,8 +33,8 @@ from app.domain.observed import Observed, metadata
 from app.domain.status import Draft, Phase, holds
 from app.domain.times import moment, stamp
 from app.domain.validation import admit
-from crds import durations, names
-from crds.report import Phase as ReportPhase
+from crds.contract import durations, names
+from crds.contract.report import Phase as ReportPhase
 
 COMMAND: Final = "log-watch"
 GRACE_ANNOTATION: Final = "tidb.pingcap.com/log-backup-state-query-failure-grace-period"

@@ -32,8 +32,8 @@ from app.domain.observed import Object, Observed, metadata
 from app.domain.recorded import Start
 from app.domain.status import Draft, outcome_of
 from app.domain.validation import admit, hold
-from crds import names
-from crds.paths import export_location, location_of
+from crds.contract import names
+from crds.contract.paths import export_location, location_of
 
 
 def related(parent: Object, config: Config) -> list[dict[str, Any]]:

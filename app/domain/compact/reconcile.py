@@ -28,9 +28,9 @@ from app.domain.recorded import Start
 from app.domain.status import Draft, Phase, holds
 from app.domain.times import stamp
 from app.domain.validation import admit, hold
-from crds import names
-from crds.report import Phase as ReportPhase
-from crds.report import Report
+from crds.contract import names
+from crds.contract.report import Phase as ReportPhase
+from crds.contract.report import Report
 
 _INTERRUPTED: Final = "Interrupted"
 """The manager's reason when its Pod was stopped."""

@@ -1,7 +1,8 @@
 """The GC life time that a run raised: a condition while it may be raised, and a Job that restores it when its run cannot.
 
 A manager reports that it is about to raise the life time before it does, and that it no longer needs it raised once it has
-restored it (``gcLifeTimeState``, :class:`crds.report.GcLifeTime`). In between the CR has condition ``GcLifeTimeRaised``.
+restored it (``gcLifeTimeState``, :class:`crds.contract.report.GcLifeTime`). In between the CR has condition
+``GcLifeTimeRaised``.
 
 ============================================= ============================================================
 observed, with the condition                  answer
@@ -31,8 +32,8 @@ from app.domain.job.retry import failure_of
 from app.domain.observed import Observed, metadata
 from app.domain.status import Draft, Phase, holds
 from app.domain.times import moment
-from crds import durations, names
-from crds.report import GcLifeTime
+from crds.contract import durations, names
+from crds.contract.report import GcLifeTime
 
 RETRY: Final = timedelta(hours=1)
 """After a failed Job. Its manager waits for the database for minutes, and Kubernetes repeats it."""

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.observed import Object, Observed, metadata
 from app.domain.times import moment
-from crds import names
-from crds.identity import Recorded, from_text
-from crds.report import Phase as ReportPhase
-from crds.report import Report
+from crds.contract import names
+from crds.contract.identity import Recorded, from_text
+from crds.contract.report import Phase as ReportPhase
+from crds.contract.report import Report
 
 if TYPE_CHECKING:
     from app.domain.cluster import Cluster

@@ -7,8 +7,8 @@ from typing import Any, Final
 from app.domain.job.observed import Job
 from app.domain.status import Draft, Phase
 from app.domain.times import moment, stamp
-from crds import durations, sizes, tso
-from crds.report import Report, StepProgress
+from crds.contract import durations, sizes, tso
+from crds.contract.report import Report, StepProgress
 
 _MAX_OPERATIONS: Final = 10
 _CLOCKS_APART: Final = timedelta(hours=1)

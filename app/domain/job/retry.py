@@ -13,8 +13,8 @@ from typing import Any, Final, Self
 
 from app.domain.job.observed import Job
 from app.domain.times import moment, stamp
-from crds import durations, names
-from crds.report import Phase as ReportPhase
+from crds.contract import durations, names
+from crds.contract.report import Phase as ReportPhase
 
 DEFAULT_MIN_DELAY: Final = "300s"
 DEFAULT_MAX_RETRIES: Final = 2

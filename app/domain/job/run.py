@@ -28,8 +28,8 @@ from app.domain.job.retry import Chain, Failure, Policy, walk
 from app.domain.observed import Observed, metadata
 from app.domain.status import PASSING, Draft, Phase, holds
 from app.domain.times import moment, stamp
-from crds import names
-from crds.report import Phase as ReportPhase
+from crds.contract import names
+from crds.contract.report import Phase as ReportPhase
 
 _PHASES: Final = {
     ReportPhase.PREPARE: Phase.PREPARE,

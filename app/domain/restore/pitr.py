@@ -23,7 +23,7 @@ from app.domain.cluster import Cluster
 from app.domain.observed import Observed, metadata
 from app.domain.times import moment, stamp
 from app.domain.validation import Admission
-from crds import names, tso
+from crds.contract import names, tso
 
 GC_ANNOTATION: Final = "tidb.pingcap.com/gc-ratio-threshold-set"
 """``"true"`` on a Restore: gc.ratio-threshold has been set by other means than the cluster's object."""

@@ -39,7 +39,7 @@ from app.domain.restore import pitr, replication
 from app.domain.status import Draft, Phase, holds, outcome_of
 from app.domain.times import moment
 from app.domain.validation import admit, hold
-from crds import names
+from crds.contract import names
 
 _PRUNED: Final = (Phase.PRUNE_COMPLETE, Phase.PRUNE_FAILED)
 _PODS_LEFT: Final = 10

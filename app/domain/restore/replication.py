@@ -37,8 +37,8 @@ from app.domain.restore import pitr
 from app.domain.status import Draft, Phase, holds
 from app.domain.times import moment
 from app.domain.validation import Admission, admit, hold
-from crds import durations, names
-from crds.paths import PathError, location_of
+from crds.contract import durations, names
+from crds.contract.paths import PathError, location_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from app.domain.observed import Object, Observed, controlled_by, controller_of, 
 from app.domain.schedule.clock import TOLERANCE
 from app.domain.schedule.retention import Item, State
 from app.domain.times import moment, stamp
-from crds import names, tso
+from crds.contract import names, tso
 
 BACKUPS: Final = f"Backup.{names.API_VERSION}"
 COMPACTIONS: Final = f"CompactBackup.{names.API_VERSION}"

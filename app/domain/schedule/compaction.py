@@ -16,7 +16,7 @@ from app.domain.schedule.children import compaction_name
 from app.domain.schedule.log import Log
 from app.domain.schedule.spec import Schedule
 from app.domain.times import moment
-from crds import names, tso
+from crds.contract import names, tso
 
 _INTERVALS: Final = 3
 _NAME_LAYOUT: Final = "%Y-%m-%dt%H-%M-%S"

@@ -15,7 +15,7 @@ from itertools import islice, pairwise
 from typing import Final, NamedTuple, Protocol
 from zoneinfo import ZoneInfo
 
-from crds import durations
+from crds.contract import durations
 
 _DAY: Final = timedelta(days=1)
 _SEARCH_YEARS: Final = 41

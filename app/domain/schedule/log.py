@@ -14,7 +14,7 @@ from typing import Any, Final
 from app.domain.observed import Object, metadata, name_of, part
 from app.domain.schedule.children import Children
 from app.domain.times import moment, stamp
-from crds import tso
+from crds.contract import tso
 
 _MAX_GAPS: Final = 20
 

@@ -31,7 +31,7 @@ from app.domain.schedule.retention import Compaction, Hold, Item, Rule, State, V
 from app.domain.schedule.slots import NAME_TAKEN, Slots, Stall, Terms
 from app.domain.schedule.spec import Schedule, ScheduleError
 from app.domain.times import edited_at, last_edit, moment, stamp, witnessed
-from crds import names, tso
+from crds.contract import names, tso
 
 INVALID: Final = "Invalid"
 STALLED: Final = "ScheduleStalled"

@@ -15,7 +15,7 @@ from app.domain.schedule.children import Children
 from app.domain.schedule.clock import BEHIND, TOLERANCE
 from app.domain.schedule.spec import Schedule
 from app.domain.times import moment, stamp
-from crds import names
+from crds.contract import names
 
 PAUSED: Final = "Paused"
 """Condition of a schedule that makes no Backups; its disappearance tells that it was resumed."""

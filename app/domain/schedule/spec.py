@@ -14,8 +14,8 @@ from app.domain.config import Config
 from app.domain.schedule import cron
 from app.domain.schedule.cron import Timetable
 from app.domain.schedule.retention import Policy, Rule
-from crds import durations, tso
-from crds.paths import PathError, location_of, normalise, provider_of, reserved_part
+from crds.contract import durations, tso
+from crds.contract.paths import PathError, location_of, normalise, provider_of, reserved_part
 from crds.v1alpha1 import spec_problems
 
 _TEMPLATES: Final = ("backupTemplate", "logBackupTemplate", "compactBackupTemplate")

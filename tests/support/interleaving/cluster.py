@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from backup_manager.kubernetes.client import ApiNotFoundError, ApiUnavailableError, ConflictError
 from backup_manager.storage.retry import patiently
-from crds.report import Report
+from crds.contract.report import Report
 from tests.support.interleaving.scheduler import Process, Scheduler, State
 
 T = TypeVar("T")

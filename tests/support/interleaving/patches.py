@@ -20,7 +20,7 @@ from backup_manager.storage.tool_urls import ToolStorage
 from backup_manager.tidb import gc_life_time, target_lock
 from backup_manager.tools import br_runner, dumpling_watch, process
 from backup_manager.tools.process import Ended
-from crds.paths import Location, location_of
+from crds.contract.paths import Location, location_of
 from tests.support.interleaving.locking import FakeRenewal
 from tests.support.interleaving.plan import Wanted
 from tests.support.interleaving.scheduler import Scheduler

@@ -15,7 +15,7 @@ from backup_manager.catalog import audit_log
 from backup_manager.storage.base import DeleteFailure, ObjectInfo, StoreState, Target, Upload
 from backup_manager.storage.memory import Bucket, MemoryStorage, etag_of
 from backup_manager.storage.retry import delete_all, patiently, write_patiently
-from crds.paths import READERS_SUFFIX, Location
+from crds.contract.paths import READERS_SUFFIX, Location
 from tests.support.interleaving.scheduler import Scheduler
 
 T = TypeVar("T")

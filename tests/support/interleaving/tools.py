@@ -19,7 +19,7 @@ from backup_manager.tools import backupmeta
 from backup_manager.tools.dumpling import SUCCESS as DUMPLING_SUCCESS
 from backup_manager.tools.lightning import SUCCESS as LIGHTNING_SUCCESS
 from backup_manager.tools.process import Ended, LineHandler, Stream
-from crds.paths import Location
+from crds.contract.paths import Location
 from tests.support.interleaving.scheduler import Process, Scheduler
 from tests.support.interleaving.store import ScheduledStorage
 

@@ -9,7 +9,7 @@ import orjson
 from backup_manager.catalog.record import SUFFIX, unpack_objects
 from backup_manager.storage.memory import etag_of
 from backup_manager.tools import backupmeta
-from crds.paths import CONTENT_SUFFIX, OBJECTS_SUFFIX, Location
+from crds.contract.paths import CONTENT_SUFFIX, OBJECTS_SUFFIX, Location
 from tests.support.interleaving.tools import CHECKPOINTS, FILES, SNAPSHOT
 
 OURS: Final = (SUFFIX, OBJECTS_SUFFIX, CONTENT_SUFFIX)

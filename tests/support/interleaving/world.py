@@ -17,9 +17,9 @@ from backup_manager.kubernetes.resource import Resource
 from backup_manager.operations import br_backup, br_restore, clean, export, import_
 from backup_manager.reporting.journal import Journal
 from backup_manager.storage.memory import Bucket
-from crds import identity, names
-from crds.paths import Location
-from crds.report import Phase
+from crds.contract import identity, names
+from crds.contract.paths import Location
+from crds.contract.report import Phase
 from tests.support.interleaving.cluster import Api, Cluster, Pod, Reports
 from tests.support.interleaving.plan import Act, Wanted
 from tests.support.interleaving.scheduler import Process, Scheduler

@@ -13,7 +13,7 @@ from app.domain.config import Config
 from app.domain.schedule.children import BACKUPS
 from cli.simulator.metacontroller import HOOKS, HookError, Metacontroller, Outcome, Pass, finalizer
 from cli.simulator.store import NAMESPACES, ApiError, Object, key_of, kind_of, uid_of
-from crds import names
+from crds.contract import names
 from tests.support.objects import NOW
 from tests.support.world.caches import LaggingCaches
 from tests.support.world.invariants import Invariants, Violation

@@ -13,7 +13,7 @@ from typing import Any, Final
 from app.domain.times import moment
 from cli.simulator.metacontroller import HOOKS, JOBS
 from cli.simulator.store import NAMESPACES, ApiError, Object, deleting, key_of, kind_of, owners, uid_of
-from crds import names
+from crds.contract import names
 from tests.support.objects import at
 from tests.support.world import users
 from tests.support.world.cluster import BACKUPS, CLUSTERS, CONFIGS, NAMESPACE, Dice, World, tidb_cluster

@@ -21,7 +21,7 @@ from app.domain.schedule.children import BACKUPS
 from app.domain.times import moment
 from cli.simulator.metacontroller import JOBS, Pass, respond
 from cli.simulator.store import Object, controller_of, deleting, uid_of
-from crds import names
+from crds.contract import names
 from crds.v1alpha1 import KINDS
 from tests.support import keep_oracle
 from tests.support.world.kubernetes import Kubernetes, finished

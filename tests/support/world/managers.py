@@ -13,7 +13,7 @@ from typing import Any, Final
 from app.domain.times import stamp
 from cli.simulator.metacontroller import JOBS
 from cli.simulator.store import ApiError, Object, controller_of, deleting, key_of, uid_of
-from crds import names, tso
+from crds.contract import names, tso
 from tests.support.world.kubernetes import PODS, Kubernetes
 
 RUNS: Final = frozenset({"backup", "export", "restore", "import", "compact"})

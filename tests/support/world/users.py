@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any, Final
 
 from cli.simulator.store import Object
-from crds import names
+from crds.contract import names
 from crds.generate import openapi_schema
 from crds.v1alpha1 import KINDS
 from tests.support.objects import S3

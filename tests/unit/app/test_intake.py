@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.hooks.wire import RequestError
+from app.hooks.request import RequestError
 from app.intake import SMALL, Bodies, Share
 
 KIB = 1024

@@ -10,7 +10,7 @@ import pytest
 
 from app.domain.observed import Observed
 from app.metrics import Metrics
-from crds import tso
+from crds.contract import tso
 from tests.support.schedules import DAILY, DAY, NOW, backup, observed, schedule
 
 STATUS = {

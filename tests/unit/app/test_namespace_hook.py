@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from app.builders.namespace import ROLE, RULES, build_rights
 from app.domain.config import Config
 from app.hooks.namespace import NamespaceRequestError, sync
-from crds import names
+from crds.contract import names
 
 KINDS = {
     "ServiceAccount": "ServiceAccount.v1",

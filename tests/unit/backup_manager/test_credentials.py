@@ -12,7 +12,7 @@ from backup_manager.storage import gcs, s3_credentials
 from backup_manager.storage.settings import AzureSettings, GcsSettings, S3Settings
 from backup_manager.storage.tool_urls import for_dumpling
 from backup_manager.tidb.connection import Access
-from crds.paths import location_of
+from crds.contract.paths import location_of
 
 ONE_LINE = credentials._ONE_LINE
 

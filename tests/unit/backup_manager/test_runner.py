@@ -19,8 +19,8 @@ from backup_manager.kubernetes import client as kubernetes_api
 from backup_manager.kubernetes.resource import choose
 from backup_manager.reporting import reporters
 from backup_manager.signals import Stop
-from crds import names
-from crds.report import ANNOTATION, Report
+from crds.contract import names
+from crds.contract.report import ANNOTATION, Report
 from tests.support.manager import world
 
 CR = """apiVersion: pingcap.com/v1alpha1

@@ -9,7 +9,7 @@ import pytest
 
 from backup_manager.errors import InterruptedError_
 from backup_manager.signals import End, Stop
-from crds import names
+from crds.contract import names
 
 
 @dataclass

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 import pytest
 import yaml
 
+from cli.formats import Bytes
 from cli.output import Answer, Format, Output, Table, to_yaml
-from cli.words import Bytes
-from crds.report import Problem
+from crds.contract.report import Problem
 
 NOW = datetime(2026, 1, 31, 2, 0, tzinfo=UTC)
 TABLE = Table(columns=("NAME", "WHEN", "SIZE"), rows=[("a", NOW, Bytes(5024)), ("=sum", None, None)], title="Title")

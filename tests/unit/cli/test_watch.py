@@ -10,8 +10,8 @@ import cli.commands.watch
 from backup_manager.errors import UnreachableError
 from cli.documents import Files, Object
 from cli.main import commands
+from cli.models.status import summarise
 from cli.options import Place
-from cli.summary import summarise
 from tests.support.objects import BR_SPEC, LOG_SPEC, NOW, parent
 
 

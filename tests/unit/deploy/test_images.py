@@ -13,7 +13,7 @@ import yaml
 
 from app.main import app
 from backup_manager.kubernetes.resource import choose
-from crds.paths import export_location
+from crds.contract.paths import export_location
 from crds.v1alpha1 import spec_problems
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from app.builders.namespace import RULES
-from app.hooks.kind import Kind
-from crds import names, report
+from app.hooks.resource import Kind
+from crds.contract import names, report
 from rotator.__main__ import rotator_parser
 from rotator.cluster import CONTROLLERS
 from rotator.plan import Policy, plan

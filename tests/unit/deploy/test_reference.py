@@ -17,7 +17,7 @@ from backup_manager import runner
 from backup_manager.kubernetes import lease
 from backup_manager.operations import watch_log as watch
 from backup_manager.tidb import connection as database
-from crds import durations, names
+from crds.contract import durations, names
 
 ROOT = Path(__file__).resolve().parents[3]
 ROOMS = ("app", "backup_manager", "cli", "crds")

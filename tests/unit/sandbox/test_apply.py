@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sandbox.metacontroller import apply
+from sandbox.standins.metacontroller import apply
 
 
 def child(**fields: Any) -> dict[str, Any]:

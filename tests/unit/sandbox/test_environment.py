@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from sandbox.agent.environment import ConfigError, command_line, field, resolve, resource_field
 from sandbox.api import Object
+from sandbox.standins.kubelet.environment import ConfigError, command_line, field, resolve, resource_field
 
 POD: Object = {
     "metadata": {"name": "p", "namespace": "n", "uid": "u", "labels": {"a/b": "1"}, "annotations": {"x": "y"}},

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.agent import images
-from sandbox.agent.container import Container, waiting
-from sandbox.agent.status import build, phase
+from sandbox.standins.kubelet import images
+from sandbox.standins.kubelet.container import Container, waiting
+from sandbox.standins.kubelet.status import build, phase
 
 
 def container(folder: Path, *, code: int | None = None, crashed: bool = False) -> Container:

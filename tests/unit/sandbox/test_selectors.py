@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.metacontroller.selectors import SelectorError, matches
+from sandbox.standins.metacontroller.selectors import SelectorError, matches
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from sandbox.agent.volumes import VolumeError, Volumes
 from sandbox.api import Object
+from sandbox.standins.kubelet.volumes import VolumeError, Volumes
 
 
 def lookup(kind: str, name: str) -> Object | None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from sandbox.metacontroller.answers import RelatedRule, SyncAnswer
-from sandbox.metacontroller.webhook import Hook, HookClient, HookError, HookPanic, TooManyRequests, decode, retry_after
 from sandbox.patience import PATIENCE
+from sandbox.standins.metacontroller.answers import RelatedRule, SyncAnswer
+from sandbox.standins.metacontroller.webhook import Hook, HookClient, HookError, HookPanic, TooManyRequests, decode, retry_after
 from tests.support.hook_server import HookServer, Raw, hook_server
 
 

@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from sandbox.metacontroller.workqueue import BASE_DELAY, MAX_DELAY, WorkQueue
 from sandbox.patience import PATIENCE
+from sandbox.standins.metacontroller.workqueue import BASE_DELAY, MAX_DELAY, WorkQueue
 
 
 class Clock:

@@ -11,7 +11,7 @@ from app.builders.pods import container_security, pod_security
 from app.domain.cluster import Cluster
 from app.domain.config import Config
 from app.domain.job.observed import JobIntent, Purpose
-from crds import names
+from crds.contract import names
 from tests.support.objects import BR_SPEC, EXPORT_SPEC, LOG_SPEC, S3, UID, observed, parent
 
 CONFIG = Config(time_zone="Asia/Shanghai")

@@ -15,8 +15,8 @@ from app.domain.restore import reconcile as restore
 from app.hooks import backup as backup_hook
 from app.hooks import compactbackup as compact_hook
 from app.hooks import restore as restore_hook
-from app.hooks.answer import render
-from crds import names
+from app.hooks.response import render
+from crds.contract import names
 from tests.support.model import OneParent
 from tests.support.objects import (
     BR_SPEC,

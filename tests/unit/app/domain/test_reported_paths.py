@@ -11,7 +11,7 @@ from app.domain.backup.reconcile import decide
 from app.domain.config import Config
 from app.domain.decision import Decision
 from app.domain.job.observed import Job, JobIntent
-from crds import names, tso
+from crds.contract import names, tso
 from tests.support.objects import EXPORT_SPEC, NOW, at, job, observed, parent, report
 
 GIVEN = "s3://bucket/daily/basic-0f5e9c1a"

@@ -9,7 +9,7 @@ from app.domain.cluster import find
 from app.domain.config import ClusterKind, Config
 from app.domain.job.observed import JobIntent, Purpose
 from app.domain.validation import admit
-from crds.versions import split_image
+from crds.contract.versions import split_image
 from tests.support.objects import BR_SPEC, EXPORT_SPEC, LOG_SPEC, S3, observed, parent, tidb_cluster
 
 CONFIG = Config()

@@ -11,7 +11,8 @@ from fastapi import FastAPI
 from app import openapi, routes, service
 from app.domain.observed import Observed
 from app.domain.schedule.children import BACKUPS, COMPACTIONS
-from app.hooks import answer, wire
+from app.hooks import request as wire
+from app.hooks import response as answer
 from app.hooks.backupschedule import KIND
 from app.main import create_app
 from app.settings import Settings

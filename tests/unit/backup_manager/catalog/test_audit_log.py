@@ -19,8 +19,8 @@ from backup_manager.kubernetes.resource import Resource
 from backup_manager.reporting.journal import Journal, NullReporter
 from backup_manager.storage.base import ObjectInfo
 from backup_manager.storage.memory import Bucket, MemoryStorage
-from crds.paths import Location, Provider
-from crds.report import Problem
+from crds.contract.paths import Location, Provider
+from crds.contract.report import Problem
 
 NOW = datetime(2026, 1, 31, 2, 0, tzinfo=UTC)
 FOLDER = Location(provider=Provider.S3, bucket="b", prefix="shop")

@@ -7,7 +7,7 @@ import pytest
 from backup_manager.catalog.destination import Folder
 from backup_manager.errors import AccessDeniedError
 from backup_manager.storage.preflight import PROBE
-from crds import names
+from crds.contract import names
 from tests.support.fake_s3 import FakeS3, Request
 from tests.support.manager import World, world
 

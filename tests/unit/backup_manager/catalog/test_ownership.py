@@ -25,9 +25,9 @@ from backup_manager.errors import ClaimedError, StorageError, SupersededError, U
 from backup_manager.operations import clean
 from backup_manager.signals import Stop
 from backup_manager.storage.memory import Bucket, MemoryStorage
-from crds import names
-from crds.paths import Location, Provider
-from crds.report import Problem
+from crds.contract import names
+from crds.contract.paths import Location, Provider
+from crds.contract.report import Problem
 from tests.support.manager import NOW, world
 
 A, B = (Owner(namespace="ns", name=name, uid=f"uid-{name}") for name in "ab")

@@ -29,9 +29,9 @@ from backup_manager.kubernetes.client import ApiForbiddenError
 from backup_manager.locks import Lock, Note, Pace
 from backup_manager.signals import Stop
 from backup_manager.storage.memory import Bucket, MemoryStorage
-from crds import names
-from crds.paths import Location, Provider
-from crds.report import Phase
+from crds.contract import names
+from crds.contract.paths import Location, Provider
+from crds.contract.report import Phase
 from sandbox.patience import PATIENCE, until
 from tests.support.manager import NOW, World, world
 

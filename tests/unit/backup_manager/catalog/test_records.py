@@ -16,8 +16,8 @@ from backup_manager.kubernetes.resource import Resource
 from backup_manager.masking import Masker
 from backup_manager.storage.base import ObjectInfo
 from backup_manager.storage.memory import Bucket, MemoryStorage
-from crds.paths import Location, Provider
-from crds.report import Problem
+from crds.contract.paths import Location, Provider
+from crds.contract.report import Problem
 from tests.support.fake_s3 import FakeS3, error
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

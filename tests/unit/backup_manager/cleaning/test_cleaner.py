@@ -16,7 +16,7 @@ from backup_manager.storage.base import DeleteFailure, Target
 from backup_manager.storage.http_pool import Answer
 from backup_manager.storage.memory import Bucket, MemoryStorage
 from backup_manager.storage.s3 import CLEAN_BATCH
-from crds.paths import Location, Provider
+from crds.contract.paths import Location, Provider
 from tests.support.fake_s3 import FakeS3, Request, error, sometimes
 
 

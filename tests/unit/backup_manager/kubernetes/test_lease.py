@@ -23,8 +23,8 @@ from backup_manager.kubernetes.client import (
 from backup_manager.kubernetes.lease import ClusterLeaseLostError, held
 from backup_manager.locks import Pace
 from backup_manager.signals import Stop
-from crds import names
-from crds.report import Phase
+from crds.contract import names
+from crds.contract.report import Phase
 from sandbox.patience import PATIENCE, until
 from tests.support.manager import World, world
 

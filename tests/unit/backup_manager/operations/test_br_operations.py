@@ -23,9 +23,9 @@ from backup_manager.storage.factory import open_storage
 from backup_manager.tidb.gc_life_time import Mark
 from backup_manager.tidb.pd import LogTask, Pd, TaskState
 from backup_manager.tools import br_runner
-from crds import names
-from crds.paths import location_of
-from crds.report import Phase
+from crds.contract import names
+from crds.contract.paths import location_of
+from crds.contract.report import Phase
 from tests.support.fake_tool import FakeTool
 from tests.support.manager import NOW, FakeDatabase, World, local_storage, world
 

@@ -15,7 +15,7 @@ from backup_manager.operations import br_pitr, br_restore
 from backup_manager.operations.br_pitr import PointUnreachableError, checked
 from backup_manager.storage.pitr import PointStorage, both
 from backup_manager.tools import br_runner
-from crds import paths
+from crds.contract import paths
 from tests.support.fake_tool import FakeTool
 from tests.support.manager import FakeDatabase, World, local_storage, world
 

@@ -16,9 +16,9 @@ from backup_manager.kubernetes import active_pods
 from backup_manager.operations import clean
 from backup_manager.signals import Stop
 from backup_manager.storage.s3 import S3Storage
-from crds import names
-from crds.paths import Location
-from crds.report import Phase
+from crds.contract import names
+from crds.contract.paths import Location
+from crds.contract.report import Phase
 from tests.support.fake_s3 import FakeS3
 from tests.support.manager import UID, World, world
 

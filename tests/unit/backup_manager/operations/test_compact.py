@@ -14,7 +14,7 @@ from backup_manager.operations import compact
 from backup_manager.signals import Stop
 from backup_manager.storage.factory import open_storage
 from backup_manager.tools.tikv_ctl import Heard, Work
-from crds.paths import location_of
+from crds.contract.paths import location_of
 from tests.support.fake_tool import FakeTool
 from tests.support.manager import NOW, World, local_storage, world
 

@@ -23,8 +23,8 @@ from backup_manager.tidb import accounts
 from backup_manager.tidb.connection import DatabaseError
 from backup_manager.tools import process
 from backup_manager.tools.dumpling import SUCCESS
-from crds.paths import Location, Provider
-from crds.report import Phase
+from crds.contract.paths import Location, Provider
+from crds.contract.report import Phase
 from tests.support.fake_tool import FakeTool
 from tests.support.manager import FakeDatabase, World, local_storage, world
 from tests.unit.backup_manager.tidb.test_accounts import HASH

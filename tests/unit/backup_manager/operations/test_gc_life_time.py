@@ -13,7 +13,7 @@ from backup_manager.kubernetes.client import KubernetesApi
 from backup_manager.operations import gc_life_time
 from backup_manager.tidb.connection import Access
 from backup_manager.tidb.gc_life_time import Mark
-from crds import durations, names
+from crds.contract import durations, names
 from tests.support.manager import UID, FakeDatabase, world
 
 

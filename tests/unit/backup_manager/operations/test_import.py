@@ -25,9 +25,9 @@ from backup_manager.storage.local import LocalStorage
 from backup_manager.tidb import accounts, schema_objects, target_lock
 from backup_manager.tidb.connection import Database
 from backup_manager.tools.lightning import CANCELED, SUCCESS
-from crds import names
-from crds.paths import Location, Provider
-from crds.report import Phase, Problem
+from crds.contract import names
+from crds.contract.paths import Location, Provider
+from crds.contract.report import Phase, Problem
 from sandbox.patience import PATIENCE, until
 from tests.support.fake_tool import FakeTool
 from tests.support.manager import FakeDatabase, World, local_storage, world

@@ -17,9 +17,9 @@ from backup_manager.tidb import accounts, schema_objects
 from backup_manager.tidb.accounts import Account, Accounts
 from backup_manager.tidb.connection import Database, DatabaseUnreachableError
 from backup_manager.tidb.schema_objects import NamedView, SchemaObjects
-from crds import names
-from crds.paths import Location, Provider
-from crds.report import Problem
+from crds.contract import names
+from crds.contract.paths import Location, Provider
+from crds.contract.report import Problem
 from tests.support.manager import NOW, UID, World, local_storage, world
 
 OWNER = Owner(namespace="ns", name="cr", uid="u")

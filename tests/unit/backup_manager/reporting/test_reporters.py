@@ -21,7 +21,7 @@ from backup_manager.reporting.reporters import (
     open_reporter,
     readable,
 )
-from crds.report import ANNOTATION, MAX_BYTES, TERMINATION_BYTES, Phase, Problem, Report, StepProgress
+from crds.contract.report import ANNOTATION, MAX_BYTES, TERMINATION_BYTES, Phase, Problem, Report, StepProgress
 from sandbox.patience import PATIENCE, until
 from tests.support.manager import NOW, RememberingReporter
 

@@ -9,7 +9,7 @@ from backup_manager.cleaning.cleaner import Cleaner
 from backup_manager.errors import AccessDeniedError, ManagerError, NotFoundError, StorageError
 from backup_manager.storage import local
 from backup_manager.storage.local import LocalStorage
-from crds.paths import Location, Provider
+from crds.contract.paths import Location, Provider
 
 
 def storage(mount: Path, prefix: str = "p/q") -> LocalStorage:

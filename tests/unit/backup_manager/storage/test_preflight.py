@@ -11,7 +11,7 @@ from backup_manager.storage.http_pool import Answer
 from backup_manager.storage.local import LocalStorage
 from backup_manager.storage.memory import MemoryStorage
 from backup_manager.storage.preflight import PROBE, Check, Status, details, preflight, require, table
-from crds.paths import Location, Provider
+from crds.contract.paths import Location, Provider
 from tests.support.fake_s3 import FakeS3, Request, error
 
 

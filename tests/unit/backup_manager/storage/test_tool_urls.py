@@ -13,7 +13,7 @@ import pytest
 from backup_manager.errors import AccessDeniedError, UsageError
 from backup_manager.storage.factory import open_storage
 from backup_manager.storage.tool_urls import for_br, for_dumpling, for_lightning
-from crds.paths import Location, location_of
+from crds.contract.paths import Location, location_of
 
 S3_KEYS = {"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "S3cr3tKey"}
 SAS = "sv=2020&sig=a+b/c=="

@@ -10,7 +10,7 @@ from backup_manager.errors import InterruptedError_, ManagerError, PermanentErro
 from backup_manager.signals import Stop
 from backup_manager.tidb import connection as database
 from backup_manager.tidb.connection import Access, Database, DatabaseUnreachableError, LoginError, TlsFiles, connect
-from crds.report import Phase
+from crds.contract.report import Phase
 from sandbox.ports import free_port
 from tests.support.manager import world
 

@@ -13,7 +13,7 @@ from backup_manager.signals import Stop
 from backup_manager.tidb import gc_life_time
 from backup_manager.tidb.connection import DatabaseUnreachableError
 from backup_manager.tidb.gc_life_time import PACE, Mark, Note
-from crds.report import Report
+from crds.contract.report import Report
 from tests.support.manager import NOW, FakeDatabase, World, world
 
 VARIABLE, MARKER = gc_life_time.VARIABLE, gc_life_time.MARKER

@@ -14,7 +14,7 @@ from backup_manager.errors import ManagerError, UnreachableError
 from backup_manager.operations.watch_log import look, told
 from backup_manager.tidb.pd import LogTask, Pd, TaskState
 from backup_manager.tools.br import Cluster
-from crds import tso
+from crds.contract import tso
 
 INFO = b"\x10\x07\x22\x01a"  # start_ts 7, name a
 ERROR = b"\x08\x01\x12\x04KV:X\x1a\x09disk full\x20\x05"

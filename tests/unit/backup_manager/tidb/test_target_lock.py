@@ -17,8 +17,8 @@ from backup_manager.tidb import target_lock
 from backup_manager.tidb.connection import Access, Database, DatabaseError, DatabaseUnreachableError
 from backup_manager.tidb.target_lock import KEY, ROW, PdPlace, RowPlace, TargetLockLostError, held, pd_of
 from backup_manager.tools.br import Cluster
-from crds import names
-from crds.report import Phase
+from crds.contract import names
+from crds.contract.report import Phase
 from sandbox.patience import PATIENCE, until
 from tests.support.manager import FakeDatabase, World, world
 from tests.unit.backup_manager.kubernetes.test_lease import Api

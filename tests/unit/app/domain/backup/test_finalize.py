@@ -10,7 +10,7 @@ from app.domain.config import Config
 from app.domain.decision import Decision
 from app.domain.job.ending import FORCE_ANNOTATION
 from app.domain.job.observed import JobIntent, Purpose
-from crds import names
+from crds.contract import names
 from crds.v1alpha1 import KINDS
 from tests.support.objects import (
     EXPORT_SPEC,

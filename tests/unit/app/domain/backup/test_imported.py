@@ -11,9 +11,9 @@ from app.builders.labels import own
 from app.domain.backup.imported import Imported
 from app.domain.config import Config
 from app.domain.observed import Observed
-from app.hooks import answer
+from app.hooks import response as answer
 from app.hooks.backup import KIND
-from crds import names
+from crds.contract import names
 from crds.v1alpha1 import Backup
 from tests.support.objects import BR_SPEC, EXPORT_SPEC, NOW, job, observed, parent
 

@@ -9,7 +9,7 @@ from app.domain.backup.reconcile import decide, related
 from app.domain.config import ClusterKind, Config
 from app.domain.decision import Decision
 from app.domain.job.observed import JobIntent, Purpose
-from crds import names
+from crds.contract import names
 from crds.v1alpha1 import KINDS
 from tests.support.objects import BR_SPEC, EXPORT_SPEC, NOW, S3, UID, at, job, observed, parent, report, tidb_cluster
 

@@ -10,7 +10,7 @@ from app.domain.decision import Decision
 from app.domain.job.observed import JobIntent
 from app.domain.restore.pitr import GC_ANNOTATION
 from app.domain.restore.reconcile import decide, related
-from crds import tso
+from crds.contract import tso
 from tests.support.objects import BR_SPEC, NOW, S3, at, observed, parent, tidb_cluster
 
 PITR: dict[str, Any] = {**BR_SPEC, "restoreMode": "pitr", "pitrFullBackupStorageProvider": {"s3": S3}}

@@ -10,7 +10,7 @@ from app.domain.config import Config
 from app.domain.observed import Object
 from app.domain.schedule.reconcile import decide
 from app.hooks.backupschedule import KIND
-from crds import names, tso
+from crds.contract import names, tso
 from crds.v1alpha1 import spec_problems
 from tests.support.schedules import (
     BR,

@@ -9,9 +9,9 @@ import pytest
 from app.domain.observed import Object
 from app.domain.schedule.children import read
 from app.domain.schedule.reconcile import decide
-from app.hooks.answer import compose
 from app.hooks.backupschedule import KIND
-from crds import names, tso
+from app.hooks.response import compose
+from crds.contract import names, tso
 from tests.support.schedules import (
     BR,
     CONFIG,

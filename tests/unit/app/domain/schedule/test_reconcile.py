@@ -10,7 +10,7 @@ import pytest
 
 from app.domain.config import Config
 from app.domain.schedule.reconcile import decide
-from crds import names
+from crds.contract import names
 from tests.support.schedules import (
     BR,
     CREATED,

@@ -1,0 +1,1 @@
+"""What commands compute before anything is shown: one module a command, under the command's name."""

@@ -1,0 +1,1 @@
+"""``make demo``: a backup and a restore on real parts."""
