@@ -8,12 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from backup_manager.catalog.content import Content
 from backup_manager.context import Context, Operation, Result
 from backup_manager.errors import ManagerError
 from backup_manager.kubernetes.resource import Resource
 from backup_manager.masking import Masker, secrets_of
 from backup_manager.reporting.journal import Journal, NullReporter
 from cli.documents import Object
+from cli.formats import count
 from crds.contract.report import Problem
 
 
@@ -25,6 +29,27 @@ class Outcome:
     problem: Problem | None = None
     exit_code: int = 0
     lines: list[str] = field(default_factory=list)
+
+    def verdict(self, what: str) -> str:
+        """*what* and how it stands: as recorded, with objects and content where they are known, or the problem and its hint."""
+        if self.problem is not None:
+            return "\n".join(text for text in (f"{self.problem.reason}: {self.problem.message}", self.problem.hint) if text)
+        checked = self.result.get("objectCount")
+        objects = f", {count(int(checked), 'object')}" if checked is not None else ""
+        return f"{what}: as recorded{objects}{_describe_content(self.result.get('content'))}"
+
+    def data(self) -> Mapping[str, Any]:
+        """The outcome for ``-o json``: ``ok``, the result's fields, and ``error`` where there is one."""
+        data: dict[str, Any] = {"ok": self.problem is None, **self.result}
+        if self.problem:
+            data["error"] = {key: value for key, value in self.problem.plain().items() if value}
+        return data
+
+
+def _describe_content(content: Any) -> str:
+    if not isinstance(content, Mapping):
+        return ""
+    return f"; {msgspec.convert(content, Content)}" if content.get("known") else "; which tables it holds was not recorded"
 
 
 @contextmanager

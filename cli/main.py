@@ -23,7 +23,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "history": "history",
     "import-records": "import_records",
     "verify": "verify",
-    "check": "verify",
+    "check": "check",
     "explain-command": "explain_command",
 }
 """Command to module of :mod:`cli.commands`, in the order of the help. The object in it has the command's name, with ``_`` for
