@@ -9,17 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from backup_manager.catalog.record import Record
-from backup_manager.errors import PermanentError
+from backup_manager.kubernetes.client import KubernetesApi
 from backup_manager.kubernetes.resource import Resource
 from backup_manager.masking import Masker
 from backup_manager.reporting.journal import Journal
 from backup_manager.signals import Stop
-
-if TYPE_CHECKING:
-    from backup_manager.kubernetes.client import KubernetesApi
 
 State = TypeVar("State")
 
@@ -43,7 +39,7 @@ class Context:
     stop: Stop = field(default_factory=Stop)
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     flags: Mapping[str, Any] = field(default_factory=dict)
-    kubernetes: "KubernetesApi | None" = None
+    kubernetes: KubernetesApi | None = None
     mask: Masker = field(default_factory=Masker)
     log: Callable[[str], None] = lambda _line: None
     now: Callable[[], datetime] = _now
@@ -83,20 +79,3 @@ def run_steps(context: Context, steps: Sequence[Step[State]], state: State) -> S
         step.work(context, state)
         context.journal.step(step.name, 100)
     return state
-
-
-def already_complete(context: Context, record: Record, *, details: Mapping[str, Any] | None = None) -> Result:
-    """The result of a run whose data an earlier attempt of the same CR completed and could not report.
-
-    Without Kubernetes there are no attempts: who runs a file again wants another backup, and gets an error that says that
-    nothing was done. Raises PermanentError.
-    """
-    if context.flags.get("from-file"):
-        done = f" since {record.time_completed:%Y-%m-%d %H:%M:%S}Z" if record.time_completed else ""
-        raise PermanentError(
-            f"nothing was done: {record.backup_path} is complete{done}, and the file names the same metadata.uid",
-            reason="AlreadyComplete",
-            hint="Remove metadata.uid from the file: each run is then a backup of its own (of br: with a prefix of its own).",
-        )
-    context.log("an earlier attempt was complete; nothing is written again")
-    return Result(commit_ts=record.commit_ts, backup_size=record.size, details=details or {})

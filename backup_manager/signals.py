@@ -18,6 +18,8 @@ from backup_manager.errors import InterruptedError_
 from crds.contract import names
 
 STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+TOOL_GRACE_SECONDS: Final = 20.0
+"""What a tool gets to end by itself before it is killed."""
 
 
 class End(Enum):

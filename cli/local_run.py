@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from backup_manager.catalog.content import Content
+from backup_manager.content import Content
 from backup_manager.context import Context, Operation, Result
 from backup_manager.errors import ManagerError
 from backup_manager.kubernetes.resource import Resource

@@ -1,1 +1,1 @@
-"""Records beside the data: who owns a path, who reads it, what it holds, and the audit log."""
+"""Records beside the data: who owns a path, who reads it, and the audit log."""

@@ -5,26 +5,21 @@ end: the process noted it itself before it exited, or Kubernetes shows its Pod e
 The latter is reported by the kubelet; a phase alone may have been set by the control plane for a node that is lost.
 """
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from backup_manager.catalog.record import Record
+from backup_manager.context import Context
 from backup_manager.errors import ManagerError
+from backup_manager.kubernetes.pods import ended_pods
 from crds.contract import names
 
-if TYPE_CHECKING:
-    from backup_manager.context import Context
 
-_ENDED: Final = frozenset({"Succeeded", "Failed"})
-
-
-def attempt_id(context: "Context") -> str:
+def attempt_id(context: Context) -> str:
     """The Pod's uid; outside of Kubernetes a random one for each call."""
     return context.env.get(names.ENV_POD_UID) or uuid4().hex
 
 
-def seen_to_end(context: "Context", record: Record | None, *, own: str = "") -> frozenset[str]:
+def seen_to_end(context: Context, record: Record | None, *, own: str = "") -> frozenset[str]:
     """The ids among the open attempts of *record*, other than *own*, whose Pods Kubernetes shows ended. Empty when it cannot be
     asked: then nothing is proven. One request, and only when there is such an attempt."""
     if record is None or record.owner.namespace != context.resource.namespace:
@@ -33,28 +28,7 @@ def seen_to_end(context: "Context", record: Record | None, *, own: str = "") -> 
     ended: set[str] = set()
     for uid in sorted({attempt.owner for attempt in record.open if attempt.id in wanted}):
         try:
-            ended |= ended_pods(context, uid)
+            ended |= ended_pods(context.kubernetes, context.resource.namespace, uid)
         except ManagerError as error:
             context.log(f"the Pods of earlier attempts could not be listed: {error.message}")
     return frozenset(wanted & ended)
-
-
-def ended_pods(context: "Context", owner_uid: str) -> set[str]:
-    """Uids of the Pods of the CR *owner_uid* that Kubernetes shows ended, in the namespace of *context*'s CR; empty without
-    Kubernetes. Raises what the API server answers."""
-    if context.kubernetes is None:
-        return set()
-    pods = context.kubernetes.pods(context.resource.namespace, {names.OWNER_UID_LABEL: owner_uid})
-    return {str(pod["metadata"].get("uid") or "") for pod in pods if has_ended(pod)}
-
-
-def has_ended(pod: Mapping[str, Any]) -> bool:
-    """Whether no process of *pod* can run any more: it ended and the kubelet saw each container terminate, or it never had a
-    node."""
-    status = pod.get("status") or {}
-    if status.get("phase") not in _ENDED:
-        return False
-    if not (pod.get("spec") or {}).get("nodeName"):
-        return True
-    states = [container.get("state") or {} for container in status.get("containerStatuses") or ()]
-    return bool(states) and all("terminated" in state for state in states)

@@ -14,18 +14,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 import msgspec
 
-from backup_manager.catalog.content import Content
+from backup_manager.content import Content
+from backup_manager.context import Context
 from backup_manager.errors import ManagerError, PreconditionError, StorageError
 from backup_manager.storage.base import Storage
 from crds.contract.paths import HISTORY_FOLDER, Location
 from crds.contract.wire import Document, WireError
-
-if TYPE_CHECKING:
-    from backup_manager.context import Context
 
 FOLDER: Final = HISTORY_FOLDER
 RESTORED: Final = "Restored"
@@ -265,7 +263,7 @@ class Restoring:
 
 
 @contextmanager
-def restoring(context: "Context", storage: Storage, operation: str) -> Iterator[Restoring]:
+def restoring(context: Context, storage: Storage, operation: str) -> Iterator[Restoring]:
     """Tell the history beside the data that it was restored, or that this failed. Whoever may only read leaves no entry."""
     told = Restoring()
     try:
@@ -276,7 +274,7 @@ def restoring(context: "Context", storage: Storage, operation: str) -> Iterator[
     _tell_restore(context, storage, operation, RESTORED, content=told.content, commit_ts=told.commit_ts or None)
 
 
-def _tell_restore(context: "Context", storage: Storage, operation: str, event: str, **fields: Any) -> None:
+def _tell_restore(context: Context, storage: Storage, operation: str, event: str, **fields: Any) -> None:
     resource = context.resource
     try:
         Chain.beside(storage).append(

@@ -5,24 +5,21 @@ stale attempt apart are described in docs/adr/0001-path-ownership.md: an export 
 own, while br goes on from its own checkpoint.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
 from backup_manager.catalog.attempts import attempt_id, seen_to_end
-from backup_manager.catalog.content import Content, Item
 from backup_manager.catalog.ownership import Fence, data_in_use
 from backup_manager.catalog.record import Owner, Record, State, is_attempt_folder
 from backup_manager.catalog.records import Records
-from backup_manager.errors import InterruptedError_, ManagerError, SupersededError, UsageError
+from backup_manager.content import Content, Item
+from backup_manager.context import Context, Result
+from backup_manager.errors import InterruptedError_, ManagerError, PermanentError, SupersededError, UsageError
 from backup_manager.storage.base import ObjectInfo, Storage
 from backup_manager.storage.preflight import PROBE, Status, preflight, require, table
 from crds.contract import names
 from crds.contract.paths import ATTEMPT_FOLDER, reserved_part
-
-if TYPE_CHECKING:
-    from backup_manager.context import Context
-
 
 _CLEANING: Final = frozenset({"Delete", "OnFailure"})
 
@@ -38,7 +35,7 @@ class CompletedError(Exception):
 class Folder:
     """One folder and its record, on behalf of the CR of *context*."""
 
-    def __init__(self, context: "Context", storage: Storage, *, operation: str) -> None:
+    def __init__(self, context: Context, storage: Storage, *, operation: str) -> None:
         self.storage = storage
         self._context = context
         self._operation = operation
@@ -216,3 +213,20 @@ def _attempt_of(key: str) -> int:
     """The number of the attempt in whose folder *key* lies; 1 outside of such folders."""
     folder, slash, _ = key.partition("/")
     return int(folder.removeprefix(ATTEMPT_FOLDER)) if slash and is_attempt_folder(folder) else 1
+
+
+def already_complete(context: Context, record: Record, *, details: Mapping[str, Any] | None = None) -> Result:
+    """The result of a run whose data an earlier attempt of the same CR completed and could not report.
+
+    Without Kubernetes there are no attempts: who runs a file again wants another backup, and gets an error that says that
+    nothing was done. Raises PermanentError.
+    """
+    if context.flags.get("from-file"):
+        done = f" since {record.time_completed:%Y-%m-%d %H:%M:%S}Z" if record.time_completed else ""
+        raise PermanentError(
+            f"nothing was done: {record.backup_path} is complete{done}, and the file names the same metadata.uid",
+            reason="AlreadyComplete",
+            hint="Remove metadata.uid from the file: each run is then a backup of its own (of br: with a prefix of its own).",
+        )
+    context.log("an earlier attempt was complete; nothing is written again")
+    return Result(commit_ts=record.commit_ts, backup_size=record.size, details=details or {})

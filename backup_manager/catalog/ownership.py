@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from backup_manager.catalog.content import Content
 from backup_manager.catalog.record import Attempt, Cleaned, Owner, Past, Record, Role, State
+from backup_manager.content import Content
 from backup_manager.errors import ClaimedError, NotFoundError, StorageError, SupersededError
 from crds.contract import names
 from crds.contract.paths import ATTEMPT_FOLDER

@@ -21,13 +21,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 
 import orjson
 
-from backup_manager import locks
 from backup_manager.catalog.record import Record, State
 from backup_manager.catalog.records import Records
+from backup_manager.context import Context
 from backup_manager.errors import (
     AccessDeniedError,
     ManagerError,
@@ -38,16 +38,14 @@ from backup_manager.errors import (
     TransientError,
 )
 from backup_manager.kubernetes.client import ApiForbiddenError, ApiNotFoundError
-from backup_manager.locks import Entry, Lock, LockLostError, Note, Pace
+from backup_manager.locking import lock as locks
+from backup_manager.locking.lock import Entry, Lock, LockLostError, Note, Pace
 from backup_manager.storage.base import Storage
 from backup_manager.storage.retry import patiently
 from crds.contract import identity, paths
 from crds.contract.paths import Location, PathError, Provider
 from crds.contract.report import Problem
 from crds.contract.wire import Document, WireError
-
-if TYPE_CHECKING:
-    from backup_manager.context import Context
 
 PACE: Final = Pace(duration=300.0, renew=60.0, retry=10.0, fence=240.0)
 """A mark is a small object that is written again each minute: no more, where a bucket is versioned or paid by the request."""
@@ -108,7 +106,7 @@ class Mark(Document, frozen=True, kw_only=True):
 
 
 @contextmanager
-def reading(context: "Context", *sources: Storage, pace: Pace = PACE) -> Iterator[None]:
+def reading(context: Context, *sources: Storage, pace: Pace = PACE) -> Iterator[None]:
     """Keep every one of *sources* from being cleaned while the body reads it.
 
     Raises SourceBeingCleanedError when a clean was first, MarkLostError when a mark could not be kept: the run is to stop.
@@ -121,7 +119,7 @@ def reading(context: "Context", *sources: Storage, pace: Pace = PACE) -> Iterato
         yield
 
 
-def _enter(context: "Context", stack: ExitStack, mark: "MarkPlace | None", pace: Pace) -> None:
+def _enter(context: Context, stack: ExitStack, mark: "MarkPlace | None", pace: Pace) -> None:
     if mark is None:
         return
     lock = Lock(place=mark, we=mark.reader, pace=pace)
@@ -135,17 +133,17 @@ def _enter(context: "Context", stack: ExitStack, mark: "MarkPlace | None", pace:
     stack.enter_context(locks.renewing(context, lock, lost=lambda why: _lost(mark, why)))
 
 
-def _places(context: "Context", source: Storage) -> list[Location]:
+def _places(context: Context, source: Storage) -> list[Location]:
     """The path, and those around it that have a record: their clean would delete it too."""
     return [source.location, *(location for location, _ in _records_around(context, source))]
 
 
-def _records_around(context: "Context", source: Storage) -> list[tuple[Location, Record]]:
+def _records_around(context: Context, source: Storage) -> list[tuple[Location, Record]]:
     found = [(location, _record(context, source, location)) for location in source.location.parents() if location.prefix]
     return [(location, record) for location, record in found if record is not None]
 
 
-def _record(context: "Context", source: Storage, location: Location) -> Record | None:
+def _record(context: Context, source: Storage, location: Location) -> Record | None:
     """The record of *location*; None also where it may not be read, or is of a kind that this version does not know."""
     try:
         return Records(source.at(location), now=context.now).load()
@@ -156,7 +154,7 @@ def _record(context: "Context", source: Storage, location: Location) -> Record |
         return None
 
 
-def _refuse_cleaned(context: "Context", source: Storage) -> None:
+def _refuse_cleaned(context: Context, source: Storage) -> None:
     """Look at the records after the marks were left. Of a path around ours a tombstone says nothing: ours may be younger."""
     record = _record(context, source, source.location)
     gone = record is not None and record.state is State.CLEANED and record.cleaned is not None
@@ -186,7 +184,7 @@ def require_complete(record: Record, url: str) -> None:
     )
 
 
-def refuse_incomplete(context: "Context", source: Storage) -> None:
+def refuse_incomplete(context: Context, source: Storage) -> None:
     """:func:`require_complete` for the record of *source*, if there is one that can be read."""
     if (record := _record(context, source, source.location)) is not None:
         require_complete(record, source.location.url)
@@ -278,7 +276,7 @@ def _delete_mark(marks: Storage, key: str) -> None:
 
 
 def wait_for_readers(
-    context: "Context",
+    context: Context,
     storage: Storage,
     *,
     limit: float = LIMIT_SECONDS,
@@ -316,7 +314,7 @@ def _problem(reader: str, path: Location) -> Problem:
 class Watch:
     """The marks beside a path and beside those around it, and since when each is as it is, by our own clock."""
 
-    context: "Context"
+    context: Context
     storage: Storage
     seen: dict[str, tuple[str, float]] = field(default_factory=dict)
     closed: set[str] = field(default_factory=set)
@@ -367,7 +365,7 @@ def _kind(note: Note) -> str:
     return note.owner.partition(" ")[0]
 
 
-def _reading_restore(context: "Context", path: Location, kinds: Sequence[str]) -> str:
+def _reading_restore(context: Context, path: Location, kinds: Sequence[str]) -> str:
     """A CR of *kinds* in the namespace that is not final and names *path*; empty for none."""
     api = context.kubernetes
     if api is None:

@@ -14,11 +14,11 @@ import msgspec
 import orjson
 
 from backup_manager.catalog import audit_log
-from backup_manager.catalog.content import Content
-from backup_manager.catalog.packed_lines import pack_lines, unpack_lines
+from backup_manager.content import Content
 from backup_manager.errors import StorageError
 from backup_manager.kubernetes.resource import Resource
 from backup_manager.masking import MASK, Masker
+from backup_manager.packed_lines import pack_lines, unpack_lines
 from backup_manager.storage.base import ObjectInfo, Storage
 from crds.contract.paths import ATTEMPT_FOLDER, PROBE, RECORD_SUFFIX, RESERVED_NAMES, RESERVED_SUFFIXES, Location, reserved_part
 from crds.contract.report import Problem

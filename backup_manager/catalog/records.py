@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import uuid4
 
-from backup_manager.catalog import audit_log, content, ownership
-from backup_manager.catalog.content import Content, Item
+from backup_manager import content
+from backup_manager.catalog import audit_log, ownership
 from backup_manager.catalog.ownership import Actor, Fence, claimed, in_use
 from backup_manager.catalog.record import (
     SUFFIX,
@@ -32,6 +32,7 @@ from backup_manager.catalog.record import (
     safe_spec,
     unpack_objects,
 )
+from backup_manager.content import Content, Item
 from backup_manager.errors import (
     AccessDeniedError,
     ClaimedError,

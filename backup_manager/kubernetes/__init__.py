@@ -1,1 +1,1 @@
-"""The API server as a Job sees it: the client, the CR, the Lease, the Pods that still write."""
+"""The API server as a Job sees it: the client, the CR, and what Pods tell of their end."""

@@ -10,17 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from backup_manager.catalog.content import NAMED, Asked, Content, Item, judge
-from backup_manager.catalog.destination import CompletedError, Folder
+from backup_manager.catalog.destination import CompletedError, Folder, already_complete
 from backup_manager.catalog.ownership import Fence
-from backup_manager.context import Context, Result, Step, already_complete, run_steps
+from backup_manager.content import NAMED, Asked, Content, Item, judge
+from backup_manager.context import Context, Result, Step, run_steps
 from backup_manager.errors import ManagerError, NotFoundError, PermanentError, UsageError
-from backup_manager.kubernetes import lease
+from backup_manager.locking import lease
 from backup_manager.operations import br_log
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
 from backup_manager.storage.tool_urls import ToolStorage, for_br
 from backup_manager.tidb import gc_life_time
+from backup_manager.tidb.cluster import Cluster
 from backup_manager.tidb.connection import Access, Database, connect
 from backup_manager.tools import backupmeta, br, br_runner
 from crds.contract import names, paths, versions
@@ -36,7 +37,7 @@ class Backup:
     """What the steps hand to each other."""
 
     binary: str
-    cluster: br.Cluster
+    cluster: Cluster
     storage: Storage
     folder: Folder
     target: ToolStorage

@@ -19,7 +19,7 @@ from backup_manager.catalog.record import Owner
 from backup_manager.catalog.records import Records
 from backup_manager.context import Context, Result
 from backup_manager.errors import ManagerError, PermanentError, ToolError, UsageError
-from backup_manager.kubernetes import lease
+from backup_manager.locking import lease
 from backup_manager.tidb.pd import LogTask, Pd, TaskState
 from backup_manager.tools import br, br_runner
 from backup_manager.tools.br import LogCommand

@@ -10,15 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from backup_manager.catalog import audit_log, readers
-from backup_manager.catalog.content import NAMED, Asked, Content, Item, first_named
+from backup_manager.content import NAMED, Asked, Content, Item, first_named
 from backup_manager.context import Context, Result, Step, run_steps
 from backup_manager.errors import NotFoundError, PermanentError, UsageError
-from backup_manager.kubernetes import lease
+from backup_manager.locking import lease
 from backup_manager.storage import pitr as point_storage
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
 from backup_manager.storage.tool_urls import for_br
 from backup_manager.tidb import gc_life_time, target_content, target_lock
+from backup_manager.tidb.cluster import Cluster
 from backup_manager.tidb.connection import Access, Database, connect
 from backup_manager.tools import backupmeta, br, br_runner, flag_probe
 from crds.contract import paths, tso
@@ -38,7 +39,7 @@ class Point:
     """What the steps hand to each other. *target* is 0 for the newest."""
 
     binary: str
-    cluster: br.Cluster
+    cluster: Cluster
     storages: point_storage.PointStorage
     target: int
     start: int
@@ -51,7 +52,7 @@ class Point:
     heard: br.Heard = field(default_factory=br.Heard)
 
 
-def run(context: Context, cluster: br.Cluster, log: Storage) -> Result:
+def run(context: Context, cluster: Cluster, log: Storage) -> Result:
     """Restore to ``--pitrRestoredTs``, else ``spec.pitrRestoredTs``, else the newest point."""
     spec = context.resource.spec
     base = spec.get("pitrFullBackupStorageProvider") or {}

@@ -6,15 +6,16 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from backup_manager.catalog import audit_log, readers
-from backup_manager.catalog.content import Asked, Content, Item, judge
+from backup_manager.content import Asked, Content, Item, judge
 from backup_manager.context import Context, Result, Step, run_steps
 from backup_manager.errors import NotFoundError, PermanentError, UsageError
-from backup_manager.kubernetes import lease
+from backup_manager.locking import lease
 from backup_manager.operations import br_pitr
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
 from backup_manager.storage.tool_urls import ToolStorage, for_br
 from backup_manager.tidb import gc_life_time, target_content, target_lock
+from backup_manager.tidb.cluster import Cluster
 from backup_manager.tidb.connection import Access, Database, connect
 from backup_manager.tools import backupmeta, br, br_runner
 from crds.contract import paths
@@ -140,7 +141,7 @@ def _database(context: Context) -> Database | None:
     return connect(context, Access.of(access, name="to", env=context.env, flags=context.flags)) if access else None
 
 
-def _target(context: Context, cluster: br.Cluster) -> AbstractContextManager[None]:
+def _target(context: Context, cluster: Cluster) -> AbstractContextManager[None]:
     """The target, for a removal: another restore may have begun to write there since."""
     return target_lock.held(context, database=_database(context), pd=cluster)
 

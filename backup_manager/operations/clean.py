@@ -21,7 +21,7 @@ from backup_manager.catalog.records import Records
 from backup_manager.cleaning.cleaner import Cleaner, CleanOptions, Tally
 from backup_manager.context import Context, Result, Step, run_steps
 from backup_manager.errors import ManagerError, PartialError, StorageError, UsageError
-from backup_manager.kubernetes.active_pods import wait_for_writers
+from backup_manager.locking.writers import wait_for_writers
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
 from crds.contract import names

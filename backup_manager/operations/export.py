@@ -13,19 +13,19 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, cast
 
-from backup_manager.catalog.content import NAMED, Asked, Content, Item, Kind, judge
-from backup_manager.catalog.destination import CompletedError, Folder
-from backup_manager.context import Context, Result, Step, already_complete, run_steps
+from backup_manager.catalog.destination import CompletedError, Folder, already_complete
+from backup_manager.content import NAMED, SYSTEM_SCHEMAS, Asked, Content, Item, Kind, judge
+from backup_manager.context import Context, Result, Step, run_steps
 from backup_manager.errors import NotFoundError, PermanentError, UsageError
 from backup_manager.masking import Masked
 from backup_manager.storage.base import Storage
 from backup_manager.storage.factory import open_storage
 from backup_manager.storage.tool_urls import ToolStorage, for_dumpling
+from backup_manager.table_filter import literal
 from backup_manager.tidb import accounts, gc_life_time, schema_objects
 from backup_manager.tidb.connection import Access, Database, connect
 from backup_manager.tools import dump_options, dumpling, dumpling_watch, process, secret_options
 from backup_manager.tools.error_table import failure
-from backup_manager.tools.table_filter import literal
 from crds.contract import names, paths
 
 REASON: Final = "DumpTidbClusterFailed"
@@ -179,9 +179,7 @@ def verify(context: Context, state: Export) -> None:
     _compare(state, keys, stored)
     items = [*state.heard.items(stored), *_described(state, stored)]
     unmatched = _judge(context, state, items)
-    schemas_left_out = sorted(
-        name for name in state.schemas - dumpling.schemas(keys) if name.lower() not in dumpling.SYSTEM_SCHEMAS
-    )
+    schemas_left_out = sorted(name for name in state.schemas - dumpling.schemas(keys) if name.lower() not in SYSTEM_SCHEMAS)
     users = state.users
     of_cluster = schema_objects.left_out_of_cluster(cast(Database, state.database), schemas_left_out, users=users is not None)
     left_out = schema_objects.bounded((*state.found.left_out, *(users.left_out if users else ()), *of_cluster))
@@ -214,7 +212,7 @@ def _with_users(context: Context) -> bool:
 
 
 def _judge(context: Context, state: Export, items: Sequence[Item]) -> list[str]:
-    """Whether the dump holds what the spec names: :func:`backup_manager.catalog.content.judge`. Without schema files
+    """Whether the dump holds what the spec names: :func:`backup_manager.content.judge`. Without schema files
     (``--no-schemas``) an empty table leaves nothing to be seen."""
     spec = context.resource.spec
     asked = Asked(rules=spec.get("tableFilter") or (spec.get("dumpling") or {}).get("tableFilter") or ())

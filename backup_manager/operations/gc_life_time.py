@@ -12,7 +12,7 @@ from typing import Final
 
 from backup_manager.context import Context, Result
 from backup_manager.errors import UsageError
-from backup_manager.kubernetes.active_pods import live_writers
+from backup_manager.kubernetes.pods import live_writers
 from backup_manager.tidb import gc_life_time
 from backup_manager.tidb.connection import Access, connect
 from crds.contract import names

@@ -13,19 +13,19 @@ from typing import Any, Final, cast
 
 from backup_manager import private_files
 from backup_manager.catalog import audit_log, readers
-from backup_manager.catalog.content import NAMED, Asked, Content, Item, Kind, first_named, judge
 from backup_manager.catalog.record import Record, is_attempt_folder
 from backup_manager.catalog.records import Records
+from backup_manager.content import NAMED, Asked, Content, Item, Kind, first_named, judge
 from backup_manager.context import Context, Result, Step, run_steps
 from backup_manager.errors import NotFoundError, PermanentError, StorageError, UsageError
 from backup_manager.storage.base import ObjectInfo, Storage
 from backup_manager.storage.factory import open_storage
 from backup_manager.storage.tool_urls import ToolStorage, for_lightning
+from backup_manager.table_filter import selects
 from backup_manager.tidb import account_plan, accounts, schema_objects, target_content, target_lock
 from backup_manager.tidb.connection import Access, Database, connect
 from backup_manager.tools import archive, dumpling, lightning, process
 from backup_manager.tools.error_table import failure
-from backup_manager.tools.table_filter import selects
 from crds.contract import durations, names, paths
 
 REASON: Final = "LoaderBackupDataFailed"

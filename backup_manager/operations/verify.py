@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from backup_manager.catalog.content import Item
 from backup_manager.catalog.record import Record, State, is_data
 from backup_manager.catalog.records import Records
+from backup_manager.content import Item
 from backup_manager.context import Context, Result
 from backup_manager.errors import CheckError, NotFoundError, PermanentError
 from backup_manager.storage.base import ObjectInfo, Storage

@@ -8,16 +8,14 @@ repeats what the server says of a statement that holds the hash of a password.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
-from backup_manager.catalog.content import first_named
+from backup_manager.content import first_named
 from backup_manager.errors import ManagerError, PermanentError
 from backup_manager.tidb.accounts import GRANT, KEY, Account, Accounts, Grant, Held, Name, read_accounts, shown, without
-
-if TYPE_CHECKING:
-    from backup_manager.tidb.connection import Database
+from backup_manager.tidb.connection import Database
 
 _PRIVILEGE: Final = re.compile(r"\s*(?P<name>[A-Za-z_ ]*[A-Za-z_])\s*(?P<column>\(`(?:[^`]|``)*`\))?\s*(?:,|$)")
 
@@ -39,7 +37,7 @@ class Plan:
         return [*(f"user {line}" for line in self.kept), *([without(self.left_out)] if self.left_out else [])]
 
 
-def plan(database: "Database", document: Accounts, held: Held, *, update: bool) -> Plan:
+def plan(database: Database, document: Accounts, held: Held, *, update: bool) -> Plan:
     """Compare the *document* with the target, before anything is written. An account that is there with another definition is
     kept, unless *update*; the account that restores always is. Raises PermanentError when the login may not make accounts."""
     mine = str(database.rows("select current_user()")[0][0])
@@ -65,7 +63,7 @@ def plan(database: "Database", document: Accounts, held: Held, *, update: bool) 
     return Plan(accounts=wanted, definitions=definitions, kept=kept, left_out=left_out)
 
 
-def _there(database: "Database", wanted: Iterable[Account]) -> dict[Name, Account]:
+def _there(database: Database, wanted: Iterable[Account]) -> dict[Name, Account]:
     """Those of the *wanted* accounts that the target has, as it has them."""
     with database.connection() as rows:
         return {one.name: one for one in read_accounts(rows, {one.name for one in wanted}).accounts}
@@ -83,7 +81,7 @@ def _makes_users(line: str) -> bool:
     return bool({"ALL PRIVILEGES", "CREATE USER"} & {word.strip() for word in match["what"].split(",")})
 
 
-def apply(database: "Database", todo: Plan) -> None:
+def apply(database: Database, todo: Plan) -> None:
     """Make the accounts, then what each has; then look whether the target shows them all. Raises PermanentError naming the
     accounts that are not as they were, after everything that could be done: the rest of the import is done by then."""
     problems: dict[str, str] = {}

@@ -11,16 +11,14 @@ import hashlib
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
-from backup_manager.catalog.content import first_named
+from backup_manager.content import first_named
 from backup_manager.errors import PermanentError
-from backup_manager.tools.table_filter import selects
-
-if TYPE_CHECKING:
-    from backup_manager.tidb.connection import Rows
+from backup_manager.table_filter import selects
+from backup_manager.tidb.connection import Rows
 
 KEY: Final = "users.json"
 """Its name has one dot, so that lightning takes it for no file of a table."""
@@ -188,7 +186,7 @@ def of_dump(keys: Collection[str], read: Callable[[str], bytes], where: str, *, 
     return found
 
 
-def selected(rows: "Rows", rules: Sequence[str]) -> Held:
+def selected(rows: Rows, rules: Sequence[str]) -> Held:
     """What the filter *rules* select of a TiDB."""
     places = [(str(schema), str(name)) for schema, name in rows(_TABLES)]
     # A name that no table has: of the rules for it, only those for every table match.
@@ -210,7 +208,7 @@ def account(user: str, host: str) -> str:
     return f"{_text(user)}@{_text(host)}"
 
 
-def digest(rows: "Rows") -> str:
+def digest(rows: Rows) -> str:
     """Of all that is known of users, roles and grants, to see whether it changed. Counters of failed logins are no part of it.
     Raises PermanentError when the login may not read accounts: that shows before the dump, not after hours."""
     for name in list(_hashes(rows))[:1]:
@@ -227,7 +225,7 @@ def digest(rows: "Rows") -> str:
     return found.hexdigest()
 
 
-def collect(rows: "Rows", held: Held, *, before: str = "") -> Found:
+def collect(rows: Rows, held: Held, *, before: str = "") -> Found:
     """All accounts but those of :data:`ROOT`. What the export does not hold is no object of a grant in it.
 
     TiDB shows them as they are now, not at a snapshot. *before*: their :func:`digest` from before the dump; when it is the same
@@ -262,7 +260,7 @@ class Read:
     unreadable: Sequence[Name] = ()
 
 
-def read_accounts(rows: "Rows", names: Collection[Name] | None = None) -> Read:
+def read_accounts(rows: Rows, names: Collection[Name] | None = None) -> Read:
     """The accounts of *names*, else all but those of :data:`ROOT`. Raises PermanentError."""
     found, unreadable = [], []
     rows("set sql_mode = ''")  # how names are quoted depends on it
@@ -290,7 +288,7 @@ def read_accounts(rows: "Rows", names: Collection[Name] | None = None) -> Read:
     return Read(accounts=found, unreadable=unreadable)
 
 
-def _hashes(rows: "Rows") -> dict[Name, str]:
+def _hashes(rows: Rows) -> dict[Name, str]:
     """The hash of the password of each account but those of TiDB itself."""
     found = rows("select user, host, authentication_string from mysql.user order by user, host")
     named = {(str(user), str(host)): str(told or "") for user, host, told in found}
@@ -330,7 +328,7 @@ def _grant(name: Name, line: str) -> Grant | None:
     return Grant(sql=f"{match[0]} TO {account(*name)}{option}", schema=schema, table=table)
 
 
-def _columns(rows: "Rows") -> dict[Name, list[Grant]]:
+def _columns(rows: Rows) -> dict[Name, list[Grant]]:
     found: dict[Name, list[Grant]] = {}
     query = "select user, host, db, table_name, column_name, column_priv from mysql.columns_priv order by 1, 2, 3, 4, 5"
     for user, host, schema, table, column, told in rows(query):
@@ -340,12 +338,12 @@ def _columns(rows: "Rows") -> dict[Name, list[Grant]]:
     return found
 
 
-def _edges(rows: "Rows") -> dict[Name, list[Name]]:
+def _edges(rows: Rows) -> dict[Name, list[Name]]:
     """The roles of each account."""
     return _pairs(rows("select to_user, to_host, from_user, from_host from mysql.role_edges order by 1, 2, 3, 4"))
 
 
-def _default_roles(rows: "Rows") -> dict[Name, list[Name]]:
+def _default_roles(rows: Rows) -> dict[Name, list[Name]]:
     return _pairs(rows("select user, host, default_role_user, default_role_host from mysql.default_roles"))
 
 

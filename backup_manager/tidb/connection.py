@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from backup_manager import credentials
+from backup_manager.context import Context
 from backup_manager.errors import ManagerError, PermanentError, TransientError, UnreachableError, UsageError
 from crds.contract import durations, names
 
 if TYPE_CHECKING:
     import pymysql
     from pymysql.cursors import Cursor
-
-    from backup_manager.context import Context
 
 POLL_SECONDS: Final = 5.0
 ENV_WAIT: Final = "BACKUP_MANAGER_DB_WAIT"
@@ -221,7 +220,7 @@ class Database:
 
 
 def connect(
-    context: "Context", access: Access, *, limit: timedelta | None = None, clock: Callable[[], float] = time.monotonic
+    context: Context, access: Access, *, limit: timedelta | None = None, clock: Callable[[], float] = time.monotonic
 ) -> Database:
     """The database, once it answers. Waits up to *limit*, else :data:`ENV_WAIT`; reports ``Waiting`` meanwhile.
 

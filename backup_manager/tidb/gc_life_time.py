@@ -29,9 +29,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from backup_manager import locks
+from backup_manager.context import Context
 from backup_manager.errors import InterruptedError_, ManagerError, PermanentError, UsageError
-from backup_manager.locks import LockLostError, Pace
+from backup_manager.locking import lock
+from backup_manager.locking.lock import LockLostError, Pace
 from backup_manager.signals import End
 from backup_manager.tidb.connection import Database
 from crds.contract import durations, names, tso
@@ -39,8 +40,6 @@ from crds.contract.report import GcLifeTime
 
 if TYPE_CHECKING:
     from pymysql.cursors import Cursor
-
-    from backup_manager.context import Context
 
 VARIABLE: Final = "tikv_gc_life_time"
 MARKER: Final = "tidb_backup_gc_life_time_before"
@@ -133,7 +132,7 @@ class Raised:
 
 @contextmanager
 def raised(
-    context: "Context", database: Database | None, wanted: str | None, *, clock: Callable[[], float] = time.monotonic
+    context: Context, database: Database | None, wanted: str | None, *, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Raised]:
     """Keep the life time at *wanted* (``spec.tikvGCLifeTime``, else 72h) or longer while the body runs.
 
@@ -153,7 +152,7 @@ def raised(
         return
     context.journal.tell()
     try:
-        with locks.renewing(context, mark, lost=_lost):
+        with lock.renewing(context, mark, lost=_lost):
             yield done
     except ManagerError as error:
         _restore(context, mark, done.before, error)
@@ -165,7 +164,7 @@ def raised(
         _restore(context, mark, done.before)
 
 
-def release(context: "Context", database: Database) -> str:
+def release(context: Context, database: Database) -> str:
     """Remove the row of the CR, whichever attempt left it, and restore the life time if nobody else needs it; in words, what
     was done. For a CR of which no run is left."""
     mark = Mark.of(context, database)
@@ -175,7 +174,7 @@ def release(context: "Context", database: Database) -> str:
     return remark
 
 
-def _raise(context: "Context", mark: "Mark", wanted: str | None) -> Raised:
+def _raise(context: Context, mark: "Mark", wanted: str | None) -> Raised:
     target = _parsed(wanted or DEFAULT, "spec.tikvGCLifeTime", "ParseConfiguredTikvGCLifeTimeFailed")
     with _reason("GetTikvGCLifeTimeFailed"):
         current, note = mark.look()
@@ -192,7 +191,7 @@ def _raise(context: "Context", mark: "Mark", wanted: str | None) -> Raised:
     return Raised(before=note.before, current=note.raised, remark=f"raised from {note.before} to {note.raised} for this run")
 
 
-def _restore(context: "Context", mark: "Mark", before: str, failure: ManagerError | None = None) -> None:
+def _restore(context: Context, mark: "Mark", before: str, failure: ManagerError | None = None) -> None:
     """Restore the old value, trying for 25 s; SIGTERM does not cut it short, but the Pod's grace period limits it."""
     failing_since = math.inf
     while True:
@@ -227,7 +226,7 @@ class Mark:
     """When our own clock first saw another holder's row as it is."""
 
     @classmethod
-    def of(cls, context: "Context", database: Database, *, clock: Callable[[], float] = time.monotonic) -> "Mark":
+    def of(cls, context: Context, database: Database, *, clock: Callable[[], float] = time.monotonic) -> "Mark":
         """The mark of *context*'s run; one row for a CR, since it has one run at a time."""
         resource = context.resource
         return cls(
@@ -291,7 +290,7 @@ class Mark:
     def release(self) -> None:
         """Nothing: :meth:`leave` does it, and its failure is the run's."""
 
-    def leave(self, context: "Context", *, any_attempt: bool = False) -> str:
+    def leave(self, context: Context, *, any_attempt: bool = False) -> str:
         """Remove our row, and restore the life time when we were the last; in words, what was done.
 
         Other holders that seem dead are looked at again until that is certain, unless the process is about to end.

@@ -23,8 +23,8 @@ import orjson
 import urllib3
 
 from backup_manager.errors import PermanentError, UnreachableError
-from backup_manager.tools.br import Cluster
-from backup_manager.tools.protobuf import walk
+from backup_manager.protobuf import walk
+from backup_manager.tidb.cluster import Cluster
 from crds.contract import names
 
 _TIMEOUT: Final = urllib3.Timeout(connect=5, read=15)

@@ -12,20 +12,21 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import unquote
 
 import msgspec
 
-from backup_manager.catalog.content import Item, Kind, first_named
+from backup_manager.content import SYSTEM_SCHEMAS, Item, Kind, first_named
 from backup_manager.errors import ManagerError, PermanentError
+from backup_manager.table_filter import selects
 from backup_manager.tidb.accounts import ROOT
-from backup_manager.tools.dumpling import OBJECT_FILE, SYSTEM_SCHEMAS
-from backup_manager.tools.table_filter import selects
+from backup_manager.tidb.connection import Database, Rows
 
-if TYPE_CHECKING:
-    from backup_manager.tidb.connection import Database, Rows
-
+OBJECT_FILE: Final = re.compile(
+    r"^(?P<schema>[^/.]+)\.(?P<name>[^/.]+?)-schema-(?P<kind>view|sequence)\.sql(?P<packed>\.\w+)?$"
+)
+"""A file of a view or a sequence; names are quoted as in a URL."""
 KEY: Final = "schema-objects.json"
 """Its name has one dot, so that lightning takes it for no file of a table."""
 _LEFT_OUT: Final = 12
@@ -105,7 +106,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     left_out: tuple[str, ...] = ()
 
 
-def require_readable(rows: "Rows", rules: Sequence[str]) -> int | None:
+def require_readable(rows: Rows, rules: Sequence[str]) -> int | None:
     """Read one view and one sequence of those that the filter *rules* select: a missing right shows before the dump, and not
     after hours. Returns the version of the schema, for :func:`collect`. Raises PermanentError."""
     first = {kind: (schema, name) for schema, name, kind in reversed(_places(rows, rules))}
@@ -118,7 +119,7 @@ def require_readable(rows: "Rows", rules: Sequence[str]) -> int | None:
 
 
 def collect(
-    rows: "Rows",
+    rows: Rows,
     rules: Sequence[str],
     *,
     snapshot: str = "",
@@ -169,7 +170,7 @@ def collect(
     return Found(objects=objects, left_out=tuple(left_out))
 
 
-def _places(rows: "Rows", rules: Sequence[str]) -> list[tuple[str, str, str]]:
+def _places(rows: Rows, rules: Sequence[str]) -> list[tuple[str, str, str]]:
     """Schema, name and kind of each view and sequence that the filter *rules* select."""
     return [
         (str(schema), str(name), str(kind).upper())
@@ -179,7 +180,7 @@ def _places(rows: "Rows", rules: Sequence[str]) -> list[tuple[str, str, str]]:
     ]  # fmt: skip
 
 
-def _look_back(rows: "Rows", snapshot: str) -> bool:
+def _look_back(rows: Rows, snapshot: str) -> bool:
     """Read at *snapshot* from now on; False where TiDB refuses it (garbage was collected since, or has never been)."""
     if not snapshot.isdigit():
         return False
@@ -190,7 +191,7 @@ def _look_back(rows: "Rows", snapshot: str) -> bool:
     return True
 
 
-def _schema_version(rows: "Rows") -> int | None:
+def _schema_version(rows: Rows) -> int | None:
     """It grows with every change of a definition; None where the login may not ask for it."""
     try:
         return int(rows("admin show ddl")[0][0])
@@ -198,14 +199,14 @@ def _schema_version(rows: "Rows") -> int | None:
         return None
 
 
-def _moved(rows: "Rows", version: int | None) -> str:
+def _moved(rows: Rows, version: int | None) -> str:
     """Why what is read now may be otherwise than it was at schema *version*; empty when it is not."""
     if version is None:
         return "whether one was changed while the export ran is not known (ADMIN SHOW DDL needs SUPER)"
     return "" if _schema_version(rows) == version else "the schema was changed while the export ran"
 
 
-def left_out_of_cluster(database: "Database", schemas: Iterable[str], *, users: bool = False) -> list[str]:
+def left_out_of_cluster(database: Database, schemas: Iterable[str], *, users: bool = False) -> list[str]:
     """A line for each kind of thing in the cluster that no export holds and that is there; *schemas* are those left out.
     *users*: whether this one holds users, which exports do not without being asked."""
     lines = []
@@ -260,7 +261,7 @@ def of_dump(keys: Iterable[str], read: Callable[[str], bytes], where: str) -> Sc
     return SchemaObjects(policies=tuple(policies), schemas=schemas, sequences=tuple(sequences))
 
 
-def before_load(database: "Database", objects: SchemaObjects, log: Callable[[str], None]) -> None:
+def before_load(database: Database, objects: SchemaObjects, log: Callable[[str], None]) -> None:
     """Create policies, databases and sequences. A policy that the target refuses is logged: a table that uses it will tell."""
     for create in objects.policies:
         try:
@@ -277,7 +278,7 @@ def before_load(database: "Database", objects: SchemaObjects, log: Callable[[str
                 cursor.execute(f"select setval({quoted(item.name, percent='%')}, {item.last})")
 
 
-def after_load(database: "Database", objects: SchemaObjects) -> list[str]:
+def after_load(database: Database, objects: SchemaObjects) -> list[str]:
     """Create the views, those that others need first; returns the ones that were there already. Raises PermanentError naming
     the views that could not be created: the rest of the import is done by then."""
     there = {
@@ -335,7 +336,7 @@ class _Sequence:
         return NamedSequence(schema=self.schema, name=self.name, create=self.create, last=last)
 
 
-def _sequences(rows: "Rows", places: Sequence[tuple[str, str, str]]) -> list[_Sequence]:
+def _sequences(rows: Rows, places: Sequence[tuple[str, str, str]]) -> list[_Sequence]:
     if not places:
         return []
     query = "select sequence_schema, sequence_name, increment, min_value, max_value from information_schema.sequences"
@@ -372,7 +373,7 @@ def _if_not_exists(create: str) -> str:
     return _EXISTS.sub(r"\1 IF NOT EXISTS ", create)
 
 
-def _count(database: "Database", source: str, *parameters: str) -> int:
+def _count(database: Database, source: str, *parameters: str) -> int:
     """Rows of a fixed query; 0 where the server has no such table or does not show it."""
     try:
         return int(database.rows(f"select count(*) from {source}", parameters)[0][0])  # noqa: S608  (fixed texts)

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import Final
 
-from backup_manager.catalog.content import Asked, Item, Kind, first_named, judge
+from backup_manager.content import SYSTEM_SCHEMAS, Asked, Item, Kind, first_named, judge
 from backup_manager.errors import PermanentError
 from backup_manager.tidb.connection import Database
-from backup_manager.tools.dumpling import SYSTEM_SCHEMAS
 
 _OBJECTS: Final = "select table_schema, table_name from information_schema.tables"
 _WITH_KIND: Final = "select table_schema, table_name, table_type from information_schema.tables"

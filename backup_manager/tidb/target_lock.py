@@ -15,7 +15,7 @@ Lease of the address, own namespace   who may not write the row             the 
 ===================================== ===================================== ========================================
 
 They are taken in this order: PD's key, then the row. A place that cannot be used is named in the log, with what is then not
-kept apart. Waiting, renewing and taking over: :mod:`backup_manager.locks`.
+kept apart. Waiting, renewing and taking over: :mod:`backup_manager.locking.lock`.
 """
 
 import hashlib
@@ -25,22 +25,20 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 
-from backup_manager import locks
+from backup_manager.context import Context
 from backup_manager.errors import ManagerError
-from backup_manager.kubernetes.lease import LeasePlace
-from backup_manager.locks import Entry, Lock, LockLostError, Note, Pace, Place
+from backup_manager.locking import lock as locks
+from backup_manager.locking.lease import LeasePlace
+from backup_manager.locking.lock import Entry, Lock, LockLostError, Note, Pace, Place
 from backup_manager.storage.preflight import Check, Status
+from backup_manager.tidb.cluster import PD_PORT, Cluster
 from backup_manager.tidb.connection import Database, DatabaseError, LoginError
 from backup_manager.tidb.pd import Pd
-from backup_manager.tools.br import PD_PORT, Cluster
 from crds.contract import names
 from crds.contract.report import Problem
 from crds.contract.wire import Document, WireError
-
-if TYPE_CHECKING:
-    from backup_manager.context import Context
 
 ROW: Final = "tidb_backup_restore_target"
 """``variable_name`` of the row in ``mysql.tidb``."""
@@ -162,7 +160,7 @@ class PdPlace:
 
 
 @contextmanager
-def held(context: "Context", *, database: Database | None, pd: Cluster | None, pace: Pace | None = None) -> Iterator[None]:
+def held(context: Context, *, database: Database | None, pd: Cluster | None, pace: Pace | None = None) -> Iterator[None]:
     """Hold the target while the body runs; wait for it first, reporting ``Waiting: TargetInUse`` and the holder.
 
     *database* is the target's TiDB, *pd* its PD, each None when it is not known. Raises TargetLockLostError when the lock was
@@ -183,7 +181,7 @@ def held(context: "Context", *, database: Database | None, pd: Cluster | None, p
         yield
 
 
-def checks(context: "Context", *, database: Database | None, pd: Cluster | None) -> list[Check]:
+def checks(context: Context, *, database: Database | None, pd: Cluster | None) -> list[Check]:
     """Whether a restore would get its locks, for ``backup-manager check``: what is not kept apart, and who holds them now."""
     found = []
     if database is not None:
@@ -213,7 +211,7 @@ def _missing(name: str, error: ManagerError, apart: str) -> Check:
     return Check(name=name, status=Status.WARNING, message=f"no lock: {error.message}", hint=apart)
 
 
-def pd_of(context: "Context", database: Database) -> Cluster | None:
+def pd_of(context: Context, database: Database) -> Cluster | None:
     """Where the PD of an import's target is: by annotation, as TiDB says, or as TiDB Operator names its services; else None."""
     tls = bool(context.flags.get("cluster-tls"))
     if told := context.resource.annotations.get(names.PD_ADDR_ANNOTATION):
@@ -230,7 +228,7 @@ def pd_of(context: "Context", database: Database) -> Cluster | None:
     return None
 
 
-def _key(context: "Context", cluster: Cluster) -> Place | None:
+def _key(context: Context, cluster: Cluster) -> Place | None:
     place = PdPlace(pd=Pd(cluster))
     try:
         place.look()
@@ -240,7 +238,7 @@ def _key(context: "Context", cluster: Cluster) -> Place | None:
     return place
 
 
-def _row_or_lease(context: "Context", database: Database) -> Place | None:
+def _row_or_lease(context: Context, database: Database) -> Place | None:
     row = RowPlace(database=database)
     try:
         row.try_rights()
@@ -252,7 +250,7 @@ def _row_or_lease(context: "Context", database: Database) -> Place | None:
     return row
 
 
-def without_row(context: "Context", database: Database) -> str:
+def without_row(context: Context, database: Database) -> str:
     """What is kept apart when the account may not write the row, and the statement that gives it the right."""
     user = database.access.user
     apart = f"only Restores of namespace {context.resource.namespace} that name this target by the same address are kept apart"
@@ -261,7 +259,7 @@ def without_row(context: "Context", database: Database) -> str:
     return f"{apart}; allow it: {GRANT} '{user}'"
 
 
-def _lease(context: "Context", database: Database) -> Place | None:
+def _lease(context: Context, database: Database) -> Place | None:
     if context.kubernetes is None:
         return None
     address = f"{database.access.host.lower()}:{database.access.port}"

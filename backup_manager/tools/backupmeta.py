@@ -10,9 +10,9 @@ from typing import Final
 
 import msgspec
 
-from backup_manager.catalog.content import Item, Kind
+from backup_manager.content import Item, Kind
 from backup_manager.errors import PermanentError
-from backup_manager.tools.protobuf import walk
+from backup_manager.protobuf import walk
 
 NAME: Final = "backupmeta"
 _FILES, _START, _END, _SIZE = 4, 5, 6, 25

@@ -11,12 +11,12 @@ from typing import Any, Final
 
 from backup_manager import log_lines
 from backup_manager.errors import UsageError
+from backup_manager.tidb.cluster import Cluster
 from backup_manager.tools.process import Stream
 from backup_manager.tools.tidb_log import Operation, Progress, fields, operation, progress
-from crds.contract import names, tso
+from crds.contract import tso
 
 NAME: Final = "br"
-PD_PORT: Final = 2379
 LOG_TO_TERM: Final = {"BR_LOG_TO_TERM": "1"}
 """Its presence alone sends br's log to stdout. Never set for ``operator base64ify``, whose stdout is its result."""
 TYPES: Final = ("full", "db", "table")
@@ -42,39 +42,6 @@ class LogCommand(StrEnum):
     def verb(self) -> str:
         """br's own word."""
         return self.value.removeprefix("log-")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cluster:
-    """The TiDB cluster that br works on. *pd* is ``host:port``, several with a comma; *namespace* and *name* identify it."""
-
-    pd: str
-    tls: bool = False
-    namespace: str = ""
-    name: str = ""
-    pd_in_options: bool = False
-
-    @classmethod
-    def of(cls, br: Mapping[str, Any], namespace: str, *, tls: bool, pd_addr: str = "") -> "Cluster":
-        """From ``spec.br``; its namespace is the CR's unless it names one. Raises UsageError.
-
-        Where its PD is: ``--pd`` in the user's options (a cluster outside of Kubernetes), else *pd_addr* (TiDB Operator v2 says
-        it), else TiDB Operator v1's service. br would add up several ``--pd``, so only one is ever given.
-        """
-        cluster = str(br.get("cluster") or "")
-        if not cluster:
-            raise UsageError("spec.br.cluster is empty", hint="Name the TidbCluster to back up or restore.")
-        where = str(br.get("clusterNamespace") or namespace)
-        own = _option(br, "--pd", "-u")
-        pd = own or pd_addr or f"{cluster}-pd.{where}:{PD_PORT}"
-        return cls(pd=pd, tls=tls, namespace=where, name=cluster, pd_in_options=bool(own))
-
-    @property
-    def flags(self) -> list[str]:
-        """``--pd``, unless the user's options have it, and the TLS files."""
-        folder = names.CLUSTER_TLS_DIR
-        tls = [f"--ca={folder}/ca.crt", f"--cert={folder}/tls.crt", f"--key={folder}/tls.key"] if self.tls else []
-        return [*([] if self.pd_in_options else [f"--pd={self.pd}"]), *tls]
 
 
 def backup(spec: Mapping[str, Any], cluster: Cluster, storage: Sequence[str]) -> list[str]:
@@ -263,16 +230,6 @@ def _selection(spec: Mapping[str, Any], kind: str) -> list[str]:
     if missing:
         raise UsageError(f"backupType {kind} needs spec.br.{missing[0]}", hint=f"Set spec.br.{missing[0]}.")
     return [f"--{name}={br[name]}" for name in wanted]
-
-
-def _option(br: Mapping[str, Any], *flags: str) -> str:
-    """The value of the last one of *flags* in the user's options, in either form of Go; empty without one."""
-    options, found = [str(option) for option in br.get("options") or ()], ""
-    for index, option in enumerate(options):
-        name, equals, value = option.partition("=")
-        if name in flags:
-            found = value if equals else next(iter(options[index + 1 : index + 2]), "")
-    return found
 
 
 def _options(spec: Mapping[str, Any]) -> list[str]:

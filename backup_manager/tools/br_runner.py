@@ -5,17 +5,16 @@ import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from backup_manager.catalog.content import Item
+from backup_manager.content import Item
+from backup_manager.context import Context
 from backup_manager.errors import ManagerError, NotFoundError, PermanentError, ToolError
 from backup_manager.storage.base import ObjectInfo, Storage
+from backup_manager.tidb.cluster import Cluster
 from backup_manager.tools import backupmeta, br, process, secret_options
 from backup_manager.tools.error_table import RESTORE_TASK_RUNNING, failure
 from crds.contract import durations, names
-
-if TYPE_CHECKING:
-    from backup_manager.context import Context
 
 KEPT_OPERATIONS: Final = 10
 STALE_SECONDS: Final = 315
@@ -36,19 +35,19 @@ class BrRun:
     asked: bool = False
 
 
-def cluster(context: "Context") -> br.Cluster:
+def cluster(context: Context) -> Cluster:
     """The cluster that the CR and the command line name. Raises UsageError."""
     flags, resource = context.flags, context.resource
     where = str(flags.get("pd-addr") or "")
-    return br.Cluster.of(resource.spec["br"], resource.namespace, tls=bool(flags.get("cluster-tls")), pd_addr=where)
+    return Cluster.of(resource.spec["br"], resource.namespace, tls=bool(flags.get("cluster-tls")), pd_addr=where)
 
 
-def find(context: "Context") -> str:
+def find(context: Context) -> str:
     """The br binary. Raises ToolError."""
     return process.find_tool(br.NAME, names.BR_BIN_DIR, context.env)
 
 
-def tikv_version(context: "Context", binary: str) -> str:
+def tikv_version(context: Context, binary: str) -> str:
     """TiKV's version: what the hook knows of the cluster, else br's own, which is to be the cluster's too."""
     told = str(context.flags.get("tikvVersion") or _UNTOLD)
     if told != _UNTOLD:
@@ -61,7 +60,7 @@ def tikv_version(context: "Context", binary: str) -> str:
     return found[1] if found else told
 
 
-def run(context: "Context", work: BrRun) -> br.Heard:
+def run(context: Context, work: BrRun) -> br.Heard:
     """Run br to its end. Raises when it did not end with 0, or did not know the command (it prints help, and ends with 0).
 
     A restore that br refuses because an earlier one counts as running is repeated once, after the time in which br takes a
@@ -80,7 +79,7 @@ def run(context: "Context", work: BrRun) -> br.Heard:
     return _run_once(context, work)
 
 
-def _run_once(context: "Context", work: BrRun) -> br.Heard:
+def _run_once(context: Context, work: BrRun) -> br.Heard:
     heard = br.Heard(asked=work.asked)
 
     def hear(stream: process.Stream, line: str) -> None:

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import unquote
 
-from backup_manager.catalog.content import Item, Kind
+from backup_manager.content import LIGHTNING_SCHEMA, Item, Kind
 from backup_manager.errors import PermanentError
 from backup_manager.tidb.connection import Access
+from backup_manager.tidb.schema_objects import OBJECT_FILE
 from backup_manager.tools import dump_options
 from backup_manager.tools.process import Stream
 from backup_manager.tools.tidb_log import fields
@@ -21,17 +22,12 @@ from backup_manager.tools.tidb_log import fields
 NAME: Final = "dumpling"
 SUCCESS: Final = "dump data successfully, dumpling will exit now"
 METADATA: Final = "metadata"
-LIGHTNING_SCHEMA: Final = "lightning_task_info"
-"""Left behind by imports of other programs, and of this one before it switched that off; not data of a user."""
 DEFAULT_FILTERS: Final = (
     "*.*",
     "!/^(mysql|test|INFORMATION_SCHEMA|PERFORMANCE_SCHEMA|METRICS_SCHEMA|INSPECTION_SCHEMA)$/.*",
     f"!{LIGHTNING_SCHEMA}.*",
 )
 DEFAULT_OPTIONS: Final = ("--threads=16", "--rows=10000")
-SYSTEM_SCHEMAS: Final = frozenset(
-    {"mysql", "sys", "information_schema", "performance_schema", "metrics_schema", "inspection_schema", LIGHTNING_SCHEMA}
-)
 
 _FINISHED: Final = "Finished dump at"
 _METRIC: Final = re.compile(
@@ -43,10 +39,6 @@ _TABLE_FILE: Final = re.compile(
     r"^(?P<schema>[^/.]+)\.(?P<table>[^/.]+?)(?:-schema\.sql|\.\d{9,13}\.(?:sql|csv|parquet))(?:\.\w+)?$"
 )
 _OTHER_FILE: Final = re.compile(r"-schema-(?:create|view|sequence|triggers|post)\.sql|-placement-policy-create\.sql")
-OBJECT_FILE: Final = re.compile(
-    r"^(?P<schema>[^/.]+)\.(?P<name>[^/.]+?)-schema-(?P<kind>view|sequence)\.sql(?P<packed>\.\w+)?$"
-)
-"""A file of a view or a sequence; names are quoted as in a URL."""
 _DATA_FILE: Final = re.compile(r"^(?P<schema>[^/.]+)\.(?P<table>[^/.]+?)\.\d{9,13}\.(?:sql|csv|parquet)(?P<packed>\.\w+)?$")
 _OPENED, _FINISHED_CHUNK, _RETRIED = '["opened file"]', '["finish dumping table(chunk)"]', '["fail to dumping table(chunk)'
 _DEBUG: Final = re.compile(r"\[[^\]]*\] \[DEBUG\] ")

@@ -29,9 +29,8 @@ from typing import IO, Any, Final
 from backup_manager import log_lines
 from backup_manager.errors import ToolError
 from backup_manager.masking import Masker
-from backup_manager.signals import End, Stop
+from backup_manager.signals import TOOL_GRACE_SECONDS, End, Stop
 
-GRACE_SECONDS: Final = 20.0
 _TAIL_LINES: Final = 40
 _TAIL_WIDTH: Final = 2000
 _DRAIN_SECONDS: Final = 5.0
@@ -114,7 +113,7 @@ def run(
     log: Callable[[str], None],
     on_line: LineHandler = lambda _stream, _line: None,
     select: Selector = every_line,
-    grace: float = GRACE_SECONDS,
+    grace: float = TOOL_GRACE_SECONDS,
     cwd: Path | None = None,
 ) -> Ended:
     """Run *argv* to its end. *on_line* gets each line that *select* picks (unmasked, without its end) from two threads, one

@@ -20,6 +20,7 @@ from backup_manager.errors import UsageError
 from backup_manager.masking import Masker, secrets_of
 from backup_manager.storage import pitr as point_storage
 from backup_manager.storage.tool_urls import ToolStorage, for_br, for_dumpling, for_lightning
+from backup_manager.tidb.cluster import Cluster
 from backup_manager.tidb.connection import Access
 from backup_manager.tools import br, dumpling, lightning
 from cli.documents import Object, shown
@@ -79,9 +80,9 @@ class _Task:
         return str(self.cr["metadata"]["name"])
 
     @property
-    def cluster(self) -> br.Cluster:
+    def cluster(self) -> Cluster:
         tls = self.flags.get("cluster-tls") == "true"
-        return br.Cluster.of(self.spec.get("br") or {}, self.namespace, tls=tls, pd_addr=self.flags.get("pd-addr", ""))
+        return Cluster.of(self.spec.get("br") or {}, self.namespace, tls=tls, pd_addr=self.flags.get("pd-addr", ""))
 
     def access(self, field_name: str) -> Access:
         flags = {name: True for name in ("client-tls", "skipClientCA") if self.flags.get(name) == "true"}

@@ -9,8 +9,8 @@ from app.domain.backup.imported import Imported, ImportedError
 from app.domain.observed import Object, metadata
 from app.domain.times import moment
 from backup_manager.catalog.audit_log import ATTEMPT_ENDED, RESTORE_FAILED, RESTORED, WITHDRAWN, Account, Entry
-from backup_manager.catalog.content import Content
 from backup_manager.catalog.record import Past, Record
+from backup_manager.content import Content
 from cli.documents import key_of
 from cli.formats import when
 from cli.models.status import summarise

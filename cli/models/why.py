@@ -13,8 +13,8 @@ from backup_manager.tools.error_table import error_text, failure
 from backup_manager.tools.process import Ended
 from cli.documents import key_of
 from cli.formats import age, size, when
+from cli.models.next_step import after_the_last_clean, cleans, default_step, next_attempt
 from cli.models.status import FAILED, Summary, summarise
-from cli.next_step import after_the_last_clean, cleans, default_step, next_attempt
 from crds.contract import names
 
 _EVENTS: Final = 3

@@ -7,7 +7,7 @@ from typing import Any
 import pymysql
 import pytest
 
-from backup_manager.locks import Note
+from backup_manager.locking.lock import Note
 from backup_manager.tidb.connection import Access, Database
 from backup_manager.tidb.target_lock import ROW, RowPlace
 from sandbox import Cluster

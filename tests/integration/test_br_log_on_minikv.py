@@ -15,11 +15,11 @@ import pytest
 
 from backup_manager.context import Result
 from backup_manager.errors import InterruptedError_, ManagerError
-from backup_manager.kubernetes import lease
+from backup_manager.locking import lease
 from backup_manager.operations import br_backup, watch_log
 from backup_manager.signals import Stop
+from backup_manager.tidb.cluster import Cluster
 from backup_manager.tidb.pd import Pd, TaskState
-from backup_manager.tools.br import Cluster
 from crds.contract import tso
 from sandbox.minikv import MiniKV, minikv_with_tidb
 from sandbox.patience import PATIENCE, until

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from backup_manager.locks import LockLostError
+from backup_manager.locking.lock import LockLostError
 from backup_manager.tidb import gc_life_time
 from backup_manager.tidb.connection import Access, Database
 from backup_manager.tidb.gc_life_time import HOLDER, MARKER, PACE, VARIABLE, Mark

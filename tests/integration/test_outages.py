@@ -21,8 +21,8 @@ import pytest
 import yaml
 
 from backup_manager.kubernetes.client import KubernetesApi, Server
-from backup_manager.kubernetes.lease import LeasePlace
-from backup_manager.locks import Lock, Note, Pace, Place
+from backup_manager.locking.lease import LeasePlace
+from backup_manager.locking.lock import Lock, Note, Pace, Place
 from backup_manager.tidb.connection import Access, Database
 from backup_manager.tidb.target_lock import RowPlace
 from crds.contract import names

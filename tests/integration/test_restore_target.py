@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from backup_manager.locks import Note
+from backup_manager.locking.lock import Note
 from backup_manager.tidb import target_lock
+from backup_manager.tidb.cluster import Cluster
 from backup_manager.tidb.connection import Access, Database
 from backup_manager.tidb.pd import Pd
 from backup_manager.tidb.target_lock import KEY, ROW, PdPlace, RowPlace
-from backup_manager.tools.br import Cluster
 from crds.contract.report import Phase, Report
 from sandbox.minikv import MiniKV, TiDB, minikv_with_tidb
 from sandbox.patience import PATIENCE

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from backup_manager.locks import LockLostError
+from backup_manager.locking.lock import LockLostError
 from backup_manager.tidb.gc_life_time import PACE, VARIABLE, Mark
 from crds.contract import durations
 from tests.support.manager import FakeDatabase, World, world

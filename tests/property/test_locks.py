@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backup_manager.errors import ManagerError, TransientError
-from backup_manager.locks import Entry, Lock, LockLostError, Note, Pace
+from backup_manager.locking.lock import Entry, Lock, LockLostError, Note, Pace
 
 PACE = Pace()
 RUNS = 4

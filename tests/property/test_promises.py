@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from app.hooks import backup, compactbackup, restore
 from app.hooks.resource import Kind
+from cli.models.next_step import next_attempt
 from cli.models.why import Evidence, explain
-from cli.next_step import next_attempt
 from tests.support.model import OneParent
 from tests.support.objects import BR_SPEC, EXPORT_SPEC, LOG_SPEC, NOW, S3, at, namespace, parent, report, tidb_cluster
 

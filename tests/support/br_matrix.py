@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from app.builders import env as job_env
 from backup_manager.storage import tool_urls
+from backup_manager.tidb.cluster import Cluster
 from backup_manager.tools import br
 from backup_manager.tools.tidb_log import fields
 from crds.contract import paths
@@ -213,7 +214,7 @@ def _storage(spec: Spec, folder: Path) -> tuple[dict[str, str], tool_urls.ToolSt
 
 
 def _argv(case: Case, spec: Spec, address: str, told: tool_urls.ToolStorage, folder: Path) -> list[str]:
-    cluster = br.Cluster.of(spec["br"], "ns", tls=case.tls, pd_addr=address)
+    cluster = Cluster.of(spec["br"], "ns", tls=case.tls, pd_addr=address)
     if case.kind == "backup":
         return br.backup(spec, cluster, told.br_arguments)
     if case.verb == "restore point":

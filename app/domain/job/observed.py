@@ -5,17 +5,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from app.domain.cluster import Cluster
 from app.domain.observed import Object, Observed, metadata
 from app.domain.times import moment
 from crds.contract import names
 from crds.contract.identity import Recorded, from_text
 from crds.contract.report import Phase as ReportPhase
 from crds.contract.report import Report
-
-if TYPE_CHECKING:
-    from app.domain.cluster import Cluster
 
 JOB: Final = "Job.batch/v1"
 """Key of Jobs among the children."""
@@ -217,5 +215,5 @@ class JobIntent:
     path: str = ""
     command: str = ""
     truncate_until: str = ""
-    cluster: "Cluster | None" = None
+    cluster: Cluster | None = None
     recorded: Recorded = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What the threads of :mod:`backup_manager.locks` do, without threads.
+"""What the threads of :mod:`backup_manager.locking.lock` do, without threads.
 
 A holder that runs renews, which the places show when they are looked at. One that was frozen for longer than the fence, or
 whose entry is another's by now, notices as soon as it runs again: its tool is told to stop, and whatever comes of it, the run
@@ -10,12 +10,12 @@ from contextlib import suppress
 from typing import Any
 
 from backup_manager.errors import ManagerError
-from backup_manager.locks import Lock
+from backup_manager.locking.lock import Lock
 from tests.support.interleaving.scheduler import Scheduler
 
 
 class FakeRenewal:
-    """In place of ``backup_manager.locks._Renewal``."""
+    """In place of ``backup_manager.locking.lock._Renewal``."""
 
     def __init__(self, scheduler: Scheduler, *, lock: Lock, lost: Callable[[], None], **_: Any) -> None:
         current = scheduler.current

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import pytest
 
-from backup_manager import locks
 from backup_manager.cleaning import cleaner
 from backup_manager.cleaning.cleaner import Cleaner
+from backup_manager.locking import lock
 from backup_manager.operations import br_backup, br_restore, clean, export, import_
 from backup_manager.storage.retry import delete_all, patiently, write_patiently
 from backup_manager.storage.tool_urls import ToolStorage
@@ -101,13 +101,13 @@ def real_code() -> Iterator[pytest.MonkeyPatch]:
         patch.setattr(br_runner, "find", lambda _context: "br")
         patch.setattr(dumpling_watch, "watch", lambda *_, **__: nullcontext())
         patch.setattr(gc_life_time, "raised", lambda *_: nullcontext())
-        patch.setattr(locks, "_Renewal", lambda **rest: FakeRenewal(_world().scheduler, **rest))
+        patch.setattr(lock, "_Renewal", lambda **rest: FakeRenewal(_world().scheduler, **rest))
         patch.setattr(target_lock, "Pd", lambda cluster: FakePd(_world().targets, cluster))
         patch.setattr(cleaner, "ThreadPoolExecutor", InlineExecutor)
         for function in (patiently, write_patiently, delete_all):
             patch.setitem(_defaults(function), "sleep", _sleep)
         patch.setitem(_defaults(Cleaner.__init__), "clock", _clock)
-        patch.setitem(_defaults(locks.Lock.__init__), "clock", _clock)
+        patch.setitem(_defaults(lock.Lock.__init__), "clock", _clock)
         yield patch
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import orjson
 
+from backup_manager.tidb.cluster import Cluster
 from backup_manager.tidb.connection import Access, DatabaseUnreachableError
-from backup_manager.tools.br import Cluster
 from tests.support.interleaving.scheduler import Process, Scheduler, State
 from tests.support.manager import _Cursor
 

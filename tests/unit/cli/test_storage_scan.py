@@ -9,9 +9,9 @@ import pytest
 
 import cli.storage_scan
 from backup_manager.catalog.audit_log import Chain
-from backup_manager.catalog.content import Content
 from backup_manager.catalog.record import Cleaned, Owner
 from backup_manager.catalog.records import Records
+from backup_manager.content import Content
 from backup_manager.errors import AccessDeniedError, NotFoundError, UsageError
 from backup_manager.storage.memory import Bucket, MemoryStorage
 from cli.models.history import Chronicle, outcome, remark, since

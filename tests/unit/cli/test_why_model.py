@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from cli.models.next_step import next_attempt
 from cli.models.why import Evidence, Explanation, explain
-from cli.next_step import next_attempt
 from crds.contract import names
 from tests.support.objects import BR_SPEC, at, job, parent, report
 

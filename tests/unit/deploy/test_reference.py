@@ -14,7 +14,7 @@ from app.domain.observed import Observed
 from app.domain.restore import pitr
 from app.settings import Settings
 from backup_manager import runner
-from backup_manager.kubernetes import lease
+from backup_manager.locking import lease
 from backup_manager.operations import watch_log as watch
 from backup_manager.tidb import connection as database
 from crds.contract import durations, names

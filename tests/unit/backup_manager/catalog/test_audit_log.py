@@ -10,9 +10,9 @@ import pytest
 
 from backup_manager.catalog import audit_log
 from backup_manager.catalog.audit_log import Account, Chain, Kind, against_records
-from backup_manager.catalog.content import Content
 from backup_manager.catalog.record import Cleaned, Owner, Record, State
 from backup_manager.catalog.records import Records
+from backup_manager.content import Content
 from backup_manager.context import Context
 from backup_manager.errors import AccessDeniedError, ClaimedError, NotFoundError
 from backup_manager.kubernetes.resource import Resource

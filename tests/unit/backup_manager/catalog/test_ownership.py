@@ -13,15 +13,15 @@ from typing import Any
 import orjson
 import pytest
 
-from backup_manager.catalog.attempts import has_ended
-from backup_manager.catalog.content import Content
 from backup_manager.catalog.destination import CompletedError, Folder
 from backup_manager.catalog.ownership import Fence
 from backup_manager.catalog.record import Attempt, Cleaned, Owner, Record, State
 from backup_manager.catalog.records import Records
 from backup_manager.cleaning.cleaner import Cleaner
+from backup_manager.content import Content
 from backup_manager.context import Context, Result
 from backup_manager.errors import ClaimedError, StorageError, SupersededError, UnreachableError, UsageError
+from backup_manager.kubernetes.pods import has_ended
 from backup_manager.operations import clean
 from backup_manager.signals import Stop
 from backup_manager.storage.memory import Bucket, MemoryStorage

@@ -26,7 +26,7 @@ from backup_manager.catalog.records import Records
 from backup_manager.context import Context
 from backup_manager.errors import AccessDeniedError, InterruptedError_, StorageError, TransientError
 from backup_manager.kubernetes.client import ApiForbiddenError
-from backup_manager.locks import Lock, Note, Pace
+from backup_manager.locking.lock import Lock, Note, Pace
 from backup_manager.signals import Stop
 from backup_manager.storage.memory import Bucket, MemoryStorage
 from crds.contract import names

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from backup_manager.catalog import audit_log, ownership
-from backup_manager.catalog.content import Content
 from backup_manager.catalog.readers import ReaderActiveError
 from backup_manager.catalog.record import Owner, Record, State
 from backup_manager.catalog.records import Records
+from backup_manager.content import Content
 from backup_manager.context import Result
 from backup_manager.errors import InterruptedError_, ManagerError
 from backup_manager.operations import br_backup, br_log, br_restore

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from backup_manager.catalog.content import Item, Kind
+from backup_manager.content import Item, Kind
 from backup_manager.context import Result
 from backup_manager.errors import ManagerError, UsageError
 from backup_manager.masking import Masker, secrets_of

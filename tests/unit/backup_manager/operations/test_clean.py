@@ -12,7 +12,8 @@ from backup_manager.catalog.record import Cleaned, Owner, State
 from backup_manager.catalog.records import Records
 from backup_manager.context import Context, Result
 from backup_manager.errors import ClaimedError, ManagerError, PartialError, StorageError, TransientError, UsageError
-from backup_manager.kubernetes import active_pods
+from backup_manager.kubernetes.pods import live_writers
+from backup_manager.locking import writers
 from backup_manager.operations import clean
 from backup_manager.signals import Stop
 from backup_manager.storage.s3 import S3Storage
@@ -292,7 +293,7 @@ def test_a_writer_that_never_ends_is_named(scene: Scene) -> None:
         scene.run(pods=Pods([[pod("backup-cr-x", "Unknown")]]))
     assert caught.value.problem().reason == "WriterActive"
     assert scene.data() == before
-    assert scene.stop.waited == active_pods.LIMIT_SECONDS
+    assert scene.stop.waited == writers.LIMIT_SECONDS
 
 
 class Reads(Pods):
@@ -364,7 +365,7 @@ def test_a_reader_that_came_before_the_claim_is_waited_for_after_it_too(scene: S
     ],
 )
 def test_who_counts_as_a_writer(pods: list[dict[str, Any]], expected: list[str]) -> None:
-    assert active_pods.live_writers(pods, own_uid="me") == expected
+    assert live_writers(pods, own_uid="me") == expected
 
 
 def test_locked_objects_are_told_with_their_date(scene: Scene) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from backup_manager.catalog import content
+from backup_manager import content
 from backup_manager.catalog.record import Owner
 from backup_manager.catalog.records import Records
 from backup_manager.context import Result

@@ -13,12 +13,12 @@ from typing import Any, cast
 
 import pytest
 
-from backup_manager.catalog.content import Content, Item, Kind
 from backup_manager.catalog.record import Owner
 from backup_manager.catalog.records import Records
+from backup_manager.content import Content, Item, Kind
 from backup_manager.context import Result
 from backup_manager.errors import InterruptedError_, ManagerError
-from backup_manager.locks import Note
+from backup_manager.locking.lock import Note
 from backup_manager.operations import import_
 from backup_manager.signals import Stop
 from backup_manager.storage.local import LocalStorage

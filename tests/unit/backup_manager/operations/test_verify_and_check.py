@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from backup_manager.catalog.content import Content, Item, Kind
 from backup_manager.catalog.record import Cleaned, Owner
 from backup_manager.catalog.records import Records
+from backup_manager.content import Content, Item, Kind
 from backup_manager.context import Result
 from backup_manager.errors import AccessDeniedError, CheckError, NotFoundError, UsageError
 from backup_manager.operations import check, verify

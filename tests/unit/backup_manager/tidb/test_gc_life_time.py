@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from backup_manager.errors import InterruptedError_, ManagerError, ToolError
-from backup_manager.locks import LockLostError, Pace
+from backup_manager.locking.lock import LockLostError, Pace
 from backup_manager.signals import Stop
 from backup_manager.tidb import gc_life_time
 from backup_manager.tidb.connection import DatabaseUnreachableError

@@ -12,8 +12,8 @@ import pytest
 
 from backup_manager.errors import ManagerError, UnreachableError
 from backup_manager.operations.watch_log import look, told
+from backup_manager.tidb.cluster import Cluster
 from backup_manager.tidb.pd import LogTask, Pd, TaskState
-from backup_manager.tools.br import Cluster
 from crds.contract import tso
 
 INFO = b"\x10\x07\x22\x01a"  # start_ts 7, name a

@@ -8,20 +8,20 @@ from typing import Any, cast
 
 import pytest
 
-from backup_manager import locks
 from backup_manager.context import Context
 from backup_manager.errors import InterruptedError_, UnreachableError
-from backup_manager.locks import Lock, Note, Pace
+from backup_manager.locking import lock as locks
+from backup_manager.locking.lock import Lock, Note, Pace
 from backup_manager.signals import Stop
 from backup_manager.tidb import target_lock
+from backup_manager.tidb.cluster import Cluster
 from backup_manager.tidb.connection import Access, Database, DatabaseError, DatabaseUnreachableError
 from backup_manager.tidb.target_lock import KEY, ROW, PdPlace, RowPlace, TargetLockLostError, held, pd_of
-from backup_manager.tools.br import Cluster
 from crds.contract import names
 from crds.contract.report import Phase
 from sandbox.patience import PATIENCE, until
 from tests.support.manager import FakeDatabase, World, world
-from tests.unit.backup_manager.kubernetes.test_lease import Api
+from tests.unit.backup_manager.locking.test_lease import Api
 
 QUICK = Pace(duration=2 * PATIENCE, renew=0.05, retry=5.0, fence=PATIENCE, poll=0.02, grace=0.0)
 SHORT = Pace(duration=5.0, renew=0.05, retry=0.05, fence=0.3, poll=0.02, grace=0.0)

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from backup_manager.errors import UsageError
+from backup_manager.tidb.cluster import Cluster
 from backup_manager.tools import br
-from backup_manager.tools.br import Cluster, LogCommand
+from backup_manager.tools.br import LogCommand
 from backup_manager.tools.process import Stream
 
 CLUSTER = Cluster(pd="basic-pd.ns:2379")

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from backup_manager.catalog import content
-from backup_manager.catalog.content import Asked, Content, Item, Kind, judge
+from backup_manager import content
+from backup_manager.content import Asked, Content, Item, Kind, judge
 from backup_manager.errors import PermanentError
 from backup_manager.storage.base import ObjectInfo
 from backup_manager.tools import backupmeta, br_runner
 
-REAL = Path(__file__).parents[3] / "data" / "real_br_full"
+REAL = Path(__file__).parents[2] / "data" / "real_br_full"
 
 
 def item(place: str, kind: Kind = Kind.TABLE) -> Item:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from backup_manager.table_filter import selects
 from backup_manager.tools.dumpling import DEFAULT_FILTERS
-from backup_manager.tools.table_filter import selects
 
 
 @pytest.mark.parametrize(

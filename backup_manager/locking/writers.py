@@ -4,38 +4,19 @@ They are found by the CR's uid in a label, not by their owner: ``kubectl delete 
 running Job, which then goes on unseen by the hook.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
+from backup_manager.context import Context
 from backup_manager.errors import TransientError
+from backup_manager.kubernetes.pods import live_writers
 from crds.contract import names
 from crds.contract.report import Problem
 
-if TYPE_CHECKING:
-    from backup_manager.context import Context
-
 LIMIT_SECONDS: Final = 3600.0
 _POLL_SECONDS: Final = 5.0
-_ACTIVE: Final = frozenset({"Pending", "Running", "Unknown"})
-_NOT_WRITING: Final = frozenset({names.Component.CLEAN.value})
 
 
-def live_writers(pods: Sequence[Mapping[str, Any]], *, own_uid: str = "") -> list[str]:
-    """Names of the Pods among *pods* that may still write.
-
-    A clean of the same CR writes nothing; counting it, two cleans would wait for each other for ever. A Pod whose node was
-    lost (``Unknown``) may well be writing.
-    """
-    return sorted(
-        str(pod["metadata"]["name"])
-        for pod in pods
-        if (pod.get("status") or {}).get("phase", "Pending") in _ACTIVE
-        and (pod["metadata"].get("labels") or {}).get(names.COMPONENT_LABEL) not in _NOT_WRITING
-        and not (own_uid and pod["metadata"].get("uid") == own_uid)
-    )
-
-
-def wait_for_writers(context: "Context") -> bool:
+def wait_for_writers(context: Context) -> bool:
     """Wait until no Pod of the CR may write; whether there was one. Raises TransientError after :data:`LIMIT_SECONDS`."""
     if context.kubernetes is None or not context.resource.uid:
         context.log("no cluster to ask: other writers are not looked for")
@@ -58,7 +39,7 @@ def wait_for_writers(context: "Context") -> bool:
     return waited
 
 
-def _find(context: "Context") -> list[str]:
+def _find(context: Context) -> list[str]:
     assert context.kubernetes is not None  # noqa: S101  (the caller has looked)
     pods = context.kubernetes.pods(context.resource.namespace, {names.OWNER_UID_LABEL: context.resource.uid})
     return live_writers(pods, own_uid=context.env.get(names.ENV_POD_UID, ""))

@@ -13,12 +13,17 @@ from typing import Final
 import msgspec
 import orjson
 
-from backup_manager.catalog.packed_lines import pack_lines, unpack_lines
+from backup_manager import table_filter
 from backup_manager.errors import PermanentError
-from backup_manager.tools import table_filter
+from backup_manager.packed_lines import pack_lines, unpack_lines
 from crds.contract.report import Count
 from crds.contract.wire import Document
 
+LIGHTNING_SCHEMA: Final = "lightning_task_info"
+"""Left behind by imports of other programs, and of this one before it switched that off; not data of a user."""
+SYSTEM_SCHEMAS: Final = frozenset(
+    {"mysql", "sys", "information_schema", "performance_schema", "metrics_schema", "inspection_schema", LIGHTNING_SCHEMA}
+)
 NAMED: Final = 5
 """How many objects a message or a report names; the list beside the data has all."""
 

@@ -5,23 +5,21 @@ restore misses data without a word. The Lease is named after the cluster (:func:
 its namespace, so that CRs of all namespaces are kept apart. Where the Job's account has no right to Leases there, it lies in
 the CR's own namespace and keeps apart the CRs of that one; the log says so.
 
-How it is waited for, renewed and taken over is the same for every lock: :mod:`backup_manager.locks`.
+How it is waited for, renewed and taken over is the same for every lock: :mod:`backup_manager.locking.lock`.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from backup_manager import locks
+from backup_manager.context import Context
 from backup_manager.kubernetes.client import ApiForbiddenError, ApiNotFoundError, ConflictError, KubernetesApi
-from backup_manager.locks import Entry, Lock, LockLostError, Note, Pace
+from backup_manager.locking import lock as locks
+from backup_manager.locking.lock import Entry, Lock, LockLostError, Note, Pace
 from crds.contract import names
 from crds.contract.report import Problem
-
-if TYPE_CHECKING:
-    from backup_manager.context import Context
 
 HELD_BY_ANNOTATION: Final = "tidb.pingcap.com/held-by"
 """Who the holder is, for people: ``Backup ns/name``. ``spec.holderIdentity`` is the uid of its Pod."""
@@ -36,7 +34,7 @@ class ClusterLeaseLostError(LockLostError):
 
 
 @contextmanager
-def held(context: "Context", cluster_namespace: str, cluster: str, *, pace: Pace | None = None) -> Iterator[None]:
+def held(context: Context, cluster_namespace: str, cluster: str, *, pace: Pace | None = None) -> Iterator[None]:
     """Hold the cluster's Lease while the body runs; wait for it first, telling ``Waiting`` and the holder.
 
     Raises ClusterLeaseLostError when it was lost meanwhile (the run is then asked to stop). Without Kubernetes there is no
@@ -59,7 +57,7 @@ def held(context: "Context", cluster_namespace: str, cluster: str, *, pace: Pace
         yield
 
 
-def _acquired(context: "Context", place: "LeasePlace", pace: Pace | None) -> Lock:
+def _acquired(context: Context, place: "LeasePlace", pace: Pace | None) -> Lock:
     ended = locks.pod_has_ended(context)
     lock = Lock(place=place, we=locks.identity(context), pace=pace or Pace(), ended=ended)
     locks.acquire(context, lock, lambda holder: _waiting(holder, place))

@@ -11,7 +11,6 @@ import pytest
 
 from backup_manager.context import Context
 from backup_manager.errors import InterruptedError_, ToolError, UnreachableError
-from backup_manager.kubernetes import lease
 from backup_manager.kubernetes.client import (
     ApiForbiddenError,
     ApiNotFoundError,
@@ -20,8 +19,9 @@ from backup_manager.kubernetes.client import (
     KubernetesApi,
     Server,
 )
-from backup_manager.kubernetes.lease import ClusterLeaseLostError, held
-from backup_manager.locks import Pace
+from backup_manager.locking import lease
+from backup_manager.locking.lease import ClusterLeaseLostError, held
+from backup_manager.locking.lock import Pace
 from backup_manager.signals import Stop
 from crds.contract import names
 from crds.contract.report import Phase

@@ -24,17 +24,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
-from backup_manager.catalog.attempts import ended_pods
+from backup_manager.context import Context
 from backup_manager.errors import InterruptedError_, ManagerError, TransientError
 from backup_manager.kubernetes.client import ApiUnavailableError
-from backup_manager.tools.process import GRACE_SECONDS
+from backup_manager.kubernetes.pods import ended_pods
+from backup_manager.signals import TOOL_GRACE_SECONDS
 from crds.contract import names
 from crds.contract.report import Problem
-
-if TYPE_CHECKING:
-    from backup_manager.context import Context
 
 _PATIENCE: Final = 600.0
 """Seconds for which a waiter that cannot look goes on trying."""
@@ -57,7 +55,7 @@ class Pace:
     retry: float = 2.0
     fence: float = 35.0
     poll: float = 5.0
-    grace: float = GRACE_SECONDS
+    grace: float = TOOL_GRACE_SECONDS
 
     def __post_init__(self) -> None:
         """Raises ValueError."""
@@ -103,7 +101,7 @@ class Place(Protocol):
         ...
 
 
-def identity(context: "Context") -> Note:
+def identity(context: Context) -> Note:
     """Who this run is. Outside of Kubernetes the uid may stand in the file and be two runs': each gets a name of its own."""
     resource = context.resource
     holder = context.env.get(names.ENV_POD_UID) or f"{resource.uid}-{secrets.token_hex(4)}"
@@ -188,7 +186,7 @@ class Lock:
 
 @contextmanager
 def holding(
-    context: "Context",
+    context: Context,
     lock: Lock,
     *,
     waiting: Callable[[Note], Problem],
@@ -203,7 +201,7 @@ def holding(
         yield
 
 
-def acquire(context: "Context", lock: Lock, waiting: Callable[[Note], Problem]) -> None:
+def acquire(context: Context, lock: Lock, waiting: Callable[[Note], Problem]) -> None:
     """Become the holder, however long that takes. A place that cannot be looked at is an error at first, and later on one when
     that lasts; an API server that is unavailable is waited for from the start."""
     said, failing = "", 0.0
@@ -251,7 +249,7 @@ class Renewable(Protocol):
 
 
 @contextmanager
-def renewing(context: "Context", lock: Renewable, *, lost: Callable[[str], TransientError]) -> Iterator[None]:
+def renewing(context: Context, lock: Renewable, *, lost: Callable[[str], TransientError]) -> Iterator[None]:
     """Renew *lock*, which is held, while the body runs; free it at the end."""
     renewal = _Renewal(lock=lock, lost=context.stop.request, log=context.log)
     renewal.start()
@@ -266,10 +264,10 @@ def renewing(context: "Context", lock: Renewable, *, lost: Callable[[str], Trans
         raise lost(renewal.why)
 
 
-def pod_has_ended(context: "Context") -> Callable[[str], bool]:
+def pod_has_ended(context: Context) -> Callable[[str], bool]:
     """Whether Kubernetes shows that the Pod with a uid, one of this CR's, has ended; never without Kubernetes. A Pod that is
     gone proves nothing: it may have been deleted by force while its node was cut off, and renew its lock to this moment."""
-    return lambda holder: holder in ended_pods(context, context.resource.uid)
+    return lambda holder: holder in ended_pods(context.kubernetes, context.resource.namespace, context.resource.uid)
 
 
 @dataclass(kw_only=True)
