@@ -72,7 +72,7 @@ class Bodies:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Intake:
+class BodyReader:
     """How the requests of one route are read: no more than *limit* bytes within *seconds*, and of the children what *lean*
     keeps."""
 

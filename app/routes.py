@@ -22,7 +22,7 @@ from app.hooks import backupschedule
 from app.hooks import request as wire
 from app.hooks import response as answer
 from app.hooks.request import RequestError
-from app.intake import Bodies, CallerGone, Intake, Share
+from app.intake import Bodies, BodyReader, CallerGone, Share
 from app.metrics import CONTENT_TYPE, Metrics
 from app.service import Handle, Service, handlers
 from app.settings import Settings
@@ -85,34 +85,34 @@ class Webhook:
 
     def _add_hooks(self, app: FastAPI) -> None:
         settings = self.settings
-        usual = partial(Intake, seconds=settings.body_timeout, bodies=self._bodies)
+        usual = partial(BodyReader, seconds=settings.body_timeout, bodies=self._bodies)
         others = usual(limit=settings.max_body)
         # Thousands of children come with a schedule alone.
-        intakes = {backupschedule.KIND.path: usual(limit=settings.max_schedule_body, lean=backupschedule.KIND.lean)}
+        readers = {backupschedule.KIND.path: usual(limit=settings.max_schedule_body, lean=backupschedule.KIND.lean)}
         for hook, handle in handlers(self._service).items():
-            self._add_hook(app, hook, handle, intakes.get(hook[0], others))
+            self._add_hook(app, hook, handle, readers.get(hook[0], others))
         # The examples are answered by a service of their own, so that they leave no metrics.
         metrics = Metrics(series_ttl=settings.series_ttl, max_crs=settings.max_crs)
         openapi.describe(app, handlers(Service(config=settings.config(), metrics=metrics, clock=lambda: openapi.NOW)))
 
-    def _add_hook(self, app: FastAPI, hook: tuple[str, str], handle: Handle, intake: Intake) -> None:
+    def _add_hook(self, app: FastAPI, hook: tuple[str, str], handle: Handle, reader: BodyReader) -> None:
         path, operation = hook
         log, answered = self.log.bind(path=f"/{path}/{operation}"), self.metrics.answered
 
         async def endpoint(request: Request) -> Response:
             began = time.perf_counter()
-            response = await self._respond(request, handle, intake, log)
+            response = await self._respond(request, handle, reader, log)
             answered(path, operation, response.status_code, time.perf_counter() - began)
             return response
 
         # A plain Starlette route: FastAPI has no parameters to find in a request that is read raw.
         app.add_route(f"/{path}/{operation}", endpoint, methods=["POST"])
 
-    async def _respond(self, request: Request, handle: Handle, intake: Intake, log: Any) -> Response:
+    async def _respond(self, request: Request, handle: Handle, reader: BodyReader, log: Any) -> Response:
         """Answer *request*; every failure becomes one line that may stand in an Event."""
         try:
             self._check_caller(request)
-            return Response(await _answer(request, handle, intake), media_type=_JSON)
+            return Response(await _answer(request, handle, reader), media_type=_JSON)
         except RequestError as error:
             if error.status != _UNAUTHORIZED:  # counted alone: a stranger must not fill the log
                 log.warning("refused", status=error.status, reason=error.message)
@@ -182,13 +182,13 @@ class Webhook:
             app.add_api_route(path, endpoint, summary=summary, tags=["operation"], response_class=Response)
 
 
-async def _answer(request: Request, handle: Handle, intake: Intake) -> bytes:
+async def _answer(request: Request, handle: Handle, reader: BodyReader) -> bytes:
     share = Share()
     try:
-        body = await intake.read(request, share)
+        body = await reader.read(request, share)
         if body.size < _IN_THREAD:
             return handle(wire.decode(body))
         return await asyncio.to_thread(lambda: handle(wire.decode(body)))
     finally:
         if share.counted:
-            intake.bodies.release(share)
+            reader.bodies.release(share)

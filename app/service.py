@@ -63,7 +63,7 @@ class Service:
         except namespace.NamespaceRequestError as error:
             raise RequestError(422, str(error)) from None
 
-    def _note(self, kind: Kind[Any], observed: Observed, decision: Decision[Any], composed: answer.Answer) -> None:
+    def _note(self, kind: Kind[Any], observed: Observed, decision: Decision[Any], composed: answer.HookResponse) -> None:
         """Metrics of the CR, and one log line if the decision changes anything."""
         status = composed.body["status"]
         self.metrics.note(kind.path, observed, status, gone=composed.finalized)

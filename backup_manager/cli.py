@@ -45,16 +45,23 @@ class Flag:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """One subcommand: the module of ``operations`` that does it, the kinds it works on, and how it is called."""
+    """One subcommand: the kinds it works on, how it is called, and the *module* of ``operations`` that does it (empty: the
+    one of its name)."""
 
-    module: str
+    name: str
     kinds: tuple[str, ...]
     name_flag: str
     text: str
     example: str
+    module: str = ""
     flags: tuple[Flag, ...] = ()
     runs: bool = False
     """Whether it does the work of a CR, so that it must not begin once the CR is deleted."""
+
+    @property
+    def operation(self) -> str:
+        """The module of ``operations``."""
+        return self.module or self.name.replace("-", "_")
 
     @property
     def unread(self) -> str:
@@ -79,8 +86,9 @@ _BR: Final = (
     Flag(name="tikvVersion", text="version of TiKV; decides whether br can go on from a checkpoint", default="4.0"),
 )
 
-COMMANDS: Final = {
-    "backup": Command(
+_COMMANDS: Final = (
+    Command(
+        name="backup",
         module="br_backup",
         kinds=("Backup",),
         name_flag="backupName",
@@ -102,7 +110,8 @@ COMMANDS: Final = {
             Flag(name="initialize", text="a step of volume-snapshot, which is not offered", default=False),
         ),
     ),
-    "log-watch": Command(
+    Command(
+        name="log-watch",
         module="watch_log",
         kinds=("Backup",),
         name_flag="backupName",
@@ -110,8 +119,8 @@ COMMANDS: Final = {
         example="backup-manager log-watch --namespace=tidb --backupName=pitr",
         flags=(_BACKUP_NAME, *_BR),
     ),
-    "compact": Command(
-        module="compact",
+    Command(
+        name="compact",
         kinds=("CompactBackup",),
         name_flag="resourceName",
         runs=True,
@@ -119,7 +128,8 @@ COMMANDS: Final = {
         example="backup-manager compact --namespace=tidb --resourceName=weekly",
         flags=(Flag(name="resourceName", text="name of the CompactBackup"),),
     ),
-    "restore": Command(
+    Command(
+        name="restore",
         module="br_restore",
         kinds=("Restore",),
         name_flag="restoreName",
@@ -138,8 +148,8 @@ COMMANDS: Final = {
             Flag(name="use-fsr", text="of volume-snapshot, which is not offered", default=False, may_be_empty=True),
         ),
     ),
-    "export": Command(
-        module="export",
+    Command(
+        name="export",
         kinds=("Backup",),
         name_flag="backupName",
         runs=True,
@@ -152,7 +162,8 @@ COMMANDS: Final = {
             *_DATABASE_TLS,
         ),
     ),
-    "import": Command(
+    Command(
+        name="import",
         module="import_",
         kinds=("Restore",),
         name_flag="restoreName",
@@ -165,16 +176,16 @@ COMMANDS: Final = {
             *_DATABASE_TLS,
         ),
     ),
-    "clean": Command(
-        module="clean",
+    Command(
+        name="clean",
         kinds=("Backup",),
         name_flag="backupName",
         text="delete the data of a Backup: the recorded path and nothing beside it",
         example="backup-manager clean --namespace=tidb --backupName=nightly",
         flags=(_BACKUP_NAME,),
     ),
-    "gc-life-time": Command(
-        module="gc_life_time",
+    Command(
+        name="gc-life-time",
         kinds=("Backup", "Restore"),
         name_flag="resourceName",
         text="restore the GC life time that a killed run of a Backup or Restore left raised",
@@ -185,23 +196,24 @@ COMMANDS: Final = {
             *_DATABASE_TLS,
         ),
     ),
-    "verify": Command(
-        module="verify",
+    Command(
+        name="verify",
         kinds=("Backup",),
         name_flag="backupName",
         text="compare the data of a Backup with its record",
         example="backup-manager verify --namespace=tidb --backupName=nightly --report=stdout",
         flags=(_BACKUP_NAME,),
     ),
-    "check": Command(
-        module="check",
+    Command(
+        name="check",
         kinds=("Backup", "Restore", "BackupSchedule"),
         name_flag="backupName",
         text="preflight: can the storage and the database be reached with these credentials",
         example="backup-manager check --from-file backup.yaml",
         flags=(_BACKUP_NAME,),
     ),
-}
+)
+COMMANDS: Final = {command.name: command for command in _COMMANDS}
 _EVERYWHERE: Final = (
     Flag(name="kubeconfig", text="kubeconfig file; else the cluster that the Pod runs in"),
     Flag(name="report", text="job | stdout | FILE; else the Job's annotation in a Job, stdout elsewhere"),
@@ -233,11 +245,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 parser.error(f"{chosen} needs --{name} (or --from-file CR.yaml)")
 
     from backup_manager.runner import Run  # noqa: PLC0415  (help and usage errors answer without it)
-    from backup_manager.signals import Stop  # noqa: PLC0415
+    from backup_manager.signals import StopSignal  # noqa: PLC0415
 
     core_files.forbid()
     env = dict(os.environ)
-    run = Run(verb=command, flags=flags, env=env, stop=Stop.of(env))
+    run = Run(verb=command, flags=flags, env=env, stop=StopSignal.of(env))
     run.stop.install()
     return run.execute()
 

@@ -15,7 +15,7 @@ from backup_manager.kubernetes.client import KubernetesApi
 from backup_manager.kubernetes.resource import Resource
 from backup_manager.masking import Masker
 from backup_manager.reporting.journal import Journal
-from backup_manager.signals import Stop
+from backup_manager.signals import StopSignal
 
 State = TypeVar("State")
 
@@ -36,7 +36,7 @@ class Context:
     resource: Resource
     journal: Journal
     scratch: Path
-    stop: Stop = field(default_factory=Stop)
+    stop: StopSignal = field(default_factory=StopSignal)
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     flags: Mapping[str, Any] = field(default_factory=dict)
     kubernetes: KubernetesApi | None = None

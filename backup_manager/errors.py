@@ -15,7 +15,7 @@
     ├── TransientError        the same run may succeed later                    exit 1
     │   ├── UnreachableError  database, storage or API server not reachable    exit 3
     │   ├── ThrottledError    the storage asks to slow down
-    │   └── InterruptedError_ SIGTERM: the Pod was stopped
+    │   └── RunInterruptedError SIGTERM: the Pod was stopped
     ├── CheckError            a check or a verification found something         exit 4
     └── PartialError          done in part; the report lists what is left       exit 5
 
@@ -116,7 +116,7 @@ class ThrottledError(TransientError):
     reason = "StorageThrottled"
 
 
-class InterruptedError_(TransientError):
+class RunInterruptedError(TransientError):
     """The Pod was stopped (SIGTERM) before the work ended."""
 
     reason = "Interrupted"

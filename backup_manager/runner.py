@@ -23,13 +23,13 @@ from uuid import uuid4
 from backup_manager.backoff import Backoff
 from backup_manager.context import Context, Operation, Result
 from backup_manager.credentials import clean_environment
-from backup_manager.errors import InterruptedError_, ManagerError, PermanentError, UsageError
+from backup_manager.errors import ManagerError, PermanentError, RunInterruptedError, UsageError
 from backup_manager.kubernetes.client import READ_SECONDS, KubernetesApi, Server
 from backup_manager.kubernetes.resource import Resource, choose
 from backup_manager.masking import Masked, Masker, secrets_of
 from backup_manager.reporting.journal import Journal
-from backup_manager.reporting.reporters import leave_last_words, open_reporter
-from backup_manager.signals import End, Stop
+from backup_manager.reporting.reporters import open_reporter, write_termination_message
+from backup_manager.signals import End, StopSignal
 from backup_manager.tools import secret_options
 from crds.contract import names
 from crds.contract.report import Problem
@@ -42,7 +42,10 @@ class Verb(Protocol):
     """A subcommand: the module of ``operations`` that does it, the kinds of CR it works on, and the flag that names one."""
 
     @property
-    def module(self) -> str: ...  # noqa: D102
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def operation(self) -> str: ...  # noqa: D102
 
     @property
     def kinds(self) -> tuple[str, ...]: ...  # noqa: D102
@@ -64,7 +67,7 @@ class Run:
     flags: Mapping[str, Any]
     env: Mapping[str, str]
     stderr: TextIO = field(default_factory=lambda: sys.stderr)
-    stop: Stop = field(default_factory=Stop)
+    stop: StopSignal = field(default_factory=StopSignal)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def execute(self) -> int:
@@ -87,7 +90,7 @@ class Run:
             with self.stop.guarded(End.RECORD, lambda: self._report_late_end(journal)):
                 return self._settle(journal)
         finally:
-            leave_last_words(journal.report)
+            write_termination_message(journal.report)
             reporter.close()
 
     def _settle(self, journal: Journal) -> int:
@@ -112,14 +115,14 @@ class Run:
         """Store the outcome now: the process is about to be killed, and something still keeps the run from ending."""
         self.log("[ERROR] the end takes too long: the outcome is stored before the Pod is killed")
         problem = Problem(
-            reason=InterruptedError_.reason,
+            reason=RunInterruptedError.reason,
             message="the run was stopped, and its end took longer than the Pod's grace period allows",
             hint="Its log shows what it was doing (kubectl logs).",
             retryable=True,
         )
         with suppress(ManagerError):
             journal.fail(problem)
-        leave_last_words(journal.report)
+        write_termination_message(journal.report)
 
     def _work(self, journal: Journal) -> Result:
         # Before anything reads a credential: the preflight, our clients and the tools use the same values.
@@ -128,8 +131,8 @@ class Run:
         self.env = clean_environment(secret_options.environment(self.env, resource.spec))
         self.mask = Masker(secrets_of(self.env, resource.spec))
         journal.masker = self.mask
-        self.log(f"{self.verb.module}: {resource.kind} {resource.namespace}/{resource.name}")
-        operation = _operation(self.verb.module)
+        self.log(f"{self.verb.name}: {resource.kind} {resource.namespace}/{resource.name}")
+        operation = _operation(self.verb.operation)
         gc.freeze()
         gc.enable()
         with self._scratch() as scratch:

@@ -14,7 +14,7 @@ from enum import Enum
 from types import FrameType
 from typing import Final
 
-from backup_manager.errors import InterruptedError_
+from backup_manager.errors import RunInterruptedError
 from crds.contract import names
 
 STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -35,7 +35,7 @@ class End(Enum):
     """The outcome is stored; what is left is for the process to end."""
 
 
-class Stop:
+class StopSignal:
     """Whether this run was asked to end, and how much time is left for it.
 
     A waiting operation uses :meth:`wait` in place of sleeping, a looping one calls :meth:`check`. What must happen at once (the
@@ -52,7 +52,7 @@ class Stop:
         self._guards: list[Callable[[], None]] = []
 
     @classmethod
-    def of(cls, env: Mapping[str, str]) -> "Stop":
+    def of(cls, env: Mapping[str, str]) -> "StopSignal":
         """With the grace period of the Pod (:data:`crds.contract.names.ENV_GRACE`), or the default where it is not known."""
         try:
             grace = float(env.get(names.ENV_GRACE) or names.GRACE_SECONDS)
@@ -96,14 +96,14 @@ class Stop:
         return self._clock()
 
     def wait(self, seconds: float) -> None:
-        """Sleep; raise InterruptedError_ as soon as the end is asked for."""
+        """Sleep; raise RunInterruptedError as soon as the end is asked for."""
         self._event.wait(seconds)
         self.check()
 
     def check(self) -> None:
-        """Raise InterruptedError_ when the end was asked for."""
+        """Raise RunInterruptedError when the end was asked for."""
         if self.requested:
-            raise InterruptedError_(
+            raise RunInterruptedError(
                 "the run was stopped before it ended", hint="It is repeated only if backoffRetryPolicy has a retry left."
             )
 

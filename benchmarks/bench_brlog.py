@@ -22,9 +22,9 @@ from typing import Any, Final
 from backup_manager import log_lines
 from backup_manager.masking import Masker
 from backup_manager.runner import Run
-from backup_manager.signals import Stop
+from backup_manager.signals import StopSignal
 from backup_manager.tools import process
-from backup_manager.tools.br import Heard
+from backup_manager.tools.br import BrOutput
 from backup_manager.tools.process import Stream
 from tests.support.br import golden
 
@@ -60,7 +60,7 @@ def count(path: Path) -> int:
 
 def parse(path: Path) -> None:
     """As the manager takes the log in."""
-    heard = Heard()
+    heard = BrOutput()
     with path.open("rb") as file:
         for block in log_lines.read(file.fileno()):
             for line in heard.select(Stream.OUT, block):
@@ -86,14 +86,14 @@ def mask(path: Path) -> None:
 
 def forward(path: Path) -> None:
     """All that the manager does with a tool's log, to the end in the Pod's own."""
-    heard = Heard()
+    heard = BrOutput()
     with Path(os.devnull).open("w", encoding="utf-8") as sink:
         run = Run(verb=_NoVerb(), flags={}, env={}, stderr=sink)
         run.mask = Masker(SECRETS)
         process.run(
             ["cat", str(path)],
             env=os.environ,
-            stop=Stop(),
+            stop=StopSignal(),
             mask=run.mask,
             log=run.log,
             on_line=heard.line,
@@ -106,7 +106,7 @@ def forward(path: Path) -> None:
 class _NoVerb:
     """A run that only logs."""
 
-    module, kinds, name_flag, unread = "", (), "", ""
+    name, operation, kinds, name_flag, unread = "", "", (), "", ""
 
     def is_run(self, flags: Mapping[str, Any]) -> bool:
         """It works for no CR."""

@@ -26,7 +26,7 @@ from cli.requests import observe, request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
+class ScheduleView:
     """One schedule as the hook sees it at *now*."""
 
     observed: Observed
@@ -73,27 +73,27 @@ class Subject:
         return self.schedule.timetable
 
 
-def survey(parent: Object, objects: Sequence[Object], config: Config, now: datetime) -> Subject:
+def load_schedule(parent: Object, objects: Sequence[Object], config: Config, now: datetime) -> ScheduleView:
     """*parent* among *objects*. Raises UsageError when its spec cannot work."""
     observed = observe(request(parent, objects, config))
     # As the hook: a CR that was never in a cluster begins now.
     created = moment(metadata(parent).get("creationTimestamp")) or now.replace(microsecond=0)
     try:
-        found, children, log = schedule.survey(observed, created, config)
+        found, children, log = schedule.load_schedule(observed, created, config)
     except ScheduleError as error:
         hint = "Nothing is made and nothing deleted while it is Invalid; correct the spec."
         raise UsageError(f"{shown(parent)}: {error}", hint=hint) from None
-    return Subject(observed=observed, schedule=found, children=children, log=log, created=created, now=now, config=config)
+    return ScheduleView(observed=observed, schedule=found, children=children, log=log, created=created, now=now, config=config)
 
 
-def survey_all(
+def load_schedules(
     parents: Sequence[Object], objects: Sequence[Object], config: Config, now: datetime, *, lenient: bool = False
-) -> tuple[list[Subject], list[str]]:
+) -> tuple[list[ScheduleView], list[str]]:
     """Every one of *parents* that can work, and what is wrong with the others. One alone raises UsageError instead."""
     subjects, problems = [], []
     for parent in parents:
         try:
-            subjects.append(survey(parent, objects, config, now))
+            subjects.append(load_schedule(parent, objects, config, now))
         except UsageError as error:
             if len(parents) == 1 and not lenient:
                 raise
@@ -118,7 +118,7 @@ def choose(source: Source, name: str, *, everywhere: bool = False) -> list[Objec
     return chosen
 
 
-def family(source: Source, *, everywhere: bool = False) -> list[Object]:
+def owned_objects(source: Source, *, everywhere: bool = False) -> list[Object]:
     """What schedules may own."""
     return [*source.list("Backup", everywhere=everywhere), *source.list("CompactBackup", everywhere=everywhere)]
 

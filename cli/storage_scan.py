@@ -10,7 +10,7 @@ from posixpath import dirname
 from typing import Any, Final
 
 from backup_manager.catalog import audit_log
-from backup_manager.catalog.audit_log import Account, Chain
+from backup_manager.catalog.audit_log import Audit, AuditLog
 from backup_manager.catalog.record import SUFFIX, Record, record_location
 from backup_manager.errors import AccessDeniedError, ManagerError, NotFoundError, StorageError, UsageError
 from backup_manager.storage.base import Storage
@@ -28,7 +28,7 @@ _OTHER_NAMES: Final = {"gs": "gcs", "azblob": "azure"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Filed:
+class StoredRecord:
     """One record as it lies in the storage: where, and the digest of its bytes."""
 
     record: Record
@@ -38,41 +38,43 @@ class Filed:
 
 
 @dataclass(slots=True, kw_only=True)
-class Shelf:
+class StorageScan:
     """All that was found; *problems* say what could not be read."""
 
-    filed: list[Filed] = field(default_factory=list)
-    accounts: list[Account] = field(default_factory=list)
+    stored: list[StoredRecord] = field(default_factory=list)
+    accounts: list[Audit] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
-    def add(self, other: "Shelf") -> None:
+    def add(self, other: "StorageScan") -> None:
         """Put *other* beside it; what both have counts once."""
-        known, folders = {item.url for item in self.filed}, {account.folder.url for account in self.accounts}
-        self.filed += [item for item in other.filed if item.url not in known]
+        known, folders = {item.url for item in self.stored}, {account.folder.url for account in self.accounts}
+        self.stored += [item for item in other.stored if item.url not in known]
         self.accounts += [account for account in other.accounts if account.folder.url not in folders]
         self.problems += [problem for problem in other.problems if problem not in self.problems]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spot:
+class ScanTarget:
     """A folder to look into; *spec* tells how to get there, where a CR does."""
 
     location: Location
     spec: Mapping[str, Any] = field(default_factory=dict)
 
 
-def spots(urls: Sequence[str]) -> list[Spot]:
+def spots(urls: Sequence[str]) -> list[ScanTarget]:
     """The folders that *urls* name. Raises UsageError."""
     written = (url.partition("://") for url in urls)
     try:
-        return [Spot(location=Location.parse(f"{_OTHER_NAMES.get(head, head)}{mark}{rest}")) for head, mark, rest in written]
+        return [
+            ScanTarget(location=Location.parse(f"{_OTHER_NAMES.get(head, head)}{mark}{rest}")) for head, mark, rest in written
+        ]
     except PathError as error:
         raise UsageError(str(error), hint="Write it like s3://bucket/prefix; the endpoint is in S3_ENDPOINT.") from None
 
 
-def spots_of(crs: Iterable[Object]) -> list[Spot]:
+def spots_of(crs: Iterable[Object]) -> list[ScanTarget]:
     """The folders in which the records of *crs* lie: those of schedules whole, of others the one beside their data."""
-    found: dict[str, Spot] = {}
+    found: dict[str, ScanTarget] = {}
     for cr in crs:
         spec, status = cr.get("spec") or {}, cr.get("status") or {}
         if cr.get("kind") == "BackupSchedule":
@@ -85,9 +87,9 @@ def spots_of(crs: Iterable[Object]) -> list[Spot]:
                 location = _beside(spec, str(status.get("backupPath") or ""), location)
         except PathError:
             continue
-        found.setdefault(location.url, Spot(location=location, spec=spec))
+        found.setdefault(location.url, ScanTarget(location=location, spec=spec))
     outer = sorted(found.values(), key=lambda spot: (len(spot.location.url), spot.location.url))
-    kept: list[Spot] = []
+    kept: list[ScanTarget] = []
     for spot in outer:
         if not any(other.location.contains(spot.location) for other in kept):
             kept.append(spot)
@@ -103,20 +105,20 @@ def _beside(spec: Mapping[str, Any], path: str, location: Location) -> Location:
     return location.parent
 
 
-def read_all(places: Sequence[Spot], env: Mapping[str, str] = os.environ, *, lenient: bool = False) -> Shelf:
+def read_all(places: Sequence[ScanTarget], env: Mapping[str, str] = os.environ, *, lenient: bool = False) -> StorageScan:
     """What lies in *places*; one that cannot be read becomes a problem. With a single one its error is raised, unless
     *lenient*: then there is more to tell than storages do."""
-    shelf = Shelf()
+    scan = StorageScan()
     for place in places:
         try:
             _is_here(place.location)
             with closing(open_storage(place.spec, location=place.location, env=env)) as storage:
-                shelf.add(read(storage))
+                scan.add(read(storage))
         except ManagerError as error:
             if len(places) == 1 and not lenient:
                 raise _for_users(error) from None
-            shelf.problems.append(f"{place.location.url}: {error.message}")
-    return shelf
+            scan.problems.append(f"{place.location.url}: {error.message}")
+    return scan
 
 
 def _is_here(location: Location) -> None:
@@ -134,7 +136,7 @@ def _for_users(error: ManagerError) -> ManagerError:
     return error
 
 
-def read(storage: Storage) -> Shelf:
+def read(storage: Storage) -> StorageScan:
     """The records and histories in the folder, in all folders in it, and the record of the folder itself. Lists all of it."""
     records, folders = [], set()
     for info in storage.list():
@@ -145,22 +147,24 @@ def read(storage: Storage) -> Shelf:
             records.append((storage.location, info.key))
     if storage.location.prefix:
         records.append(record_location(storage.location))
-    shelf = Shelf()
+    scan = StorageScan()
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for filed, problem in pool.map(lambda item: _filed(storage, *item), records):
-            shelf.filed += [filed] if filed else []
-            shelf.problems += [problem] if problem else []
-        chains = [Chain(storage, storage.location.child(folder) if folder else storage.location) for folder in sorted(folders)]
-        shelf.accounts = list(pool.map(Chain.read, chains))
-    return shelf
+        for stored, problem in pool.map(lambda item: _filed(storage, *item), records):
+            scan.stored += [stored] if stored else []
+            scan.problems += [problem] if problem else []
+        chains = [
+            AuditLog(storage, storage.location.child(folder) if folder else storage.location) for folder in sorted(folders)
+        ]
+        scan.accounts = list(pool.map(AuditLog.read, chains))
+    return scan
 
 
-def _filed(storage: Storage, base: Location, key: str) -> tuple[Filed | None, str]:
+def _filed(storage: Storage, base: Location, key: str) -> tuple[StoredRecord | None, str]:
     folder = base.child(dirname(key)) if dirname(key) else base
     url = f"{base.url.rstrip('/')}/{key}"
     try:
         data = storage.at(base).read(key)
-        return Filed(record=Record.parse(data, url), url=url, folder=folder, digest=audit_log.digest(data)), ""
+        return StoredRecord(record=Record.parse(data, url), url=url, folder=folder, digest=audit_log.digest(data)), ""
     except NotFoundError:
         return None, ""
     except StorageError as error:

@@ -58,7 +58,7 @@ class Cluster(Access):
         self._webhook_env = dict(webhook_env or {})
         self._say = say
         self._started_at = 0.0
-        self._given_up = False
+        self._has_failed_permanently = False
         self._hook_secret: Object | None = None
 
     def __enter__(self) -> Self:
@@ -107,7 +107,7 @@ class Cluster(Access):
                 job.result()
         except BaseException:
             # The others would wait for their servers for a long time: take those away.
-            self._given_up = True
+            self._has_failed_permanently = True
             self.stop(keep=True)
             raise
         finally:
@@ -159,7 +159,7 @@ class Cluster(Access):
         if running and running.alive:
             return
         component = self._component(name)
-        if self._given_up:
+        if self._has_failed_permanently:
             raise SandboxError(f"{name} is not started: another part failed")
         start_ready(
             name,
@@ -175,7 +175,7 @@ class Cluster(Access):
 
     def _started(self, process: Recorded) -> None:
         process.save(self.layout.record(process.name))
-        if self._given_up:  # whoever gave up may have looked at the records before
+        if self._has_failed_permanently:  # whoever gave up may have looked at the records before
             stop([process])
             raise SandboxError(f"{process.name} is stopped: another part failed")
 

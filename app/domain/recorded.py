@@ -22,7 +22,7 @@ from typing import Any, Final
 from app.domain.decision import Decision
 from app.domain.job.observed import JOB, Job, JobIntent, Purpose, observed_jobs
 from app.domain.observed import Object, Observed, condition, metadata
-from app.domain.status import Draft, Phase, holds, outcome_of
+from app.domain.status import Phase, StatusBuilder, holds, outcome_of
 from app.domain.times import edited_at, status_written_at
 from app.domain.validation import spec_problem
 from crds.contract import identity, names
@@ -74,14 +74,14 @@ class Start:
             return decision  # nothing has started, or it had ended before records were kept
         if not create and not self.changes and known == self.fields:
             return decision
-        draft = Draft.going_on(decision.status, self.observed.status, phase_field=_phase_field(self.observed))
-        draft.put(recorded=dict(self.fields))
+        builder = StatusBuilder.going_on(decision.status, self.observed.status, phase_field=_phase_field(self.observed))
+        builder.put(recorded=dict(self.fields))
         if self.changes:
-            retrying = draft.phase == Phase.RETRY_FAILED and not draft.get("commitTs")
-            _show_changes(draft, self.asked, self.changes, held=retrying or len(create) < len(decision.create))
-        wait = _show_missing(draft, self.observed, create, now) if create else None
+            retrying = builder.phase == Phase.RETRY_FAILED and not builder.get("commitTs")
+            _show_changes(builder, self.asked, self.changes, held=retrying or len(create) < len(decision.create))
+        wait = _show_missing(builder, self.observed, create, now) if create else None
         waits = [time for time in (decision.resync_after, wait) if time is not None]
-        return replace(decision, status=draft.done(), create=create, resync_after=min(waits, default=None))
+        return replace(decision, status=builder.done(), create=create, resync_after=min(waits, default=None))
 
 
 def _starts_work(intent: JobIntent) -> bool:
@@ -151,7 +151,7 @@ def _phase_field(observed: Observed) -> str:
     return "state" if observed.parent.get("kind") == "CompactBackup" else "phase"
 
 
-def _show_changes(draft: Draft, observed: Observed, changes: list[Change], *, held: bool) -> None:
+def _show_changes(builder: StatusBuilder, observed: Observed, changes: list[Change], *, held: bool) -> None:
     told = "; ".join(map(str, changes))
     kind = str(observed.parent.get("kind") or "CR")
     path = observed.status.get("backupPath")
@@ -163,12 +163,12 @@ def _show_changes(draft: Draft, observed: Observed, changes: list[Change], *, he
     )
     if problem := spec_problem(kind, observed):
         message = f"{message}. Besides: {problem}"
-    note = draft.enter if held else draft.mark
+    note = builder.enter if held else builder.mark
     generation = metadata(observed.parent).get("generation")
     note(Phase.INVALID, at=edited_at(observed.parent), reason=REASON, message=message, generation=generation)
 
 
-def _show_missing(draft: Draft, observed: Observed, create: list[JobIntent], now: datetime) -> float | None:
+def _show_missing(builder: StatusBuilder, observed: Observed, create: list[JobIntent], now: datetime) -> float | None:
     """Note which Jobs are asked for and not there yet, and say so when one does not come; else the seconds until it is late.
 
     A name that another CR's Job has is never observed: Metacontroller shows only our own Jobs, and takes "already exists" for
@@ -176,12 +176,12 @@ def _show_missing(draft: Draft, observed: Observed, create: list[JobIntent], now
     """
     there, received = observed.of_kind(JOB), observed.status.get("awaitedJobs") or ()
     wanted = sorted(intent.name for intent in create)
-    draft.put(awaitedJobs=wanted)
-    if holds(draft.done(), Phase.STALLED):
+    builder.put(awaitedJobs=wanted)
+    if holds(builder.done(), Phase.STALLED):
         return None  # a command that failed says more
     if foreign := next((Job(obj=there[name]) for name in wanted if name in there), None):
         message = f"Job {foreign.name} is there but belongs to {foreign.owner or 'nobody'}; {_way_out(observed, foreign.name)}"
-        draft.mark(Phase.STALLED, at=foreign.created, reason=NAME_TAKEN, message=message)
+        builder.mark(Phase.STALLED, at=foreign.created, reason=NAME_TAKEN, message=message)
         return None
     missing = next((name for name in wanted if name in received), None)
     since = status_written_at(observed.parent) or edited_at(observed.parent)
@@ -190,7 +190,7 @@ def _show_missing(draft: Draft, observed: Observed, create: list[JobIntent], now
     shown: Mapping[str, Any] = condition(observed.parent, Phase.STALLED) or {}
     if now < since + _PATIENCE and shown.get("reason") != NOT_CREATED:
         return (since + _PATIENCE - now).total_seconds()
-    draft.mark(Phase.STALLED, at=since + _PATIENCE, reason=NOT_CREATED, message=_not_created(observed, missing))
+    builder.mark(Phase.STALLED, at=since + _PATIENCE, reason=NOT_CREATED, message=_not_created(observed, missing))
     return None
 
 

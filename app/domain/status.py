@@ -1,7 +1,7 @@
 """A status in the making: what was received, changed field by field, under the condition rules of TiDB Operator 1.6.
 
 A condition once true stays in the list as history, except those that only say why nothing moves at the moment
-(:data:`PASSING`): they are there while they hold. A condition whose words did not change keeps its time.
+(:data:`TRANSIENT`): they are there while they hold. A condition whose words did not change keeps its time.
 """
 
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ class Phase(StrEnum):
     REPORT_REFUSED = "ReportRefused"
 
 
-PASSING: Final = frozenset({Phase.WAITING, Phase.INVALID, Phase.STALLED})
+TRANSIENT: Final = frozenset({Phase.WAITING, Phase.INVALID, Phase.STALLED})
 """Conditions that are listed only while they hold."""
 _NOT_WORDS: Final = frozenset({"lastTransitionTime", "observedGeneration"})
 _MADE_ANEW: Final = frozenset({"conditions", "observedGeneration", "awaitedJobs"})
@@ -77,22 +77,22 @@ def outcome_of(status: Mapping[str, Any]) -> Phase | None:
     return failed
 
 
-class Draft:
+class StatusBuilder:
     """The status that an answer will carry. *phase_field* is ``state`` for a CompactBackup."""
 
     def __init__(self, received: Mapping[str, Any], *, phase_field: str = "phase") -> None:
         self._received = list(received.get("conditions") or ())
-        self._conditions = [item for item in self._received if item.get("type") not in PASSING]
+        self._conditions = [item for item in self._received if item.get("type") not in TRANSIENT]
         self._phase_field = phase_field
         self._fields = {key: value for key, value in received.items() if key not in _MADE_ANEW}
 
     @classmethod
     def going_on(cls, made: Mapping[str, Any], received: Mapping[str, Any], *, phase_field: str = "phase") -> Self:
-        """A draft that begins as *made*, in answer to *received*: nothing that *made* says is forgotten."""
-        draft = cls(received, phase_field=phase_field)
-        draft._conditions = list(made.get("conditions") or ())
-        draft._fields = {key: value for key, value in made.items() if key not in _MADE_ANEW}
-        return draft
+        """A builder that starts from *made*, for the received status *received*: it keeps all of *made*."""
+        builder = cls(received, phase_field=phase_field)
+        builder._conditions = list(made.get("conditions") or ())
+        builder._fields = {key: value for key, value in made.items() if key not in _MADE_ANEW}
+        return builder
 
     @property
     def phase(self) -> str:
@@ -118,7 +118,7 @@ class Draft:
 
     def leave_passing_phase(self) -> None:
         """Forget a phase that only said why nothing moved."""
-        if self.phase in PASSING:
+        if self.phase in TRANSIENT:
             self._fields.pop(self._phase_field)
 
     def forget(self, kind: Phase) -> None:
@@ -161,5 +161,5 @@ class Draft:
 
     def done(self) -> dict[str, Any]:
         """The finished status; passing conditions come last, whatever the order in which they were noted."""
-        conditions = sorted(self._conditions, key=lambda item: item.get("type") in PASSING)
+        conditions = sorted(self._conditions, key=lambda item: item.get("type") in TRANSIENT)
         return {**self._fields, **({"conditions": conditions} if conditions else {})}

@@ -15,7 +15,7 @@ from app.domain import cluster as clusters
 from app.domain.cluster import Cluster
 from app.domain.config import Config
 from app.domain.observed import Observed, metadata
-from app.domain.status import Draft, Phase
+from app.domain.status import Phase, StatusBuilder
 from app.domain.times import edited_at
 from crds.contract import names
 from crds.contract.paths import PathError, Provider, location_of, provider_of, reserved_part, without_user
@@ -63,10 +63,10 @@ def spec_problem(kind: str, observed: Observed) -> str:
     return next(_problems(kind, observed.spec, f"{observed.namespace}/{observed.name}"), "")
 
 
-def hold(draft: Draft, observed: Observed, admission: Admission, *, move: bool = True) -> bool:
-    """Write into *draft* what keeps a Job from being made; False when nothing does. With *move* False the phase stays: a
+def hold(builder: StatusBuilder, observed: Observed, admission: Admission, *, move: bool = True) -> bool:
+    """Write into *builder* what keeps a Job from being made; False when nothing does. With *move* False the phase stays: a
     running log backup does not stop running because its next command has to wait."""
-    note = draft.enter if move else draft.mark
+    note = builder.enter if move else builder.mark
     at, generation = edited_at(observed.parent), metadata(observed.parent).get("generation")
     if admission.invalid:
         note(Phase.INVALID, at=at, reason="InvalidSpec", message=admission.invalid, generation=generation)
@@ -74,7 +74,7 @@ def hold(draft: Draft, observed: Observed, admission: Admission, *, move: bool =
         reason, message = admission.waiting
         note(Phase.WAITING, at=at, reason=reason, message=message, generation=generation)
     else:
-        draft.leave_passing_phase()
+        builder.leave_passing_phase()
         return False
     return True
 

@@ -91,7 +91,7 @@ def _check(observed: Observed, answered: Mapping[tuple[str, str], object], drops
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class HookResponse:
     """A response, not yet encoded. *created* names the children that are new, *finalized* tells whether the CR is let go."""
 
     body: dict[str, Any]
@@ -99,7 +99,7 @@ class Answer:
     finalized: bool
 
 
-def compose(kind: Kind[Intent], observed: Observed, decision: Decision[Intent], config: Config) -> Answer:
+def build_response(kind: Kind[Intent], observed: Observed, decision: Decision[Intent], config: Config) -> HookResponse:
     """The response that *decision* means. Raises AnswerError instead of saying something harmful."""
     drops = {(drop.kind, drop.name): drop for drop in decision.drop}
     children = _stubs(observed, frozenset(drops))
@@ -121,14 +121,14 @@ def compose(kind: Kind[Intent], observed: Observed, decision: Decision[Intent], 
     finalized = decision.finalized and observed.finalizing
     if finalized:
         body["finalized"] = True
-    return Answer(body=body, created=sorted(created), finalized=finalized)
+    return HookResponse(body=body, created=sorted(created), finalized=finalized)
 
 
-def encode(answer: Answer) -> bytes:
+def encode(answer: HookResponse) -> bytes:
     """The bytes of *answer*: same answer, same bytes."""
     return orjson.dumps(answer.body, option=orjson.OPT_SORT_KEYS)
 
 
 def render(kind: Kind[Intent], observed: Observed, decision: Decision[Intent], config: Config) -> bytes:
     """The response body of *decision*: same input, same bytes. Raises AnswerError."""
-    return encode(compose(kind, observed, decision, config))
+    return encode(build_response(kind, observed, decision, config))

@@ -16,11 +16,11 @@ from typing import Any, Final
 from app.domain.config import Config
 from app.domain.decision import Decision
 from app.domain.observed import Object, Observed
-from app.domain.status import Draft, Phase, outcome_of
+from app.domain.status import Phase, StatusBuilder, outcome_of
 from app.domain.times import edited_at
 from app.hooks.request import KINDS as KIND_NAMES
 from app.hooks.resource import Kind
-from app.hooks.response import Answer, compose
+from app.hooks.response import HookResponse, build_response
 from crds.generate import openapi_schema
 from crds.v1alpha1 import KINDS, spec_problems
 
@@ -179,7 +179,7 @@ class Decided:
 
     observed: Observed
     decision: Decision[Any]
-    answer: Answer
+    answer: HookResponse
     places: Sequence[str] = ()
 
 
@@ -187,7 +187,7 @@ def decide(kind: Kind[Any], observed: Observed, now: datetime, config: Config) -
     """The answer of *kind*, without values of a wrong type if it stumbles over one. Raises what has another cause."""
     try:
         decision = kind.decide(observed, now, config)
-        return Decided(observed=observed, decision=decision, answer=compose(kind, observed, decision, config))
+        return Decided(observed=observed, decision=decision, answer=build_response(kind, observed, decision, config))
     except Exception:
         repaired, places = _repair(observed, kind.path)
         problems = [str(problem) for problem in spec_problems(KIND_NAMES[kind.path], observed.spec)]
@@ -197,12 +197,12 @@ def decide(kind: Kind[Any], observed: Observed, now: datetime, config: Config) -
         decision = _invalid(repaired, problems, kind.path, config)
     else:
         decision = kind.decide(repaired, now, config)
-    return Decided(observed=repaired, decision=decision, answer=compose(kind, repaired, decision, config), places=places)
+    return Decided(observed=repaired, decision=decision, answer=build_response(kind, repaired, decision, config), places=places)
 
 
 def _invalid(observed: Observed, problems: Sequence[str], path: str, config: Config) -> Decision[Any]:
     """A spec that cannot be read runs nothing and deletes nothing."""
-    draft = Draft(observed.status, phase_field="state" if path == "compactbackup" else "phase")
+    draft = StatusBuilder(observed.status, phase_field="state" if path == "compactbackup" else "phase")
     note = draft.mark if path == "backupschedule" or outcome_of(observed.status) else draft.enter
     rule = "; ".join(problems)[:_MAX_MESSAGE]
     note(Phase.INVALID, at=edited_at(observed.parent), reason="InvalidSpec", message=rule)

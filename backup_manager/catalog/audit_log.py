@@ -86,7 +86,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class AuditViolation:
     """One thing that is wrong; *seq* is the entry it shows at, 0 for none."""
 
     kind: Kind
@@ -95,12 +95,12 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
+class Audit:
     """A chain as it was read: the entries that can be read, what is wrong, and the digest of each stored entry by number."""
 
     folder: Location
     entries: Sequence[Entry]
-    findings: Sequence[Finding]
+    findings: Sequence[AuditViolation]
     digests: Mapping[int, str]
 
     @property
@@ -113,13 +113,13 @@ class Account:
         """Digest of the last entry."""
         return self.digests.get(self.length, "")
 
-    def still_has(self, length: int, head: str) -> Finding | None:
+    def still_has(self, length: int, head: str) -> AuditViolation | None:
         """Whether the chain goes on from where it was seen before, at entry *length* with the digest *head*."""
         if not length or self.digests.get(length) == head:
             return None
         if length in self.digests:
-            return Finding(kind=Kind.EDITED, seq=length, message=f"entry {length} is another one than was seen before")
-        return Finding(kind=Kind.CUT, seq=length, message=f"entry {length} was seen before and is gone")
+            return AuditViolation(kind=Kind.EDITED, seq=length, message=f"entry {length} is another one than was seen before")
+        return AuditViolation(kind=Kind.CUT, seq=length, message=f"entry {length} was seen before and is gone")
 
 
 def folder_of(path: Location) -> Location:
@@ -127,7 +127,7 @@ def folder_of(path: Location) -> Location:
     return path.parent
 
 
-class Chain:
+class AuditLog:
     """The chain of one folder."""
 
     def __init__(self, storage: Storage, folder: Location) -> None:
@@ -153,7 +153,7 @@ class Chain:
             return entry
         raise StorageError(f"{self._entries.location.url} changes all the time", reason="StorageConflict")
 
-    def read(self) -> Account:
+    def read(self) -> Audit:
         """Every entry, each checked against the one before it."""
         stored = {info.key: self._entries.read(info.key) for info in self._entries.list()}
         return _checked(self.folder, stored)
@@ -191,27 +191,29 @@ def _key(number: int) -> str:
     return f"{number:0{_DIGITS}d}.json"
 
 
-def _checked(folder: Location, stored: Mapping[str, bytes]) -> Account:
+def _checked(folder: Location, stored: Mapping[str, bytes]) -> Audit:
     entries, findings, digests = [], [], {}
     expected, before = 1, ""
     for key in sorted(stored):
         stem = key.removesuffix(".json")
         if not (stem.isascii() and stem.isdigit() and key == _key(int(stem))):
-            findings.append(Finding(kind=Kind.EDITED, seq=0, message=f"{FOLDER}/{key} is no entry; nothing of ours wrote it"))
+            findings.append(
+                AuditViolation(kind=Kind.EDITED, seq=0, message=f"{FOLDER}/{key} is no entry; nothing of ours wrote it")
+            )
             continue
         number = int(stem)
         if number != expected:
             findings.append(_gap(expected, number - 1))
         entry = _entry(stored[key], number)
         if entry is None:
-            findings.append(Finding(kind=Kind.EDITED, seq=number, message=f"entry {number} cannot be read"))
+            findings.append(AuditViolation(kind=Kind.EDITED, seq=number, message=f"entry {number} cannot be read"))
         else:
             entries.append(entry)
             if number == expected and entry.previous != before:
                 findings.append(_broken(number))
         expected, before = number + 1, digest(stored[key])
         digests[number] = before
-    return Account(folder=folder, entries=entries, findings=findings, digests=digests)
+    return Audit(folder=folder, entries=entries, findings=findings, digests=digests)
 
 
 def _entry(data: bytes, number: int) -> Entry | None:
@@ -222,17 +224,17 @@ def _entry(data: bytes, number: int) -> Entry | None:
     return entry if entry.seq == number else None
 
 
-def _gap(first: int, last: int) -> Finding:
+def _gap(first: int, last: int) -> AuditViolation:
     missing = f"entry {first} is" if first == last else f"entries {first} to {last} are"
-    return Finding(kind=Kind.CUT, seq=first, message=f"{missing} missing")
+    return AuditViolation(kind=Kind.CUT, seq=first, message=f"{missing} missing")
 
 
-def _broken(number: int) -> Finding:
+def _broken(number: int) -> AuditViolation:
     what = f"entry {number} does not carry the digest of entry {number - 1}: one of the two was edited"
-    return Finding(kind=Kind.EDITED, seq=number, message=what if number > 1 else "entry 1 claims to follow another")
+    return AuditViolation(kind=Kind.EDITED, seq=number, message=what if number > 1 else "entry 1 claims to follow another")
 
 
-def against_records(account: Account, records: Iterable[tuple[str, str]]) -> list[Finding]:
+def against_records(account: Audit, records: Iterable[tuple[str, str]]) -> list[AuditViolation]:
     """What the chain and the *records* of its folder (path and digest of each) contradict each other in."""
     told = {entry.path: entry for entry in account.entries if entry.record}
     found = dict(records)
@@ -241,16 +243,16 @@ def against_records(account: Account, records: Iterable[tuple[str, str]]) -> lis
         entry = told.get(path)
         if entry is None:
             text = f"no entry tells of the record of {path}: the end of the history was cut off, or its run ended before it"
-            findings.append(Finding(kind=Kind.RECORD, seq=0, message=text))
+            findings.append(AuditViolation(kind=Kind.RECORD, seq=0, message=text))
         elif entry.record != found_digest:
             text = (
                 f"the record of {path} is not the one that entry {entry.seq} ({entry.event}) left: it was edited, later "
                 "entries were cut off, or a run was killed between the two"
             )
-            findings.append(Finding(kind=Kind.RECORD, seq=entry.seq, message=text))
+            findings.append(AuditViolation(kind=Kind.RECORD, seq=entry.seq, message=text))
     for path in sorted(told.keys() - found.keys()):
         text = f"the record of {path} is gone; entry {told[path].seq} ({told[path].event}) was the last to tell of it"
-        findings.append(Finding(kind=Kind.RECORD, seq=told[path].seq, message=text))
+        findings.append(AuditViolation(kind=Kind.RECORD, seq=told[path].seq, message=text))
     return findings
 
 
@@ -277,7 +279,7 @@ def restoring(context: Context, storage: Storage, operation: str) -> Iterator[Re
 def _tell_restore(context: Context, storage: Storage, operation: str, event: str, **fields: Any) -> None:
     resource = context.resource
     try:
-        Chain.beside(storage).append(
+        AuditLog.beside(storage).append(
             now=context.now,
             event=event,
             path=storage.location.url,

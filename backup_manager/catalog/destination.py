@@ -15,7 +15,7 @@ from backup_manager.catalog.record import Owner, Record, State, is_attempt_folde
 from backup_manager.catalog.records import Records
 from backup_manager.content import Content, Item
 from backup_manager.context import Context, Result
-from backup_manager.errors import InterruptedError_, ManagerError, PermanentError, SupersededError, UsageError
+from backup_manager.errors import ManagerError, PermanentError, RunInterruptedError, SupersededError, UsageError
 from backup_manager.storage.base import ObjectInfo, Storage
 from backup_manager.storage.preflight import PROBE, Status, preflight, require, table
 from crds.contract import names
@@ -32,7 +32,7 @@ class CompletedError(Exception):
         self.record = record
 
 
-class Folder:
+class BackupDestination:
     """One folder and its record, on behalf of the CR of *context*."""
 
     def __init__(self, context: Context, storage: Storage, *, operation: str) -> None:
@@ -112,7 +112,7 @@ class Folder:
         )
 
     @contextmanager
-    def told(self) -> Iterator[None]:
+    def record_failures(self) -> Iterator[None]:
         """Write a failure of the body into the record too; its own failing is only logged. A later attempt's record is left
         alone, but for the note that this attempt has ended."""
         try:
@@ -200,7 +200,7 @@ class Folder:
         )
         try:
             cleaner.run()
-        except (InterruptedError_, SupersededError):
+        except (RunInterruptedError, SupersededError):
             raise
         except ManagerError as error:
             if not own:

@@ -41,7 +41,7 @@ from backup_manager.kubernetes.client import ApiForbiddenError, ApiNotFoundError
 from backup_manager.locking import lock as locks
 from backup_manager.locking.lock import Entry, Lock, LockLostError, Note, Pace
 from backup_manager.storage.base import Storage
-from backup_manager.storage.retry import patiently
+from backup_manager.storage.retry import with_retries
 from crds.contract import identity, paths
 from crds.contract.paths import Location, PathError, Provider
 from crds.contract.report import Problem
@@ -124,7 +124,7 @@ def _enter(context: Context, stack: ExitStack, mark: "MarkPlace | None", pace: P
         return
     lock = Lock(place=mark, we=mark.reader, pace=pace)
     try:
-        if not lock.take():
+        if not lock.try_acquire():
             raise TransientError(f"{mark.shown} is written by another process", reason="StorageConflict")
     except StorageError as error:
         seen = "a clean sees this run only as a Restore of its own namespace"
@@ -266,7 +266,7 @@ def _delete_mark(marks: Storage, key: str) -> None:
     passes is tried again, since a mark that stays makes a clean wait for all of its time. Raises StorageError."""
     marks.batch_size = 1
     for target in [target for page in marks.targets(key) for target in page]:
-        if failures := patiently(partial(marks.delete_batch, [target])):
+        if failures := with_retries(partial(marks.delete_batch, [target])):
             first = failures[0]
             raise StorageError(f"{marks.location.url.rstrip('/')}/{key} cannot be deleted: {first.code} {first.message}")
     marks.tidy()

@@ -67,7 +67,7 @@ class Records:
         self._storage = storage
         folder, self._key = record_location(storage.location)
         self._beside = storage.at(folder)
-        self._chain = audit_log.Chain(storage, folder)
+        self._chain = audit_log.AuditLog(storage, folder)
         self._url = f"{folder.url.rstrip('/')}/{self._key}"
         self._now = now
         self.last_claim: Record | None = None
@@ -116,8 +116,8 @@ class Records:
         if mine.state is State.COMPLETE:
             return mine
         try:
-            self.check_around({owner.uid}, only_checked=mine.neighbours_checked, ended_at=ended_at)
-            self.check_inside({owner.uid}, only_checked=mine.neighbours_checked, ended_at=ended_at)
+            self.check_ancestors({owner.uid}, only_checked=mine.neighbours_checked, ended_at=ended_at)
+            self.check_descendants({owner.uid}, only_checked=mine.neighbours_checked, ended_at=ended_at)
         except StorageError as error:
             if _is_definite(error):
                 problem = error.problem()
@@ -258,8 +258,8 @@ class Records:
         if mine.state is State.CLEANING and not (mine.neighbours_checked and mine.owner.uid == owner.uid):
             # Nobody claims a path inside a claimed one; without a claim of our own it has to be looked for.
             try:
-                self.check_around(uids)
-                self.check_inside(uids)
+                self.check_ancestors(uids)
+                self.check_descendants(uids)
             except StorageError as error:
                 if _is_definite(error):
                     self._enter_if_possible(self._transit(lambda there: ownership.withdraw_clean(there, mine, before)))
@@ -310,7 +310,7 @@ class Records:
                 hint="It was damaged or deleted: restore an older version of that object. The data itself may be whole.",
             ) from None
 
-    def check_around(
+    def check_ancestors(
         self, uids: Set[str], *, only_checked: bool = False, ended_at: Callable[[Record], Set[str]] | None = None
     ) -> None:
         """Refuse when a folder that holds this path belongs to none of *uids*. Raises ClaimedError.
@@ -327,7 +327,7 @@ class Records:
             if record:
                 _refuse_foreign(place.url, record, uids, only_checked, ended_at)
 
-    def check_inside(
+    def check_descendants(
         self, uids: Set[str], *, only_checked: bool = False, ended_at: Callable[[Record], Set[str]] | None = None
     ) -> None:
         """The same for folders inside this path. Lists the whole path. Raises ClaimedError."""

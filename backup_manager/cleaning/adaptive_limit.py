@@ -13,12 +13,12 @@ _QUIET: Final = 0.5
 """Complaints of requests that were under way together count once within this many seconds."""
 
 
-class Window:
+class AdaptiveLimit:
     """The number of requests that may be in flight.
 
-    >>> window = Window(10); window.size
+    >>> window = AdaptiveLimit(10); window.size
     4
-    >>> for _ in range(4): window.went_well()
+    >>> for _ in range(4): window.on_success()
     >>> window.size
     8
     >>> window.throttled(); window.size
@@ -27,7 +27,7 @@ class Window:
 
     def __init__(self, limit: int, *, clock: Callable[[], float] = monotonic) -> None:
         self.limit = max(1, limit)
-        self.complaints = 0
+        self.throttle_count = 0
         self._size = float(min(_START, self.limit))
         self._clock = clock
         self._doubling = True
@@ -42,13 +42,13 @@ class Window:
         """Allow more, when requests have become smaller (single deletes in place of batches)."""
         self.limit = max(self.limit, limit)
 
-    def went_well(self) -> None:
+    def on_success(self) -> None:
         """One request was served."""
         self._size = min(float(self.limit), self._size + (1.0 if self._doubling else 1.0 / self._size))
 
     def throttled(self) -> None:
         """One request was refused for its pace."""
-        self.complaints += 1
+        self.throttle_count += 1
         now = self._clock()
         if now - self._last_cut >= _QUIET:
             self._last_cut = now

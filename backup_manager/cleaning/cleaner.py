@@ -1,9 +1,9 @@
 """Deletes everything under one path: fast, in bounded memory, and only that.
 
-The main thread lists page by page and hands batches to worker threads, as many as :class:`.pacing.Window` allows; listing the
-next page and deleting the last ones overlap, and never more than the window is held in memory. What a store refuses for now is
-tried again with growing, jittered pauses. When a pass is done the path is listed again: it is clean when the listing says so,
-not when the deletions said so. A crash at any point leaves less to do for the next run, nothing else.
+The main thread lists page by page and hands batches to worker threads, as many as :class:`.pacing.AdaptiveLimit` allows;
+listing the next page and deleting the last ones overlap, and never more than the window is held in memory. What a store refuses
+for now is tried again with growing, jittered pauses. When a pass is done the path is listed again: it is clean when the listing
+says so, not when the deletions said so. A crash at any point leaves less to do for the next run, nothing else.
 
 What is locked (object lock, immutability, legal hold) is reported with its date instead of being tried for ever.
 """
@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Self
 
-from backup_manager.cleaning.adaptive_limit import Window
+from backup_manager.cleaning.adaptive_limit import AdaptiveLimit
 from backup_manager.errors import AccessDeniedError, ManagerError, PartialError, StorageError, ThrottledError, TransientError
-from backup_manager.signals import Stop
+from backup_manager.signals import StopSignal
 from backup_manager.storage.base import DeleteFailure, Storage, Target
 
 ATTEMPTS: Final = 10
@@ -127,7 +127,7 @@ class Cleaner:
         on_progress: Callable[[Tally], None] = lambda _tally: None,
         confirm: Callable[[], None] = lambda: None,
         keep: Callable[[str], bool] | None = None,
-        stop: Stop | None = None,
+        stop: StopSignal | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not storage.location.prefix:
@@ -145,10 +145,10 @@ class Cleaner:
         self._confirm = confirm
         self._keep = keep
         self._confirmed = float("-inf")
-        self._stop = stop or Stop()
+        self._stop = stop or StopSignal()
         self._clock = clock
         self._reported = float("-inf")
-        self._window = Window(self._concurrency(), clock=clock)
+        self._window = AdaptiveLimit(self._concurrency(), clock=clock)
 
     def run(self) -> Tally:
         """Delete until the path is listed empty. Raises PartialError with the tally kept when something stays."""
@@ -177,7 +177,7 @@ class Cleaner:
                     return not self.tally.locked
                 if self._hopeless():
                     return False
-                if self._options.backoff and (self.tally.failed or self._window.complaints):
+                if self._options.backoff and (self.tally.failed or self._window.throttle_count):
                     self._stop.wait(_rest(number))
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -248,7 +248,7 @@ class Cleaner:
         if force or now - self._reported >= _REPORT_EVERY:
             self._reported = now
             self.tally.seconds = now - self.tally.started
-            self.tally.throttled = self._window.complaints
+            self.tally.throttled = self._window.throttle_count
             self.tally.notes += [note for note in self._storage.notes if note not in self.tally.notes]
             self._on_progress(self.tally)
 
@@ -349,7 +349,7 @@ class _Pass:
         if failures:
             self._refused(targets, failures, attempt)
         else:
-            self._c._window.went_well()
+            self._c._window.on_success()
 
     def _refused(self, targets: Sequence[Target], failures: Sequence[DeleteFailure], attempt: int) -> None:
         sizes = {(target.key, target.version): target for target in targets}

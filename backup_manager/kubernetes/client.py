@@ -151,8 +151,8 @@ def _file(entry: Mapping[str, Any], key: str, kubeconfig: Path) -> str | None:
 class KubernetesApi:
     """A client of one API server. Raises only :mod:`backup_manager.errors`.
 
-    *backoff* is how :meth:`patiently` repeats (without one, nothing is repeated); *left* are the seconds until this process is
-    killed: no call waits longer for its answer.
+    *backoff* is how :meth:`with_retries` repeats (without one, nothing is repeated); *left* are the seconds until this process
+    is killed: no call waits longer for its answer.
     """
 
     def __init__(self, server: Server, *, backoff: Backoff | None = None, left: Callable[[], float] = lambda: math.inf) -> None:
@@ -167,7 +167,7 @@ class KubernetesApi:
                 tls["cert_file"], tls["key_file"] = server.client_cert
         self._pool = urllib3.PoolManager(retries=False, maxsize=2, **tls)
 
-    def patiently(self, work: Callable[[], T]) -> T:
+    def with_retries(self, work: Callable[[], T]) -> T:
         """What *work* returns; it is made again while the API server is unavailable, so it must be safe to repeat."""
         if self._backoff is None:
             return work()
@@ -176,7 +176,7 @@ class KubernetesApi:
     def resource(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
         """The CR *namespace*/*name* of one of our kinds."""
         group = f"/apis/{names.API_VERSION}/namespaces/{quote(namespace)}"
-        return self.patiently(lambda: self._call("GET", f"{group}/{_PLURALS[kind]}/{quote(name)}"))
+        return self.with_retries(lambda: self._call("GET", f"{group}/{_PLURALS[kind]}/{quote(name)}"))
 
     def resources(self, kind: str, namespace: str) -> Iterator[dict[str, Any]]:
         """Every CR of one of our kinds in *namespace*, page by page."""
@@ -184,7 +184,7 @@ class KubernetesApi:
         token = ""
         while True:
             query = urlencode({"limit": _PAGE, **({"continue": token} if token else {})})
-            page = self.patiently(partial(self._call, "GET", f"{path}?{query}"))
+            page = self.with_retries(partial(self._call, "GET", f"{path}?{query}"))
             yield from page["items"]
             token = str((page.get("metadata") or {}).get("continue") or "")
             if not token:
@@ -206,7 +206,7 @@ class KubernetesApi:
         selector = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
         query = urlencode({"labelSelector": selector})
         path = f"/api/v1/namespaces/{quote(namespace)}/pods?{query}"
-        items: list[dict[str, Any]] = self.patiently(lambda: self._call("GET", path))["items"]
+        items: list[dict[str, Any]] = self.with_retries(lambda: self._call("GET", path))["items"]
         return items
 
     def lease(self, namespace: str, name: str) -> dict[str, Any]:

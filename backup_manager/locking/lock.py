@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from backup_manager.context import Context
-from backup_manager.errors import InterruptedError_, ManagerError, TransientError
+from backup_manager.errors import ManagerError, RunInterruptedError, TransientError
 from backup_manager.kubernetes.client import ApiUnavailableError
 from backup_manager.kubernetes.pods import ended_pods
 from backup_manager.signals import TOOL_GRACE_SECONDS
@@ -132,13 +132,13 @@ class Lock:
         """What the entry said when it was last looked at."""
         return self.entry.note if self.entry else Note()
 
-    def take(self) -> bool:
+    def try_acquire(self) -> bool:
         """Try to become the holder. A write that loses against another one's is a no."""
         self._look()
         there = self.holder
         if self.entry is None or not there.holder or there.holder == self.we.holder:
             return self._write(self.we.holder)
-        return self._write(self.we.holder) if self._silent() or self._our_dead_sister() else False
+        return self._write(self.we.holder) if self._expired() or self._previous_attempt_is_dead() else False
 
     def renew(self) -> None:
         """Say that we are alive. Raises LockLostError when another holds it, ManagerError when that cannot be known."""
@@ -162,11 +162,11 @@ class Lock:
             self.seen_at = self.clock()
         self.entry = entry
 
-    def _silent(self) -> bool:
+    def _expired(self) -> bool:
         said = self.holder.seconds
         return self.clock() - self.seen_at > (min(said, _LONGEST) if said > 0 else self.pace.duration)
 
-    def _our_dead_sister(self) -> bool:
+    def _previous_attempt_is_dead(self) -> bool:
         return bool(self.we.owner_uid) and self.holder.owner_uid == self.we.owner_uid and self.ended(self.holder.holder)
 
     def _write(self, holder: str) -> bool:
@@ -207,7 +207,7 @@ def acquire(context: Context, lock: Lock, waiting: Callable[[Note], Problem]) ->
     said, failing = "", 0.0
     while True:
         try:
-            if lock.take():
+            if lock.try_acquire():
                 break
             failing, problem = 0.0, waiting(lock.holder)
         except ManagerError as error:
@@ -255,7 +255,7 @@ def renewing(context: Context, lock: Renewable, *, lost: Callable[[str], Transie
     renewal.start()
     try:
         yield
-    except InterruptedError_:  # of our own asking; any other error says more than the lost lock
+    except RunInterruptedError:  # of our own asking; any other error says more than the lost lock
         if not renewal.why:
             raise
     finally:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from backup_manager.catalog.destination import CompletedError, Folder, already_complete
+from backup_manager.catalog.destination import BackupDestination, CompletedError, already_complete
 from backup_manager.catalog.ownership import Fence
 from backup_manager.content import NAMED, Asked, Content, Item, judge
 from backup_manager.context import Context, Result, Step, run_steps
@@ -39,12 +39,12 @@ class Backup:
     binary: str
     cluster: Cluster
     storage: Storage
-    folder: Folder
+    folder: BackupDestination
     target: ToolStorage
     database: Database | None = None
     version: str = ""
     argv: Sequence[str] = ()
-    heard: br.Heard = field(default_factory=br.Heard)
+    heard: br.BrOutput = field(default_factory=br.BrOutput)
     result: Result = field(default_factory=Result)
 
     def argv_has(self, flag: str) -> bool:
@@ -66,7 +66,7 @@ def run(context: Context) -> Result:
         binary=br_runner.find(context),
         cluster=br_runner.cluster(context),
         storage=storage,
-        folder=Folder(context, storage, operation=f"{mode} backup"),
+        folder=BackupDestination(context, storage, operation=f"{mode} backup"),
         target=for_br(spec, location, env=context.env, scratch=context.scratch),
     )
     return br_log.run(context, state) if mode == "log" else _snapshot(context, state)
@@ -104,7 +104,7 @@ def _snapshot(context: Context, state: Backup) -> Result:
     if earlier := state.folder.finished():
         return already_complete(context, earlier)
     try:
-        with state.folder.told(), lease.held(context, state.cluster.namespace, state.cluster.name):
+        with state.folder.record_failures(), lease.held(context, state.cluster.namespace, state.cluster.name):
             return run_steps(context, SNAPSHOT_STEPS, state).result
     except CompletedError as meanwhile:
         return already_complete(context, meanwhile.record)
@@ -208,7 +208,7 @@ def _has_meta(storage: Storage) -> bool:
     return True
 
 
-def _numbers(heard: br.Heard) -> dict[str, str]:
+def _numbers(heard: br.BrOutput) -> dict[str, str]:
     """br's own closing numbers, by the names of our report."""
     wanted = {"total-kv": "totalKv", "total-kv-size": "totalKvSize", "average-speed": "averageSpeed", "total-take": "toolTook"}
     return {ours: heard.summary[theirs] for theirs, ours in wanted.items() if theirs in heard.summary}

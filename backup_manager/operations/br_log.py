@@ -89,7 +89,7 @@ def run(context: Context, state: "Backup") -> Result:
         if not _reached(state, context.resource.name, command):
             raise
         context.log(f"br refused, but the log backup is where {command} is to bring it: {error.message}")
-        heard = br.Heard()
+        heard = br.BrOutput()
     details: dict[str, Any] = {"command": command.value, **_read(command, heard)}
     if command is LogCommand.TRUNCATE:
         details["logSuccessTruncateUntil"] = until
@@ -210,7 +210,7 @@ def _start_of(state: "Backup") -> int:
     return br_runner.read_meta(state.storage, reason=_NO_METADATA).start_version
 
 
-def _read(command: LogCommand, heard: br.Heard) -> dict[str, Any]:
+def _read(command: LogCommand, heard: br.BrOutput) -> dict[str, Any]:
     """What the two commands that ask tell."""
     if command is LogCommand.METADATA:
         names = {"log-min-ts": "logMinTs", "log-max-ts": "logMaxTs"}

@@ -49,7 +49,7 @@ class Point:
     """What the base snapshot holds of what the spec names."""
     content: Content = field(default_factory=Content)
     details: dict[str, Any] = field(default_factory=dict)
-    heard: br.Heard = field(default_factory=br.Heard)
+    heard: br.BrOutput = field(default_factory=br.BrOutput)
 
 
 def run(context: Context, cluster: Cluster, log: Storage) -> Result:
@@ -207,7 +207,7 @@ def _storages(
     spec, env, scratch = context.resource.spec, context.env, context.scratch
     if where is None:
         return point_storage.PointStorage(log=for_br(spec, log.location, env=env, scratch=scratch))
-    return point_storage.both(spec, log.location, base, where, env=env, scratch=scratch)
+    return point_storage.resolve_pitr_storages(spec, log.location, base, where, env=env, scratch=scratch)
 
 
 def _look_at_base(context: Context, state: Point, base: Storage) -> None:

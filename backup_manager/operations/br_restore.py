@@ -33,7 +33,7 @@ class Restore:
     storage: Storage
     database: Database | None = None
     wanted: list[Item] = field(default_factory=list)
-    heard: br.Heard = field(default_factory=br.Heard)
+    heard: br.BrOutput = field(default_factory=br.BrOutput)
     result: Result = field(default_factory=Result)
 
 

@@ -102,7 +102,7 @@ def _claim(context: Context, storage: Storage, record: Record | None) -> Check:
         uids.add(record.owner.uid)
         hint = "Good when that is this one's own; any other CR will be refused."
         free = Check(name=_RECORD, status=Status.WARNING, message=f"belongs to {record.owner} ({record.state})", hint=hint)
-    Records(storage).check_around(uids)
+    Records(storage).check_ancestors(uids)
     return free
 
 

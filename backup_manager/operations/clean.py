@@ -92,7 +92,7 @@ def authorise(context: Context, state: Clean) -> None:
     elif record is not None and record.live and record.owner.uid not in uids:
         raise clean_refused(url, record)
     else:
-        state.records.check_around(uids)
+        state.records.check_ancestors(uids)
 
 
 def await_writers(context: Context, state: Clean) -> None:

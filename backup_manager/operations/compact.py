@@ -12,7 +12,7 @@ from backup_manager.catalog import readers
 from backup_manager.context import Context, Result
 from backup_manager.errors import ToolError, UsageError
 from backup_manager.masking import Masker, secrets_of
-from backup_manager.signals import Stop
+from backup_manager.signals import StopSignal
 from backup_manager.storage.factory import open_storage
 from backup_manager.storage.tool_urls import ToolStorage, for_br
 from backup_manager.tools import br_runner, flag_probe, process, tikv_ctl
@@ -76,8 +76,8 @@ def _encoded(context: Context, target: ToolStorage) -> str:
     return storage
 
 
-def _compact(context: Context, argv: list[str], target: ToolStorage, storage: str) -> tikv_ctl.Heard:
-    heard, stop = tikv_ctl.Heard(), Stop()
+def _compact(context: Context, argv: list[str], target: ToolStorage, storage: str) -> tikv_ctl.CompactionOutput:
+    heard, stop = tikv_ctl.CompactionOutput(), StopSignal()
 
     def hear(_stream: process.Stream, line: str) -> None:
         if not heard.line(line):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, cast
 
-from backup_manager.catalog.destination import CompletedError, Folder, already_complete
+from backup_manager.catalog.destination import BackupDestination, CompletedError, already_complete
 from backup_manager.content import NAMED, SYSTEM_SCHEMAS, Asked, Content, Item, Kind, judge
 from backup_manager.context import Context, Result, Step, run_steps
 from backup_manager.errors import NotFoundError, PermanentError, UsageError
@@ -38,7 +38,7 @@ class Export:
 
     access: Access
     storage: Storage
-    folder: Folder
+    folder: BackupDestination
     target: ToolStorage
     binary: str
     database: Database | None = None
@@ -51,7 +51,7 @@ class Export:
     said: dumpling.Metadata | None = None
     argv: Sequence[str] = ()
     version: str = ""
-    heard: dumpling.Heard = field(default_factory=dumpling.Heard)
+    heard: dumpling.DumplingOutput = field(default_factory=dumpling.DumplingOutput)
     result: Result = field(default_factory=Result)
 
 
@@ -63,7 +63,7 @@ def run(context: Context) -> Result:
     state = Export(
         access=access,
         storage=storage,
-        folder=Folder(context, storage, operation="export"),
+        folder=BackupDestination(context, storage, operation="export"),
         target=for_dumpling(context.resource.spec, location, env=context.env, scratch=context.scratch),
         binary=process.find_tool(dumpling.NAME, names.DUMPLING_BIN_DIR, context.env),
         options=dumpling.options(context.resource.spec),
@@ -72,7 +72,7 @@ def run(context: Context) -> Result:
     if earlier := state.folder.finished():
         return already_complete(context, earlier, details={"objectCount": earlier.object_count})
     try:
-        with state.folder.told():
+        with state.folder.record_failures():
             run_steps(context, (PREPARE,), state)
             with gc_life_time.raised(context, cast(Database, state.database), context.resource.spec.get("tikvGCLifeTime")):
                 run_steps(context, (DUMP, DESCRIBE), state)
@@ -107,7 +107,7 @@ def dump(context: Context, state: Export) -> None:
         words=state.options.words,
         status_port=port,
     )
-    heard = state.heard = dumpling.Heard()
+    heard = state.heard = dumpling.DumplingOutput()
     with _watched(context, port):
         state.folder.confirm()
         safe = secret_options.told(state.argv, context.scratch)

@@ -65,7 +65,7 @@ class Import:
     plan: account_plan.Plan | None = None
     commit_ts: str = ""
     size: int = 0
-    heard: lightning.Heard = field(default_factory=lightning.Heard)
+    heard: lightning.LightningOutput = field(default_factory=lightning.LightningOutput)
 
 
 def run(context: Context) -> Result:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from backup_manager.errors import InterruptedError_
+from backup_manager.errors import RunInterruptedError
 from backup_manager.masking import Masker
 from crds.contract.report import Phase, Problem, Report, StepProgress
 
@@ -98,10 +98,10 @@ class Journal:
         self._reporter.offer(self._report)
 
     def complete(self, *, commit_ts: str | None = None, backup_size: int | None = None, **result: Any) -> None:
-        """The run did what it should. Returns only when that is stored. Raises InterruptedError_ after :meth:`fail`."""
+        """The run did what it should. Returns only when that is stored. Raises RunInterruptedError after :meth:`fail`."""
         with self._lock:
             if self._report.final:
-                raise InterruptedError_("the run ended after it had been reported as stopped")
+                raise RunInterruptedError("the run ended after it had been reported as stopped")
             self.note(**result)
             closed = tuple(_closed(part, self._clock()) for part in self._report.progress)
             self._update(

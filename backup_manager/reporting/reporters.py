@@ -245,7 +245,7 @@ def open_reporter(
         ) from None
 
 
-def leave_last_words(report: Report, path: Path = TERMINATION_LOG) -> None:
+def write_termination_message(report: Report, path: Path = TERMINATION_LOG) -> None:
     """The outcome into the container's termination message, where ``kubectl describe pod`` shows it."""
     if path.exists():
         with suppress(OSError):

@@ -34,7 +34,7 @@ from backup_manager.errors import (
 from backup_manager.storage.base import DeleteFailure, ObjectInfo, StoreState, Target, Upload
 from backup_manager.storage.listing import cut_short, relative
 from backup_manager.storage.retention import LockDates
-from backup_manager.storage.retry import delete_all, write_patiently
+from backup_manager.storage.retry import conditional_put, delete_all
 from backup_manager.storage.sdk_errors import Reader, connection_failed, untrusted
 from backup_manager.storage.settings import AzureSettings
 from crds.contract.paths import Location
@@ -120,7 +120,7 @@ class AzblobStorage:
             with self._errors(key):
                 return str(self._blob(key).upload_blob(data, **condition, retry_total=0)["etag"])
 
-        return write_patiently(put, lambda: self.fetch(key), data)
+        return conditional_put(put, lambda: self.fetch(key), data)
 
     def enforces_conditions(self, key: str) -> bool:
         """Always."""

@@ -36,7 +36,7 @@ from backup_manager.storage import gcs_batch
 from backup_manager.storage.base import DeleteFailure, ObjectInfo, StoreState, Target, Upload
 from backup_manager.storage.listing import cut_short, relative
 from backup_manager.storage.retention import LockDates
-from backup_manager.storage.retry import delete_all, write_patiently
+from backup_manager.storage.retry import conditional_put, delete_all
 from backup_manager.storage.sdk_errors import Reader, connection_failed, untrusted
 from backup_manager.storage.settings import GcsSettings
 from crds.contract.paths import Location
@@ -136,7 +136,7 @@ class GcsStorage:
                 blob.upload_from_string(data, content_type=content, if_generation_match=generation, retry=None)
                 return str(blob.generation)
 
-        return write_patiently(put, lambda: self.fetch(key), data)
+        return conditional_put(put, lambda: self.fetch(key), data)
 
     def enforces_conditions(self, key: str) -> bool:
         """Always."""

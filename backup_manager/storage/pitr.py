@@ -44,7 +44,7 @@ def base_environment(env: Mapping[str, str]) -> Mapping[str, str]:
     return {**{name: value for name, value in env.items() if name not in _OF_A_STORAGE}, **given} if given else env
 
 
-def both(
+def resolve_pitr_storages(
     spec: Mapping[str, Any],
     log: Location,
     base_spec: Mapping[str, Any],

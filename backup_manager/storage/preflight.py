@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from backup_manager.errors import AccessDeniedError, ManagerError, NotFoundError, StorageError
 from backup_manager.storage.base import Storage, StoreState, Target
-from backup_manager.storage.retry import patiently
+from backup_manager.storage.retry import with_retries
 from crds.contract import paths
 
 PROBE: Final = paths.PROBE
@@ -170,7 +170,7 @@ class _Preflight:
         except ManagerError:  # told by the check of listing; the probe has to go all the same
             targets = []
         targets = targets or [Target(self.probe)]
-        failures = patiently(lambda: self._storage.delete_batch(targets))
+        failures = with_retries(lambda: self._storage.delete_batch(targets))
         if failures:
             first = failures[0]
             error = AccessDeniedError(

@@ -25,7 +25,7 @@ def pause(attempt: int) -> float:
     return min(_FIRST_PAUSE * 2.0**attempt, _LONGEST_PAUSE) * random.uniform(0.5, 1.0)  # noqa: S311  (not a secret)
 
 
-def patiently(call: Callable[[], T], *, sleep: Callable[[float], None] = time.sleep) -> T:
+def with_retries(call: Callable[[], T], *, sleep: Callable[[float], None] = time.sleep) -> T:
     """What *call* returns, once it does not fail for a passing reason."""
     for attempt in range(ATTEMPTS):
         try:
@@ -44,15 +44,15 @@ def delete_all(
     *,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[DeleteFailure]:
-    """Delete current objects in batches of *size*, each tried patiently; for a few of them, where no cleaner sets the pace."""
+    """Delete current objects in batches of *size*, each with retries; for a few, where no cleaner sets the pace."""
     failures: list[DeleteFailure] = []
     for start in range(0, len(keys), size):
         batch = [Target(key) for key in keys[start : start + size]]
-        failures += patiently(partial(delete_batch, batch), sleep=sleep)
+        failures += with_retries(partial(delete_batch, batch), sleep=sleep)
     return failures
 
 
-def write_patiently(
+def conditional_put(
     put: Callable[[], str],
     fetch: Callable[[], tuple[bytes, str]],
     data: bytes,

@@ -28,7 +28,7 @@ from backup_manager.storage import s3_errors, s3_xml
 from backup_manager.storage.base import DeleteFailure, ObjectInfo, StoreState, Target, Upload
 from backup_manager.storage.listing import cut_short, relative
 from backup_manager.storage.retention import LockDates
-from backup_manager.storage.retry import ATTEMPTS, delete_all, write_patiently
+from backup_manager.storage.retry import ATTEMPTS, conditional_put, delete_all
 from backup_manager.storage.s3_client import Query, S3Client
 from crds.contract.paths import Location
 
@@ -142,7 +142,7 @@ class S3Storage:
             headers["if-none-match"] = "*"
         elif if_match is not None:
             headers["if-match"] = f'"{if_match}"'
-        return write_patiently(lambda: self._put(key, data, headers), lambda: self.fetch(key), data, sleep=self._client.sleep)
+        return conditional_put(lambda: self._put(key, data, headers), lambda: self.fetch(key), data, sleep=self._client.sleep)
 
     def _put(self, key: str, data: bytes, headers: dict[str, str]) -> str:
         try:

@@ -30,7 +30,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from backup_manager.context import Context
-from backup_manager.errors import InterruptedError_, ManagerError, PermanentError, UsageError
+from backup_manager.errors import ManagerError, PermanentError, RunInterruptedError, UsageError
 from backup_manager.locking import lock
 from backup_manager.locking.lock import LockLostError, Pace
 from backup_manager.signals import End
@@ -323,7 +323,7 @@ class Mark:
             if context.stop.requested or pause > context.stop.left(End.RESTORE):
                 return f"stays {current} for {shown}, which may be dead: the next run restores {note.before}"
             context.log(f"gc life time: {shown} did not renew for {self.pace.duration:g} s, looking again in {pause:.0f} s")
-            with suppress(InterruptedError_):
+            with suppress(RunInterruptedError):
                 context.stop.wait(pause)
 
     def _is_ours(self, holder: Holder, *, any_attempt: bool) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, cast
 
 from backup_manager.errors import PermanentError
-from backup_manager.signals import Stop
+from backup_manager.signals import StopSignal
 from backup_manager.tools.dumpling import METADATA
 
 SUFFIXES: Final = (".tgz", ".tar.gz")
@@ -29,7 +29,7 @@ class ArchiveError(PermanentError):
 class Counted:
     """A stream that counts what was read from it and stops when asked to."""
 
-    def __init__(self, stream: BinaryIO, stop: Stop) -> None:
+    def __init__(self, stream: BinaryIO, stop: StopSignal) -> None:
         self._stream = stream
         self._stop = stop
         self.read_bytes = 0
@@ -42,7 +42,7 @@ class Counted:
         return data
 
 
-def unpack(stream: BinaryIO, size: int, target: Path, *, stop: Stop, tell: Callable[[int], None]) -> Path:
+def unpack(stream: BinaryIO, size: int, target: Path, *, stop: StopSignal, tell: Callable[[int], None]) -> Path:
     """Unpack *stream* (an archive of *size* bytes) into *target*; the folder in it that holds the dump.
 
     *tell* gets the bytes read so far. Raises ArchiveError, also (``DiskFull``) when *target* is too small.

@@ -127,7 +127,7 @@ def encrypts(spec: Mapping[str, Any]) -> bool:
 
 
 @dataclass(slots=True, kw_only=True)
-class Heard:
+class BrOutput:
     """What br's lines told so far. *facts* are what ``log metadata`` finds, *document* is the answer of ``log status``;
     only a run that is *asked* for these is searched for them."""
 

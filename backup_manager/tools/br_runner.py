@@ -60,7 +60,7 @@ def tikv_version(context: Context, binary: str) -> str:
     return found[1] if found else told
 
 
-def run(context: Context, work: BrRun) -> br.Heard:
+def run(context: Context, work: BrRun) -> br.BrOutput:
     """Run br to its end. Raises when it did not end with 0, or did not know the command (it prints help, and ends with 0).
 
     A restore that br refuses because an earlier one counts as running is repeated once, after the time in which br takes a
@@ -79,8 +79,8 @@ def run(context: Context, work: BrRun) -> br.Heard:
     return _run_once(context, work)
 
 
-def _run_once(context: Context, work: BrRun) -> br.Heard:
-    heard = br.Heard(asked=work.asked)
+def _run_once(context: Context, work: BrRun) -> br.BrOutput:
+    heard = br.BrOutput(asked=work.asked)
 
     def hear(stream: process.Stream, line: str) -> None:
         before, known = heard.progress, len(heard.operations)
@@ -148,12 +148,12 @@ def damage(files: Mapping[str, int], listed: Iterable[ObjectInfo]) -> str:
     return f"the storage does not hold {min(left)}{more}, which {backupmeta.NAME} names"
 
 
-def selected_nothing(heard: br.Heard) -> bool:
+def selected_nothing(heard: br.BrOutput) -> bool:
     """Whether br counted no range at all: of an encrypted backup that only br can read, all that is known of its content."""
     return heard.summary.get("total-ranges") == "0"
 
 
-def _operations(heard: br.Heard) -> list[dict[str, str]]:
+def _operations(heard: br.BrOutput) -> list[dict[str, str]]:
     newest = list(heard.operations.values())[-KEPT_OPERATIONS:][::-1]
     return [
         {"operationID": o.operation_id, "command": o.command, "startedAt": o.started_at, "observedAt": o.observed_at}

@@ -67,7 +67,7 @@ class Metrics:
 
 
 @dataclass(slots=True, kw_only=True)
-class Heard:
+class DumplingOutput:
     """What dumpling's lines told so far."""
 
     success: bool = False

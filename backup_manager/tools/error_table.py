@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from backup_manager.errors import InterruptedError_, ManagerError, ToolError
+from backup_manager.errors import ManagerError, RunInterruptedError, ToolError
 from backup_manager.masking import Masker
 from backup_manager.tools.flag_probe import REFUSAL
-from backup_manager.tools.process import Ended
+from backup_manager.tools.process import ProcessResult
 from backup_manager.tools.tidb_log import fields, is_error_line
 
 MESSAGE_LIMIT: Final = 400
@@ -245,7 +245,7 @@ _NOISE: Final = re.compile(
 )
 
 
-def error_text(ended: Ended) -> str:
+def error_text(ended: ProcessResult) -> str:
     """The line that matters among a tool's last ones, with what follows it (never a Go stack).
 
     A tool's own closing words come first, then the error of its last ERROR log line, then its last line of stderr.
@@ -281,14 +281,16 @@ def known_failure(text: str, verb: Verb | None) -> Known | None:
     return next((item for item in fits if re.search(item.pattern, searched, re.IGNORECASE)), None)
 
 
-def failure(tool: str, ended: Ended, *, reason: str, mask: Masker, hint: str = "", argv: Sequence[str] = ()) -> ManagerError:
+def failure(
+    tool: str, ended: ProcessResult, *, reason: str, mask: Masker, hint: str = "", argv: Sequence[str] = ()
+) -> ManagerError:
     """The error to raise for a tool that did not do its work.
 
     *reason* is the operation's general one. *argv* is the command line, which says what *tool* was asked to do; dumpling,
     tidb-lightning and tikv-ctl do one thing each and need none.
     """
     if ended.stopped:
-        return InterruptedError_(
+        return RunInterruptedError(
             f"{tool} was stopped before it ended",
             hint="The run is repeated only if backoffRetryPolicy has a retry left.",
         )

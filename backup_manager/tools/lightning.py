@@ -53,7 +53,7 @@ class Progress:
 
 
 @dataclass(slots=True, kw_only=True)
-class Heard:
+class LightningOutput:
     """What lightning's lines told so far."""
 
     success: bool = False

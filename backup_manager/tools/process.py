@@ -29,7 +29,7 @@ from typing import IO, Any, Final
 from backup_manager import log_lines
 from backup_manager.errors import ToolError
 from backup_manager.masking import Masker
-from backup_manager.signals import TOOL_GRACE_SECONDS, End, Stop
+from backup_manager.signals import TOOL_GRACE_SECONDS, End, StopSignal
 
 _TAIL_LINES: Final = 40
 _TAIL_WIDTH: Final = 2000
@@ -57,7 +57,7 @@ def every_line(_stream: Stream, block: bytes) -> Iterable[bytes]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class ProcessResult:
     """How a tool ended. *code* is its exit status, negative for a signal; the tails hold its last lines, masked."""
 
     code: int
@@ -108,14 +108,14 @@ def run(
     argv: Sequence[str],
     *,
     env: Mapping[str, str],
-    stop: Stop,
+    stop: StopSignal,
     mask: Masker,
     log: Callable[[str], None],
     on_line: LineHandler = lambda _stream, _line: None,
     select: Selector = every_line,
     grace: float = TOOL_GRACE_SECONDS,
     cwd: Path | None = None,
-) -> Ended:
+) -> ProcessResult:
     """Run *argv* to its end. *on_line* gets each line that *select* picks (unmasked, without its end) from two threads, one
     a stream. *log* gets one line, or several with line ends between them."""
     stop.check()
@@ -145,7 +145,7 @@ def run(
     for killer in killers:
         killer.cancel()
     _settle(process, readers, stop)
-    return Ended(code=code, stopped=stop.requested, out=tuple(outputs[0].tail), err=tuple(outputs[1].tail))
+    return ProcessResult(code=code, stopped=stop.requested, out=tuple(outputs[0].tail), err=tuple(outputs[1].tail))
 
 
 def _start(argv: Sequence[str], env: Mapping[str, str], cwd: Path | None) -> subprocess.Popen[bytes]:
@@ -181,7 +181,7 @@ def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
         os.killpg(process.pid, number)
 
 
-def _settle(process: subprocess.Popen[bytes], readers: Sequence[threading.Thread], stop: Stop) -> None:
+def _settle(process: subprocess.Popen[bytes], readers: Sequence[threading.Thread], stop: StopSignal) -> None:
     """Wait for the last lines; a grandchild that holds a pipe open is ended with its group."""
     _drain(readers, min(_DRAIN_SECONDS, stop.left(End.TOOL) / 2))
     if any(reader.is_alive() for reader in readers):

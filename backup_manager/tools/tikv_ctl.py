@@ -90,7 +90,7 @@ def _shard(spec: Mapping[str, Any], env: Mapping[str, str]) -> Shard:
 
 
 @dataclass(slots=True, kw_only=True)
-class Heard:
+class CompactionOutput:
     """What tikv-ctl's lines told so far. *end* is the newest TSO in what was compacted, *aborted* why it gave up."""
 
     read: tuple[int, int] = (0, 0)

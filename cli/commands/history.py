@@ -8,14 +8,14 @@ from typing import Any
 import click
 import orjson
 
-from backup_manager.catalog.audit_log import Account, Finding, Kind, against_records
+from backup_manager.catalog.audit_log import Audit, AuditViolation, Kind, against_records
 from backup_manager.errors import NotFoundError, UsageError
 from cli.documents import Object
 from cli.formats import Bytes, age, count
-from cli.models.history import Chronicle, outcome, remark, since
+from cli.models.history import Timeline, outcome, remark, since
 from cli.options import Moment, Place, answers, places
 from cli.output import Answer, Table
-from cli.storage_scan import Shelf, read_all, spots, spots_of
+from cli.storage_scan import StorageScan, read_all, spots, spots_of
 
 _storage_option = click.option(
     "--storage", "urls", multiple=True, metavar="URL", help="read the records under s3://bucket/prefix; else those of the CRs"
@@ -51,11 +51,11 @@ def history(
     if urls and no_records:
         raise click.UsageError("--storage names records to read, --no-records forbids to read any")
     crs = _crs(place, offline, urls)
-    shelf = Shelf() if no_records else _shelf(crs, urls, lenient=bool(crs))
-    chronicle = Chronicle()
-    chronicle.add_shelf(shelf)
-    chronicle.add_crs([cr for cr in crs if cr["kind"] in {"Backup", "Restore"}], datetime.now(UTC))
-    events = list(since(chronicle.events(), start))
+    scan = StorageScan() if no_records else _shelf(crs, urls, lenient=bool(crs))
+    timeline = Timeline()
+    timeline.add_shelf(scan)
+    timeline.add_crs([cr for cr in crs if cr["kind"] in {"Backup", "Restore"}], datetime.now(UTC))
+    events = list(since(timeline.events(), start))
     rows = [
         (
             event.time,
@@ -73,8 +73,8 @@ def history(
     return Answer(
         data=[event.data for event in events],
         parts=[Table(columns=columns, rows=rows, empty=f"no backup and no restore{_where(place, urls)}")],
-        notes=shelf.problems,
-        exit_code=5 if shelf.problems else 0,
+        notes=scan.problems,
+        exit_code=5 if scan.problems else 0,
     )
 
 
@@ -98,10 +98,10 @@ def verify(*, urls: tuple[str, ...], offline: bool, against: str, place: Place) 
       tidb-backup history verify --storage s3://tidb-backups/shop --offline --against seen.json
     """
     earlier = _earlier(against) if against else {}
-    shelf = _shelf(_crs(place, offline, urls), urls)
-    if not shelf.accounts and not shelf.filed and not earlier:
+    scan = _shelf(_crs(place, offline, urls), urls)
+    if not scan.accounts and not scan.stored and not earlier:
         raise NotFoundError("no history there", hint="Name the prefix that the backups lie under with --storage.")
-    judged = [(account, _findings(account, shelf, earlier)) for account in _with_missing(shelf, earlier)]
+    judged = [(account, _findings(account, scan, earlier)) for account in _with_missing(scan, earlier)]
     rows = [
         (
             account.folder.url,
@@ -117,8 +117,8 @@ def verify(*, urls: tuple[str, ...], offline: bool, against: str, place: Place) 
     return Answer(
         data=[_data(account, findings) for account, findings in judged],
         parts=[Table(columns=("FOLDER", "EVENTS", "STATE", "LAST DIGEST", "FOUND"), rows=rows), total],
-        notes=shelf.problems,
-        exit_code=4 if broken else 5 if shelf.problems else 0,
+        notes=scan.problems,
+        exit_code=4 if broken else 5 if scan.problems else 0,
     )
 
 
@@ -131,7 +131,7 @@ def _crs(place: Place, offline: bool, urls: Sequence[str]) -> list[Object]:
     return [cr for kind in kinds for cr in place.source.list(kind, everywhere=place.everywhere)]
 
 
-def _shelf(crs: Sequence[Object], urls: Sequence[str], *, lenient: bool = False) -> Shelf:
+def _shelf(crs: Sequence[Object], urls: Sequence[str], *, lenient: bool = False) -> StorageScan:
     return read_all(spots(urls) if urls else spots_of(crs), lenient=lenient)
 
 
@@ -154,27 +154,27 @@ def _earlier(path: str) -> dict[str, tuple[int, str]]:
         ) from None
 
 
-def _with_missing(shelf: Shelf, earlier: Mapping[str, tuple[int, str]]) -> list[Account]:
+def _with_missing(scan: StorageScan, earlier: Mapping[str, tuple[int, str]]) -> list[Audit]:
     """The histories found, and an empty one for each folder that had one, or has records, and has none now."""
-    accounts = {account.folder.url: account for account in shelf.accounts}
-    for filed in shelf.filed:
-        empty = Account(folder=filed.folder, entries=(), findings=(), digests={})
-        accounts.setdefault(filed.folder.url, empty)
+    accounts = {account.folder.url: account for account in scan.accounts}
+    for stored in scan.stored:
+        empty = Audit(folder=stored.folder, entries=(), findings=(), digests={})
+        accounts.setdefault(stored.folder.url, empty)
     for place in spots(sorted(earlier)):
-        accounts.setdefault(place.location.url, Account(folder=place.location, entries=(), findings=(), digests={}))
+        accounts.setdefault(place.location.url, Audit(folder=place.location, entries=(), findings=(), digests={}))
     return [accounts[url] for url in sorted(accounts)]
 
 
-def _findings(account: Account, shelf: Shelf, earlier: Mapping[str, tuple[int, str]]) -> list[Finding]:
+def _findings(account: Audit, scan: StorageScan, earlier: Mapping[str, tuple[int, str]]) -> list[AuditViolation]:
     url = account.folder.url
-    records = [(filed.record.backup_path, filed.digest) for filed in shelf.filed if filed.folder.url == url]
+    records = [(stored.record.backup_path, stored.digest) for stored in scan.stored if stored.folder.url == url]
     found = [*account.findings, *against_records(account, records)]
     if url in earlier and (lost := account.still_has(*earlier[url])):
         found.append(lost)
     return found
 
 
-def _data(account: Account, findings: Sequence[Finding]) -> dict[str, Any]:
+def _data(account: Audit, findings: Sequence[AuditViolation]) -> dict[str, Any]:
     told = [{"kind": str(finding.kind), "entry": finding.seq, "message": finding.message} for finding in findings]
     return {
         "folder": account.folder.url,

@@ -41,16 +41,16 @@ def import_records(
     """
     if yes and (dry_run or offline):
         raise click.UsageError("--yes goes neither with --dry-run nor with --offline")
-    shelf = read_all(spots(urls))
+    scan = read_all(spots(urls))
     existing = [] if offline else place.source.list("Backup", everywhere=not place.namespace)
-    found = rebuild(shelf.filed, existing, namespace=place.namespace, clean_policy=clean_policy)
+    found = rebuild(scan.stored, existing, namespace=place.namespace, clean_policy=clean_policy)
     results = [_apply(item, place) if yes else ("skipped" if item.skipped else "would be made", item.skipped) for item in found]
     made = sum(result in {"made", "would be made"} for result, _ in results)
     rows = [
         (item.name, result, item.record.time_completed, Bytes.of(item.record.size), item.record.backup_path, told)
         for item, (result, told) in zip(found, results, strict=True)
     ]
-    failed = any(result == "FAILED" for result, _ in results) or bool(shelf.problems)
+    failed = any(result == "FAILED" for result, _ in results) or bool(scan.problems)
     notes = [f"{item.name}: {note}" for item in found for note in item.notes]
     if made and not yes:
         notes.append("nothing was changed; --yes makes them")
@@ -60,7 +60,7 @@ def import_records(
             Table(columns=("NAME", "WHAT", "COMPLETED", "SIZE", "PATH", "WHY"), rows=rows, empty="no record there"),
             f"{count(made, 'Backup')} {'made' if yes else 'would be made'}, {len(found) - made} not",
         ],
-        notes=[*notes, *shelf.problems],
+        notes=[*notes, *scan.problems],
         exit_code=5 if failed else 0,
     )
 

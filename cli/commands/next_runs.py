@@ -11,7 +11,7 @@ from cli.models.next_runs import Run, coming, duration, zone_of
 from cli.options import Place, answers, now_option, places
 from cli.output import Answer, Table
 from cli.requests import configuration
-from cli.schedules import Subject, choose, cluster_of, family, survey_all
+from cli.schedules import ScheduleView, choose, cluster_of, load_schedules, owned_objects
 
 
 @click.command("next")
@@ -35,9 +35,9 @@ def next_(*, schedule: str, number: int, place: Place, now: datetime) -> Answer:
     """
     config, source = configuration(), place.source
     everywhere = place.everywhere or "/" in schedule
-    objects = family(source, everywhere=everywhere)
-    subjects, problems = survey_all(choose(source, schedule, everywhere=place.everywhere), objects, config, now)
-    neighbours, _ = survey_all(source.list("BackupSchedule", everywhere=everywhere), objects, config, now, lenient=True)
+    objects = owned_objects(source, everywhere=everywhere)
+    subjects, problems = load_schedules(choose(source, schedule, everywhere=place.everywhere), objects, config, now)
+    neighbours, _ = load_schedules(source.list("BackupSchedule", everywhere=everywhere), objects, config, now, lenient=True)
     runs = coming(subjects, number, neighbours=neighbours)
     table = Table(
         columns=("IN", "SCHEDULE", "UTC", "LOCAL", "ZONE", "NOTE"), rows=[_row(run) for run in runs], empty="no run is coming"
@@ -50,7 +50,7 @@ def next_(*, schedule: str, number: int, place: Place, now: datetime) -> Answer:
     )
 
 
-def _notes(subjects: Sequence[Subject], *, alone: bool) -> Iterator[str]:
+def _notes(subjects: Sequence[ScheduleView], *, alone: bool) -> Iterator[str]:
     for subject in subjects:
         if subject.schedule.pause:
             yield f"{subject.name} is paused: no run comes until spec.pause is unset"

@@ -12,7 +12,7 @@ from cli.formats import Bytes, age, count, size, size_of
 from cli.options import Place, answers, now_option, places
 from cli.output import Answer, Table
 from cli.requests import configuration
-from cli.schedules import Subject, changed, choose, family, survey, survey_all
+from cli.schedules import ScheduleView, changed, choose, load_schedule, load_schedules, owned_objects
 
 _KEEP: Final = "keep"
 _STAYS: Final = "stays"
@@ -41,15 +41,15 @@ def plan(*, schedule: str, changes: tuple[str, ...], show_all: bool, place: Plac
     """
     config = configuration()
     chosen = choose(place.source, schedule, everywhere=place.everywhere)
-    objects = family(place.source, everywhere=place.everywhere or "/" in schedule)
+    objects = owned_objects(place.source, everywhere=place.everywhere or "/" in schedule)
     parts: list[str | Table] = []
     data: list[dict[str, Any]] = []
-    subjects, problems = survey_all(chosen, objects, config, now)
+    subjects, problems = load_schedules(chosen, objects, config, now)
     notes = list(problems)
     for subject in subjects:
         current = _Plan(subject)
         if changes:
-            wanted = _Plan(survey(changed(subject.observed.parent, changes), objects, config, now))
+            wanted = _Plan(load_schedule(changed(subject.observed.parent, changes), objects, config, now))
             data.append(_difference_data(current, wanted))
             parts.append(_difference(current, wanted, show_all=show_all))
             current = wanted
@@ -64,7 +64,7 @@ def plan(*, schedule: str, changes: tuple[str, ...], show_all: bool, place: Plac
 class _Plan:
     """The verdicts on one schedule, with what is known of each Backup."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: ScheduleView) -> None:
         self.subject = subject
         self.verdicts = subject.verdicts()
         items = {item.name: item for item in subject.children.items}

@@ -9,7 +9,7 @@ import click
 from backup_manager.errors import UsageError
 from cli.documents import Files, key_of, read_files
 from cli.formats import Bytes, age, count, size, when
-from cli.models.simulate import Assumption, Day, Story, World
+from cli.models.simulate import Assumption, Sample, SimulationResult, Simulator
 from cli.options import Moment, Size, Span, answers
 from cli.output import Answer, Table
 from cli.requests import configuration
@@ -46,47 +46,47 @@ def simulate(
         there = ", ".join(key_of(parent)[2] for parent in parents)
         raise UsageError(f"the files hold several schedules: {there}", hint="Choose one with --schedule.")
     assume = Assumption(size=each, duration=duration)
-    world = World(parents[0], source.objects, configuration(), start or datetime.now(UTC), assume)
-    story = world.run(days)
+    world = Simulator(parents[0], source.objects, configuration(), start or datetime.now(UTC), assume)
+    result = world.run(days)
     name = "/".join(key_of(parents[0])[1:])
     notes = [] if each else ["give --size to see how much that is"]
-    return Answer(data=_data(name, story), parts=[_summary(name, story), _timeline(story), _left(story)], notes=notes)
+    return Answer(data=_data(name, result), parts=[_summary(name, result), _timeline(result), _left(result)], notes=notes)
 
 
-def _summary(name: str, story: Story) -> str:
-    span = (story.end - story.start).days
-    gone = [run for run in story.runs if run.deleted]
+def _summary(name: str, result: SimulationResult) -> str:
+    span = (result.end - result.start).days
+    gone = [run for run in result.runs if run.deleted]
     lines = [
-        f"BackupSchedule {name}, {count(span, 'day')} from {when(story.start)}: {count(len(story.runs), 'Backup')}, "
-        f"{len(gone)} deleted, {len(story.runs) - len(gone)} left"
+        f"BackupSchedule {name}, {count(span, 'day')} from {when(result.start)}: {count(len(result.runs), 'Backup')}, "
+        f"{len(gone)} deleted, {len(result.runs) - len(gone)} left"
     ]
-    if story.compactions:
-        lines[0] += f", {count(story.compactions, 'compaction')}"
-    if story.most and story.largest:
-        lines.append(f"at most {count(story.most.kept, 'Backup')} at once, first on {when(story.most.time)}")
-        if story.largest.stored:
-            lines.append(f"at most {size(story.largest.stored)} in the storage, first on {when(story.largest.time)}")
+    if result.compactions:
+        lines[0] += f", {count(result.compactions, 'compaction')}"
+    if result.most and result.largest:
+        lines.append(f"at most {count(result.most.kept, 'Backup')} at once, first on {when(result.most.time)}")
+        if result.largest.stored:
+            lines.append(f"at most {size(result.largest.stored)} in the storage, first on {when(result.largest.time)}")
     return "\n".join(lines)
 
 
-def _timeline(story: Story) -> Table:
-    step = 1 if len(story.days) <= _DAILY else 7
-    shown = [day for index, day in enumerate(story.days, start=1) if index % step == 0 or index == len(story.days)]
+def _timeline(result: SimulationResult) -> Table:
+    step = 1 if len(result.days) <= _DAILY else 7
+    shown = [day for index, day in enumerate(result.days, start=1) if index % step == 0 or index == len(result.days)]
     rows = [(day.time, day.made, day.gone, day.kept, Bytes(day.size), Bytes(day.stored)) for day in shown]
     return Table(columns=("UNTIL", "MADE", "DELETED", "KEPT", "SIZE", "STORAGE"), rows=rows)
 
 
-def _left(story: Story) -> Table:
-    created = {run.name: run.created for run in story.runs}
+def _left(result: SimulationResult) -> Table:
+    created = {run.name: run.created for run in result.runs}
     rows = [
-        (verdict.name, age(story.end - created[verdict.name]), str(verdict.rule), verdict.until)
-        for verdict in story.verdicts
+        (verdict.name, age(result.end - created[verdict.name]), str(verdict.rule), verdict.until)
+        for verdict in result.verdicts
         if verdict.keep
     ]
     return Table(title="Left at the end", columns=("NAME", "AGE", "KEPT BY", "UNTIL"), rows=rows, empty="nothing is left")
 
 
-def _day(day: Day | None) -> Mapping[str, Any] | None:
+def _day(day: Sample | None) -> Mapping[str, Any] | None:
     if day is None:
         return None
     return {
@@ -99,8 +99,8 @@ def _day(day: Day | None) -> Mapping[str, Any] | None:
     }
 
 
-def _data(name: str, story: Story) -> dict[str, Any]:
-    rules = {verdict.name: str(verdict.rule) for verdict in story.verdicts if verdict.keep}
+def _data(name: str, result: SimulationResult) -> dict[str, Any]:
+    rules = {verdict.name: str(verdict.rule) for verdict in result.verdicts if verdict.keep}
     runs = [
         {
             "name": run.name,
@@ -110,15 +110,15 @@ def _data(name: str, story: Story) -> dict[str, Any]:
             "rule": run.rule or rules.get(run.name),
             "bytes": run.size,
         }
-        for run in story.runs
+        for run in result.runs
     ]
     return {
         "schedule": name,
-        "start": story.start,
-        "end": story.end,
-        "peakCount": _day(story.most),
-        "peakBytes": _day(story.largest),
-        "compactions": story.compactions,
-        "days": [_day(day) for day in story.days],
+        "start": result.start,
+        "end": result.end,
+        "peakCount": _day(result.most),
+        "peakBytes": _day(result.largest),
+        "compactions": result.compactions,
+        "days": [_day(day) for day in result.days],
         "runs": runs,
     }

@@ -25,7 +25,7 @@ from backup_manager.tidb.connection import Access
 from backup_manager.tools import br, dumpling, lightning
 from cli.documents import Object, shown
 from cli.requests import ask, observe, request, with_clusters
-from cli.schedules import survey
+from cli.schedules import load_schedule
 from crds.contract import names
 from crds.contract.paths import Location, PathError, location_of, provider_of
 
@@ -113,7 +113,7 @@ def explain(cr: Object, objects: Sequence[Object], config: Config, now: datetime
 
 def _next_backup(schedule: Object, config: Config, now: datetime) -> Object:
     """The Backup that the schedule makes next."""
-    subject = survey(schedule, [], config, now)
+    subject = load_schedule(schedule, [], config, now)
     slot = subject.timetable.following(now)
     intent = Snapshot(name=names.slot_backup(subject.observed.name, slot), slot=slot)
     made: Object = plain(scheduled_backup.build(subject.observed, intent, config))
@@ -217,7 +217,9 @@ def _restore(task: _Task) -> CommandLine:
     point = str(task.flags.get("pitrRestoredTs") or task.spec.get("pitrRestoredTs") or "0")
     full, base = "", task.spec.get("pitrFullBackupStorageProvider") or {}
     if provider_of(base):
-        told = point_storage.both(task.spec, task.location, base, location_of(base), env=task.env, scratch=task.scratch)
+        told = point_storage.resolve_pitr_storages(
+            task.spec, task.location, base, location_of(base), env=task.env, scratch=task.scratch
+        )
         target, full = told.log, told.base_url
     argv = br.restore_point(task.spec, task.cluster, target.br_arguments, restored_ts=point, full_backup=full)
     return CommandLine(purpose=f"restore to {point}", argv=[br.NAME, *argv], env=target.env)

@@ -8,13 +8,13 @@ from typing import Any, Final
 from app.domain.backup.imported import Imported, ImportedError
 from app.domain.observed import Object, metadata
 from app.domain.times import moment
-from backup_manager.catalog.audit_log import ATTEMPT_ENDED, RESTORE_FAILED, RESTORED, WITHDRAWN, Account, Entry
+from backup_manager.catalog.audit_log import ATTEMPT_ENDED, RESTORE_FAILED, RESTORED, WITHDRAWN, Audit, Entry
 from backup_manager.catalog.record import Past, Record
 from backup_manager.content import Content
 from cli.documents import key_of
 from cli.formats import when
 from cli.models.status import summarise
-from cli.storage_scan import Filed, Shelf
+from cli.storage_scan import StorageScan, StoredRecord
 
 _UNFINISHED: Final = "Claimed"
 _FAILED: Final = "Failed"
@@ -23,7 +23,7 @@ _RESTORES: Final = {RESTORED: "Complete", RESTORE_FAILED: "Failed"}
 
 @dataclass(slots=True, kw_only=True)
 class Event:
-    """One run. *outcome* is its last known state; *cleaned* says when its data was deleted; *told_by* who tells of it."""
+    """One run. *outcome* is its last known state; *cleaned* says when its data was deleted; *sources* names its evidence."""
 
     kind: str
     namespace: str
@@ -38,7 +38,7 @@ class Event:
     content: Content | None = None
     cleaned: datetime | None = None
     notes: list[str] = field(default_factory=list)
-    told_by: list[str] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
 
     @property
     def took(self) -> timedelta | None:
@@ -62,12 +62,12 @@ class Event:
             "path": self.path,
             "cleaned": self.cleaned,
             "notes": self.notes,
-            "toldBy": self.told_by,
+            "toldBy": self.sources,
         }
         return {key: value for key, value in told.items() if value not in (None, "", [])}
 
 
-class Chronicle:
+class Timeline:
     """Puts together what belongs to one run: the same CR (by uid) and path."""
 
     def __init__(self) -> None:
@@ -77,12 +77,12 @@ class Chronicle:
         """All of them, oldest first."""
         return sorted(self._events.values(), key=lambda event: (str(event.time or ""), event.namespace, event.name, event.uid))
 
-    def add_shelf(self, shelf: Shelf) -> None:
+    def add_shelf(self, scan: StorageScan) -> None:
         """What storages tell."""
-        for account in shelf.accounts:
+        for account in scan.accounts:
             self._add_account(account)
-        for filed in shelf.filed:
-            self._add_record(filed)
+        for stored in scan.stored:
+            self._add_record(stored)
 
     def add_crs(self, crs: Iterable[Object], now: datetime) -> None:
         """What the cluster tells: the CRs' own words count most."""
@@ -94,11 +94,11 @@ class Chronicle:
         namespace, name, uid = owner
         key = kind, uid or f"{namespace}/{name}", path if kind == "Backup" else ""
         event = self._events.setdefault(key, Event(kind=kind, namespace=namespace, name=name, uid=uid, path=path))
-        if teller not in event.told_by:
-            event.told_by.append(teller)
+        if teller not in event.sources:
+            event.sources.append(teller)
         return event
 
-    def _add_account(self, account: Account) -> None:
+    def _add_account(self, account: Audit) -> None:
         for entry in account.entries:
             if entry.event in _RESTORES:
                 self._add_restore(entry)
@@ -129,8 +129,8 @@ class Chronicle:
         event.content, event.commit_ts = entry.content or event.content, entry.commit_ts or event.commit_ts
         event.notes = [entry.reason] if entry.reason else []
 
-    def _add_record(self, filed: Filed) -> None:
-        record = filed.record
+    def _add_record(self, stored: StoredRecord) -> None:
+        record = stored.record
         for past in record.past:
             self._add_past(past, record)
         if record.withdrawn and record.problem is None:
@@ -217,5 +217,5 @@ def outcome(event: Event) -> str:
 def remark(event: Event) -> str:
     """What else is worth a word."""
     cleaned = f"cleaned {when(event.cleaned)}" if event.cleaned else ""
-    gone = "" if "cr" in event.told_by else "CR gone"
+    gone = "" if "cr" in event.sources else "CR gone"
     return "; ".join(part for part in (cleaned, gone, *event.notes) if part)

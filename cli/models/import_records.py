@@ -9,7 +9,7 @@ from app.domain.observed import Object
 from backup_manager.catalog.record import Record, State
 from backup_manager.masking import MASK
 from cli.documents import key_of
-from cli.storage_scan import Filed
+from cli.storage_scan import StoredRecord
 from crds.contract import names
 from crds.v1alpha1 import spec_problems
 
@@ -35,7 +35,7 @@ class Rebuilt:
 
 
 def rebuild(
-    found: Iterable[Filed], existing: Iterable[Object], *, namespace: str = "", clean_policy: str = "Retain"
+    found: Iterable[StoredRecord], existing: Iterable[Object], *, namespace: str = "", clean_policy: str = "Retain"
 ) -> list[Rebuilt]:
     """A Backup for every complete record that no CR of *existing* stands for. Of namesakes the newest keeps the name."""
     paths = {str((cr.get("status") or {}).get("backupPath") or "").rstrip("/"): cr for cr in existing}
@@ -66,7 +66,7 @@ def _useless(record: Record) -> str:
     return "" if record.spec else "keeps no spec"
 
 
-def _backup(filed: Filed, taken: set[tuple[str, str]], *, namespace: str, clean_policy: str) -> Rebuilt:
+def _backup(filed: StoredRecord, taken: set[tuple[str, str]], *, namespace: str, clean_policy: str) -> Rebuilt:
     record = filed.record
     imported = Imported(
         record=filed.url,

@@ -12,7 +12,7 @@ from app.domain.observed import name_of
 from app.domain.schedule import cron
 from app.domain.times import moment
 from cli.formats import age
-from cli.schedules import Subject, cluster_of
+from cli.schedules import ScheduleView, cluster_of
 
 _UNKNOWN: Final = timedelta(minutes=1)
 """How long a run is taken to last when none was seen yet."""
@@ -22,18 +22,18 @@ _UNKNOWN: Final = timedelta(minutes=1)
 class Run:
     """One run; *time* None for a time of the clock that daylight saving skips. *wall* is on the schedule's own clock."""
 
-    subject: Subject
+    subject: ScheduleView
     time: datetime | None
     wall: datetime
     notes: Sequence[str] = field(default_factory=tuple)
 
 
-def zone_of(subject: Subject) -> ZoneInfo:
+def zone_of(subject: ScheduleView) -> ZoneInfo:
     """The clock that the schedule reads."""
     return cron.zone(str(subject.observed.spec.get("timeZone") or ""))
 
 
-def duration(subject: Subject) -> timedelta | None:
+def duration(subject: ScheduleView) -> timedelta | None:
     """How long its complete runs took, the median; None when there are none."""
     taken = []
     for child in subject.observed.all_children():
@@ -44,7 +44,7 @@ def duration(subject: Subject) -> timedelta | None:
     return timedelta(seconds=round(median(taken))) if taken else None
 
 
-def coming(subjects: Sequence[Subject], count: int, *, neighbours: Sequence[Subject]) -> list[Run]:
+def coming(subjects: Sequence[ScheduleView], count: int, *, neighbours: Sequence[ScheduleView]) -> list[Run]:
     """The next *count* runs of *subjects* together, the one that is due now included; *neighbours* are the schedules that they
     may meet on a cluster."""
     runs = [run for subject in subjects if not subject.schedule.pause for run in _of(subject, count, neighbours)]
@@ -57,7 +57,7 @@ def coming(subjects: Sequence[Subject], count: int, *, neighbours: Sequence[Subj
     return runs
 
 
-def _of(subject: Subject, count: int, neighbours: Sequence[Subject]) -> Iterator[Run]:
+def _of(subject: ScheduleView, count: int, neighbours: Sequence[ScheduleView]) -> Iterator[Run]:
     zone = zone_of(subject)
     due = subject.due()
     if waiting := due.due or (due.stall.slot if due.stall and due.stall.reason != "DeadlineMissed" else None):
@@ -85,7 +85,7 @@ def _clock(wall: datetime, before: timedelta | None) -> Iterator[str]:
         yield f"the clock was put {way[0]}: {age(abs(moved))} {way[1]} in UTC than the run before"
 
 
-def _skipped(subject: Subject, zone: ZoneInfo, until: datetime) -> Iterator[datetime]:
+def _skipped(subject: ScheduleView, zone: ZoneInfo, until: datetime) -> Iterator[datetime]:
     """Times of the timetable that do not exist on the clock of *zone*: the same timetable on a clock without jumps has them."""
     text = str(subject.observed.spec.get("schedule") or "")
     if text.startswith("@every") or zone.key == "UTC":
@@ -100,7 +100,7 @@ def _skipped(subject: Subject, zone: ZoneInfo, until: datetime) -> Iterator[date
             yield wall
 
 
-def _collisions(subject: Subject, time: datetime, neighbours: Sequence[Subject]) -> Iterator[str]:
+def _collisions(subject: ScheduleView, time: datetime, neighbours: Sequence[ScheduleView]) -> Iterator[str]:
     """Runs of other schedules on the same TiDB cluster that this run meets."""
     cluster = cluster_of(subject.observed.parent)
     own = duration(subject) or _UNKNOWN

@@ -20,7 +20,7 @@ from app.domain.times import moment, stamp
 from backup_manager.errors import ManagerError, UsageError
 from cli.documents import Object
 from cli.requests import completed, observe, request
-from cli.schedules import Subject, survey
+from cli.schedules import ScheduleView, load_schedule
 from cli.simulator.metacontroller import Metacontroller
 from cli.simulator.store import Store, key_of, kind_of, owner_reference
 from crds.contract import names, tso
@@ -53,7 +53,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Day:
+class Sample:
     """One moment of the account: *kept* Backups with *size* bytes, *stored* those in the storage, *made* and *gone* so far."""
 
     time: datetime
@@ -65,15 +65,15 @@ class Day:
 
 
 @dataclass(slots=True, kw_only=True)
-class Story:
+class SimulationResult:
     """All that happened."""
 
     start: datetime
     end: datetime
     runs: list[Run] = field(default_factory=list)
-    days: list[Day] = field(default_factory=list)
-    most: Day | None = None
-    largest: Day | None = None
+    days: list[Sample] = field(default_factory=list)
+    most: Sample | None = None
+    largest: Sample | None = None
     verdicts: list[Verdict] = field(default_factory=list)
     compactions: int = 0
     passes: int = 0
@@ -87,7 +87,7 @@ class Assumption:
     duration: timedelta = timedelta(minutes=30)
 
 
-class World:
+class Simulator:
     """The schedule *parent*, the Backups that there are already, and the clock."""
 
     def __init__(self, parent: Object, existing: Sequence[Object], config: Config, start: datetime, assume: Assumption) -> None:
@@ -102,7 +102,7 @@ class World:
         self._ends: dict[tuple[str, str], datetime] = {}
         self._runs: dict[str, Run] = {}
         self._gone = self._size = self._left_behind = 0
-        self.story = Story(start=self.now, end=self.now)
+        self.result = SimulationResult(start=self.now, end=self.now)
         groups = observe(request(given, existing, config)).children
         for kind in (BACKUPS, COMPACTIONS):
             for child in groups[kind].values():
@@ -121,7 +121,7 @@ class World:
         if kind_of(stored) == BACKUPS:
             self._meet(key_of(stored), stored)
 
-    def run(self, days: int) -> Story:
+    def run(self, days: int) -> SimulationResult:
         """Let *days* pass."""
         end = self.now + timedelta(days=days)
         self._refuse_too_much(end)
@@ -130,21 +130,21 @@ class World:
             wait = self._settle()
             following = min([self.now + wait, *self._ends.values()])
             while day <= end and day < following:  # what happens at the very moment still belongs to it
-                self.story.days.append(self._account(day))
+                self.result.days.append(self._account(day))
                 day += timedelta(days=1)
             if following > end:
                 break
             self.now = following
             self._finish_due()
-        self.now = self.story.end = end
+        self.now = self.result.end = end
         self._settle()
-        self.story.runs = sorted(self._runs.values(), key=lambda run: (run.created, run.name))
-        self.story.verdicts = self._subject().verdicts()
-        return self.story
+        self.result.runs = sorted(self._runs.values(), key=lambda run: (run.created, run.name))
+        self.result.verdicts = self._subject().verdicts()
+        return self.result
 
-    def _subject(self) -> Subject:
+    def _subject(self) -> ScheduleView:
         children = [child for kind in (BACKUPS, COMPACTIONS) for child in self._store.of(kind).values()]
-        return survey(self._parent, children, self._config, self.now)
+        return load_schedule(self._parent, children, self._config, self.now)
 
     def _refuse_too_much(self, end: datetime) -> None:
         coming = cron.upcoming(self._subject().timetable, self.now)
@@ -157,7 +157,7 @@ class World:
     def _settle(self) -> timedelta:
         """Ask the hook until it asks for nothing more; how long it then wants to wait."""
         for _ in range(_SETTLED):
-            self.story.passes += 1
+            self.result.passes += 1
             self._log_goes_on()
             current = self._metacontroller.call(_SCHEDULES, self._key, self.now, self._config)
             if current is None:
@@ -180,7 +180,7 @@ class World:
     def _make(self, child: dict[str, Any]) -> None:
         kind, key = kind_of(child), key_of(child)
         if kind == COMPACTIONS:
-            self.story.compactions += 1
+            self.result.compactions += 1
             self._ends[kind, key] = self.now + _NO_TIME
         else:
             self._meet(key, child)
@@ -246,14 +246,14 @@ class World:
             if policy == "Retain" or (policy == "OnFailure" and run.completed):
                 self._left_behind += run.size
 
-    def _account(self, time: datetime) -> Day:
+    def _account(self, time: datetime) -> Sample:
         made = len(self._runs)
         stored = self._size + self._left_behind
-        return Day(time=time, made=made, gone=self._gone, kept=made - self._gone, size=self._size, stored=stored)
+        return Sample(time=time, made=made, gone=self._gone, kept=made - self._gone, size=self._size, stored=stored)
 
     def _note_peaks(self) -> None:
         day = self._account(self.now)
-        if self.story.most is None or day.kept > self.story.most.kept:
-            self.story.most = day
-        if self.story.largest is None or day.stored > self.story.largest.stored:
-            self.story.largest = day
+        if self.result.most is None or day.kept > self.result.most.kept:
+            self.result.most = day
+        if self.result.largest is None or day.stored > self.result.largest.stored:
+            self.result.largest = day

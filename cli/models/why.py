@@ -10,7 +10,7 @@ from app.domain.observed import Object, condition, metadata, name_of
 from app.domain.times import moment
 from backup_manager.masking import Masker
 from backup_manager.tools.error_table import error_text, failure
-from backup_manager.tools.process import Ended
+from backup_manager.tools.process import ProcessResult
 from cli.documents import key_of
 from cli.formats import age, size, when
 from cli.models.next_step import after_the_last_clean, cleans, default_step, next_attempt
@@ -329,7 +329,7 @@ def _pod_troubles(pod: Object) -> Iterator[tuple[str, str]]:
 def _of_log(found: Explanation, log: str) -> None:
     """What the last error in the log means."""
     lines = tuple(log.splitlines())
-    ended = Ended(code=1, stopped=False, out=lines, err=())
+    ended = ProcessResult(code=1, stopped=False, out=lines, err=())
     text = error_text(ended) if lines else ""
     if not text:
         return

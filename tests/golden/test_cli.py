@@ -15,7 +15,7 @@ import yaml
 from click.testing import CliRunner
 
 import cli.storage_scan
-from backup_manager.catalog.audit_log import Chain
+from backup_manager.catalog.audit_log import AuditLog
 from backup_manager.catalog.record import Cleaned, Owner
 from backup_manager.catalog.records import Records
 from backup_manager.operations import check, verify
@@ -65,7 +65,7 @@ def _fill(bucket: Bucket) -> None:
     failed.fail(claim, Problem(reason="DiskFull", message="no space left"))
     running = Records(_storage(bucket, "shop/br/fifth"), now=lambda: day + timedelta(days=4), attempt_id="pod-of-fifth")
     running.claim(Owner(namespace="shop", name="fifth", uid=UIDS[4]), operation="snapshot backup", spec={"s3": S3})
-    Chain.beside(_storage(bucket, f"shop/export/first-{UIDS[0][:8]}")).append(
+    AuditLog.beside(_storage(bucket, f"shop/export/first-{UIDS[0][:8]}")).append(
         now=lambda: day + timedelta(days=5),
         event="Restored",
         path=f"s3://tidb-backups/shop/export/first-{UIDS[0][:8]}",

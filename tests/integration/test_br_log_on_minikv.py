@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from backup_manager.context import Result
-from backup_manager.errors import InterruptedError_, ManagerError
+from backup_manager.errors import ManagerError, RunInterruptedError
 from backup_manager.locking import lease
 from backup_manager.operations import br_backup, watch_log
-from backup_manager.signals import Stop
+from backup_manager.signals import StopSignal
 from backup_manager.tidb.cluster import Cluster
 from backup_manager.tidb.pd import Pd, TaskState
 from crds.contract import tso
@@ -48,7 +48,7 @@ class Log:
     name: str = NAMES[0]
     prefix: str = "log"
 
-    def world(self, flags: Mapping[str, Any], stop: Stop | None = None) -> World:
+    def world(self, flags: Mapping[str, Any], stop: StopSignal | None = None) -> World:
         spec = {
             "br": {"cluster": "basic", "concurrency": 4, "timeAgo": "1m", "checksum": False},
             "tableFilter": ["shop.*"],
@@ -153,7 +153,7 @@ class Watch:
     """``log-watch`` in a thread, looking every 0.1 s."""
 
     here: World
-    stop: Stop
+    stop: StopSignal
 
     @property
     def result(self) -> dict[str, Any]:
@@ -167,13 +167,13 @@ class Watch:
 @pytest.fixture
 def watch(log: Log, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
     monkeypatch.setattr(watch_log, "INTERVAL", 0.1)
-    made = Watch(here=log.world({}, stop := Stop()), stop=stop)
+    made = Watch(here=log.world({}, stop := StopSignal()), stop=stop)
     ended: list[str] = []
 
     def work() -> None:
         try:
             watch_log.run(made.here.context)
-        except InterruptedError_:
+        except RunInterruptedError:
             ended.append("stopped")
 
     thread = threading.Thread(target=work)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from backup_manager.tools import br, flag_probe
-from backup_manager.tools.tikv_ctl import Heard, Shard, Work
+from backup_manager.tools.tikv_ctl import CompactionOutput, Shard, Work
 from sandbox.patience import PATIENCE
 from sandbox.standins.kubelet.images import STAND_INS, find_image
 from tests.support.servers import ROOT, tool
@@ -124,7 +124,7 @@ def test_shards_share_a_folder_that_the_real_br_described(env: dict[str, str], t
         work = Work(since=100, until=104, concurrency=1, shard=Shard(index=index, count=2))
         done = run([TIKV_CTL, *work.argv(storage)], env, tmp_path)
         assert done.returncode == 0, done.stderr
-        heard = Heard()
+        heard = CompactionOutput()
         for line in done.stderr.splitlines():
             heard.line(line)
         assert heard.end == (104, 103)[index]

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from backup_manager.cleaning.cleaner import Cleaner, CleanOptions
 from backup_manager.errors import PartialError
-from backup_manager.signals import Stop
+from backup_manager.signals import StopSignal
 from backup_manager.storage import s3_client
 from backup_manager.storage.memory import Bucket, MemoryStorage
 from crds.contract.paths import Location, Provider
 from tests.support.fake_s3 import FakeS3, sometimes
 
 
-class Rushing(Stop):
+class Rushing(StopSignal):
     """Waits take no time; they only move the clock."""
 
     def __init__(self) -> None:

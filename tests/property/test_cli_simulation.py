@@ -7,18 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.domain.config import Config
-from cli.models.simulate import Assumption, Story, World
+from cli.models.simulate import Assumption, SimulationResult, Simulator
 from crds.contract import names
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 S3 = {"provider": "aws", "region": "r", "bucket": "b", "prefix": "p", "secretName": "s"}
 
 
-def story(days: int, **spec: Any) -> Story:
+def story(days: int, **spec: Any) -> SimulationResult:
     template = {"br": {"cluster": "basic"}, "s3": S3}
     meta = {"name": "s", "namespace": "db"}
     parent = {"apiVersion": names.API_VERSION, "kind": "BackupSchedule", "metadata": meta}
-    return World({**parent, "spec": {"backupTemplate": template, **spec}}, [], Config(), START, Assumption()).run(days)
+    return Simulator({**parent, "spec": {"backupTemplate": template, **spec}}, [], Config(), START, Assumption()).run(days)
 
 
 @settings(max_examples=10, deadline=None)

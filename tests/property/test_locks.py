@@ -104,7 +104,7 @@ class Cluster:
         try:
             if process.working:
                 process.lock.renew()
-            elif process.dead_at <= self.now and process.lock.take():
+            elif process.dead_at <= self.now and process.lock.try_acquire():
                 self.taken += 1
                 process.working = True
         except LockLostError:

@@ -295,7 +295,7 @@ def stale_writers(patch: pytest.MonkeyPatch) -> None:
 
 
 def blind_to_neighbours(patch: pytest.MonkeyPatch) -> None:
-    for name in ("check_around", "check_inside"):
+    for name in ("check_ancestors", "check_descendants"):
         patch.setattr(Records, name, _ignore)
 
 

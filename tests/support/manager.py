@@ -13,7 +13,7 @@ from backup_manager.errors import ManagerError
 from backup_manager.kubernetes.resource import Resource
 from backup_manager.masking import Masker, secrets_of
 from backup_manager.reporting.journal import Journal
-from backup_manager.signals import Stop
+from backup_manager.signals import StopSignal
 from backup_manager.tidb import gc_life_time
 from backup_manager.tidb.connection import Access
 from crds.contract.report import Report
@@ -61,7 +61,7 @@ def world(
     flags: Mapping[str, Any] | None = None,
     annotations: Mapping[str, str] | None = None,
     uid: str = UID,
-    stop: Stop | None = None,
+    stop: StopSignal | None = None,
 ) -> World:
     """A context for *spec*; its log lines and reports are kept."""
     reporter, lines = RememberingReporter(), list[str]()
@@ -72,7 +72,7 @@ def world(
         resource=Resource(kind=kind, namespace="ns", name="cr", uid=uid, spec=spec, annotations=annotations or {}),
         journal=Journal(reporter, masker=mask, clock=lambda: NOW),
         scratch=scratch,
-        stop=stop or Stop(),
+        stop=stop or StopSignal(),
         env=env or {},
         flags=flags or {},
         mask=mask,

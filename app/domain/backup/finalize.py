@@ -38,7 +38,7 @@ from app.domain.job.ending import FORCE_ANNOTATION
 from app.domain.job.observed import Job, JobIntent, Purpose, observed_jobs
 from app.domain.job.run import Run, show, stall_cause, stall_time
 from app.domain.observed import Observed, metadata
-from app.domain.status import Draft, Phase, holds, outcome_of
+from app.domain.status import Phase, StatusBuilder, holds, outcome_of
 from app.domain.times import moment, stamp
 from crds.contract import names
 from crds.contract.paths import PathError, export_location
@@ -136,7 +136,7 @@ class _Deletion:
         self.observed, self.now, self.config = observed, now, config
         self.spec = observed.spec
         self.jobs = observed_jobs(observed)
-        self.draft = Draft(observed.status)
+        self.builder = StatusBuilder(observed.status)
         self._show_run()
         self.path = self._known_path()
         self.warnings: list[str] = []
@@ -148,17 +148,17 @@ class _Deletion:
             return
         outcome = Run.of(names.backup_job(observed.name), observed).evaluate(self.now, self.config)
         if outcome.job:
-            show(self.draft, outcome)
-            progress.show_data(self.draft, outcome.job)
+            show(self.builder, outcome)
+            progress.show_data(self.builder, outcome.job)
 
     def _known_path(self) -> str:
-        recorded = str(self.draft.get("backupPath") or "")
+        recorded = str(self.builder.get("backupPath") or "")
         if recorded:
             return recorded
         if on_jobs := sorted(job.path for job in self.jobs.values() if job.path):
             return on_jobs[-1]
         # No phase at all: the status was lost, or there never was a run. An export's folder is its own either way.
-        if not self.draft.phase and not self.spec.get("br"):
+        if not self.builder.phase and not self.spec.get("br"):
             try:
                 return export_location(self.spec, self.observed.name, self.observed.uid).url
             except PathError:
@@ -166,7 +166,7 @@ class _Deletion:
         return ""
 
     def _let_go(self) -> Decision[JobIntent]:
-        status = self.draft.done()
+        status = self.builder.done()
         left = gc_life_time.left_raised(status)
         return Decision(status=status, finalized=True, warnings=[*self.warnings, *([left] if left else [])])
 
@@ -174,7 +174,7 @@ class _Deletion:
     def _keeps_data(self) -> bool:
         policy = self.spec.get("cleanPolicy") or "Retain"
         if policy == "OnFailure":
-            outcome = outcome_of(self.draft.done())
+            outcome = outcome_of(self.builder.done())
             # A snapshot that was cut short is no backup; a log backup is one until it fails.
             return outcome is not Phase.FAILED if log_backup.is_log(self.spec) else outcome is Phase.COMPLETE
         return bool(policy == "Retain")
@@ -193,7 +193,7 @@ class _Deletion:
         if self._keeps_data or not self.path:
             return self._let_go()
         message = f"namespace {self.observed.namespace} is being deleted, so no Job can clean; data left at {self.path}"
-        self.draft.enter(Phase.CLEAN_FAILED, at=at, reason="NamespaceTerminating", message=message)
+        self.builder.enter(Phase.CLEAN_FAILED, at=at, reason="NamespaceTerminating", message=message)
         self.warnings.append(message)
         return self._let_go()
 
@@ -205,7 +205,7 @@ class _Deletion:
         if log_watch.is_gone(self.observed.status):
             return None
         cluster = clusters.find(self.observed, self.config)
-        if holds(self.draft.done(), Phase.STOPPED) or cluster is None:
+        if holds(self.builder.done(), Phase.STOPPED) or cluster is None:
             return None
         self._remember_start()
         if waiting := self.stop_writers():
@@ -214,18 +214,18 @@ class _Deletion:
 
     def _remember_start(self) -> None:
         """The start's Job may be all that tells of it, and it goes now."""
-        entries: Mapping[str, Any] = self.draft.get("logSubCommandStatuses") or {}
+        entries: Mapping[str, Any] = self.builder.get("logSubCommandStatuses") or {}
         if log_backup.START not in entries:
             tried = {"command": log_backup.START, "phase": str(Phase.SCHEDULED)}
-            self.draft.put(logSubCommandStatuses={**entries, log_backup.START: tried}, backupPath=self.path)
+            self.builder.put(logSubCommandStatuses={**entries, log_backup.START: tried}, backupPath=self.path)
 
     def _stop(self, first: str, cluster: clusters.Cluster) -> Decision[JobIntent] | None:
         attempt = Attempt.latest(first, self.jobs)
         job = attempt.job
-        if "attempt" not in (self.draft.get("cleanStatus") or {}):
-            self.draft.put(cleanStatus=None)  # what was said of an earlier attempt to stop
+        if "attempt" not in (self.builder.get("cleanStatus") or {}):
+            self.builder.put(cleanStatus=None)  # what was said of an earlier attempt to stop
         if job and job.succeeded:
-            self.draft.enter(Phase.STOPPED, at=job.ended, command=log_backup.STOP)
+            self.builder.enter(Phase.STOPPED, at=job.ended, command=log_backup.STOP)
             return None
         if job and not job.finished:
             return self._wait_for(job, self._way_out(stopped=False))
@@ -235,7 +235,7 @@ class _Deletion:
             due = self._retry_time(attempt)
             cause = Finding.of(job).cause
             message = f"Job {job.name} could not stop the log backup: {cause}; another attempt follows{_at(due)}"
-            self.draft.put(cleanStatus={"message": message, **({"nextAttemptAt": stamp(due)} if due else {})})
+            self.builder.put(cleanStatus={"message": message, **({"nextAttemptAt": stamp(due)} if due else {})})
         wanted = JobIntent(name=first, purpose=Purpose.LOG, path=self.path, command=log_backup.STOP, cluster=cluster)
         return self._next(wanted, attempt)
 
@@ -250,11 +250,11 @@ class _Deletion:
             f"{task}, so its data is kept. Fix the cause and delete Job {job.name} to try again; or stop the task yourself "
             f"(br log stop --task-name={self.observed.name}). {self._way_out()}"
         )
-        self.draft.enter(Phase.CLEAN_FAILED, at=job.ended, reason="StopLogBackupJobFailed", message=message)
-        return Decision(status=self.draft.done(), warnings=[message])
+        self.builder.enter(Phase.CLEAN_FAILED, at=job.ended, reason="StopLogBackupJobFailed", message=message)
+        return Decision(status=self.builder.done(), warnings=[message])
 
     def restore_gc_life_time(self) -> Decision[JobIntent] | None:
-        return gc_life_time.finalize(self.observed, self.draft, self.config)
+        return gc_life_time.finalize(self.observed, self.builder, self.config)
 
     def retained(self) -> Decision[JobIntent] | None:
         return self._let_go() if self._keeps_data else None
@@ -269,7 +269,7 @@ class _Deletion:
         if not writers:
             return None
         drops = ending.stopping(writers, "deleting: a run ends before its data is cleaned")
-        return Decision(status=self.draft.done(), drop=drops, resync_after=_PODS_LEFT)
+        return Decision(status=self.builder.done(), drop=drops, resync_after=_PODS_LEFT)
 
     def _way_out(self, *, stopped: bool = True) -> str:
         """How to have the CR gone without a clean, and what that means."""
@@ -283,7 +283,7 @@ class _Deletion:
     def nothing_written(self) -> Decision[JobIntent] | None:
         if self.path:
             return None
-        self.draft.enter(Phase.CLEAN, at=self._deleted_at, message="nothing was written")
+        self.builder.enter(Phase.CLEAN, at=self._deleted_at, message="nothing was written")
         return self._let_go()
 
     @property
@@ -300,14 +300,14 @@ class _Deletion:
         finding = Finding.of(job)
         self._show_attempt(attempt, finding)
         if not job.finished:
-            self.draft.enter(Phase.CLEAN, at=job.created, message=f"Job {job.name}", status=False)
+            self.builder.enter(Phase.CLEAN, at=job.created, message=f"Job {job.name}", status=False)
             self._show_wait(job)
             return self._wait_for(job, self._way_out())
         if finding.kept:
             self.warnings.append(f"data kept at {self.path}: the record says Complete, and cleanPolicy is OnFailure")
             return self._let_go()
         if finding.nothing_left:
-            self.draft.enter(Phase.CLEAN, at=job.ended)
+            self.builder.enter(Phase.CLEAN, at=job.ended)
             return self._let_go()
         return self._clean_failed(wanted, attempt, job, finding)
 
@@ -318,19 +318,19 @@ class _Deletion:
             deferrals += 1
         said: dict[str, Any] = {"deferrals": deferrals} if deferrals else {}
         said |= {name: word for name, word in words.items() if word}
-        self.draft.put(cleanStatus={"attempt": attempt.number, **finding.shown, **said})
+        self.builder.put(cleanStatus={"attempt": attempt.number, **finding.shown, **said})
 
     def _show_wait(self, job: Job) -> None:
         """What the clean waits for, in its manager's words: a writer, or a Restore that reads the data."""
         report = job.report
         if report and report.phase is ReportPhase.WAITING and report.error:
             at, error = report.time_started or job.started, report.error
-            self.draft.mark(Phase.WAITING, at=at, reason=error.reason, message=f"Job {job.name}: {error.message}")
+            self.builder.mark(Phase.WAITING, at=at, reason=error.reason, message=f"Job {job.name}: {error.message}")
 
     def _clean_failed(self, wanted: JobIntent, attempt: Attempt, job: Job, finding: "Finding") -> Decision[JobIntent]:
         count = finding.shown.get("left")
         left = f"{count} objects left at {self.path}" if count else f"data left at {self.path}"
-        deferrals = int((self.draft.get("cleanStatus") or {}).get("deferrals") or 0)
+        deferrals = int((self.builder.get("cleanStatus") or {}).get("deferrals") or 0)
         last = not finding.deferred and attempt.number - deferrals >= self.config.clean_attempts
         due = finding.deferred or self._retry_time(attempt)
         reason, message = finding.reason, f"{finding.cause}; {left}; another attempt follows{_at(due)}"
@@ -344,20 +344,20 @@ class _Deletion:
                 f"delete Job {job.name} to try again. {self._way_out()}"
             )
         self._show_attempt(attempt, finding, message=message, nextAttemptAt=stamp(due) if due and not last else "")
-        self.draft.enter(Phase.CLEAN_FAILED, at=job.ended, reason=reason, message=message)
+        self.builder.enter(Phase.CLEAN_FAILED, at=job.ended, reason=reason, message=message)
         if last:
-            return Decision(status=self.draft.done(), warnings=[message])
+            return Decision(status=self.builder.done(), warnings=[message])
         return self._next(wanted, attempt, deferred=finding.deferred)
 
     def _next(self, wanted: JobIntent, attempt: Attempt, *, deferred: datetime | None = None) -> Decision[JobIntent]:
         """The next Job like *wanted*, unless it has to wait for its time."""
         due = deferred or self._retry_time(attempt)
         if due and due > self.now:
-            return Decision(status=self.draft.done(), resync_after=min((due - self.now).total_seconds(), DAY))
+            return Decision(status=self.builder.done(), resync_after=min((due - self.now).total_seconds(), DAY))
         if attempt.job and attempt.job.busy:
-            return Decision(status=self.draft.done(), resync_after=_PODS_LEFT)
+            return Decision(status=self.builder.done(), resync_after=_PODS_LEFT)
         number = attempt.number + 1 if attempt.job or attempt.gone else attempt.number
-        return Decision(status=self.draft.done(), create=[replace(wanted, name=names.retry(wanted.name, number - 1))])
+        return Decision(status=self.builder.done(), create=[replace(wanted, name=names.retry(wanted.name, number - 1))])
 
     def _retry_time(self, attempt: Attempt) -> datetime | None:
         if attempt.job is None or attempt.job.ended is None:
@@ -368,9 +368,9 @@ class _Deletion:
     def _wait_for(self, job: Job, way_out: str) -> Decision[JobIntent]:
         late = stall_time(job, self.config)
         if late is None:
-            return Decision(status=self.draft.done())
+            return Decision(status=self.builder.done())
         if self.now < late:
-            return Decision(status=self.draft.done(), resync_after=(late - self.now).total_seconds())
+            return Decision(status=self.builder.done(), resync_after=(late - self.now).total_seconds())
         reason, message = stall_cause(job, self.config)
-        self.draft.mark(Phase.STALLED, at=late, reason=reason, message=f"{message}. {way_out}")
-        return Decision(status=self.draft.done())
+        self.builder.mark(Phase.STALLED, at=late, reason=reason, message=f"{message}. {way_out}")
+        return Decision(status=self.builder.done())

@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 import orjson
 
 from app.domain.observed import Object, Observed, metadata
-from app.domain.status import Draft, Phase
+from app.domain.status import Phase, StatusBuilder
 from app.domain.times import edited_at, moment, stamp
 from crds.contract import durations, names, sizes
 
@@ -77,9 +77,9 @@ class Imported:
 
     def status(self, received: Mapping[str, Any]) -> dict[str, Any]:
         """The status: complete, at the times of the run itself."""
-        draft = Draft(received)
+        builder = StatusBuilder(received)
         taken = self.completed - self.started if self.completed and self.started else None
-        draft.put(
+        builder.put(
             backupPath=self.path,
             commitTs=self.commit_ts,
             backupSize=self.size,
@@ -90,8 +90,8 @@ class Imported:
             progress="100%",
         )
         message = f"rebuilt from {self.record}" if self.record else "rebuilt from its record"
-        draft.enter(Phase.COMPLETE, at=self.completed, reason=REASON, message=message)
-        return draft.done()
+        builder.enter(Phase.COMPLETE, at=self.completed, reason=REASON, message=message)
+        return builder.done()
 
 
 def _time(said: Mapping[str, Any], name: str) -> datetime | None:
@@ -106,8 +106,8 @@ def status_of(observed: Observed) -> dict[str, Any] | None:
     try:
         found = Imported.of(observed.parent)
     except ImportedError as error:
-        draft = Draft(observed.status)
+        builder = StatusBuilder(observed.status)
         rule = f"annotation {names.IMPORTED_ANNOTATION} {error}; correct it, or make the Backup anew with `import-records`"
-        draft.enter(Phase.INVALID, at=edited_at(observed.parent), reason="InvalidSpec", message=rule)
-        return draft.done()
+        builder.enter(Phase.INVALID, at=edited_at(observed.parent), reason="InvalidSpec", message=rule)
+        return builder.done()
     return found.status(observed.status) if found else None

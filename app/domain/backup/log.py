@@ -19,7 +19,7 @@ from app.domain.job.observed import JOB, Job, JobIntent, Purpose, observed_jobs
 from app.domain.job.retry import Policy
 from app.domain.job.run import Outcome, Run, show
 from app.domain.observed import Object, Observed, metadata
-from app.domain.status import Draft, Phase
+from app.domain.status import Phase, StatusBuilder
 from app.domain.times import moment
 from app.domain.validation import Admission, admit, hold, spec_problem
 from crds.contract import names, tso
@@ -127,13 +127,13 @@ def is_log_of(schedule: Object, observed: Observed) -> bool:
 def sync(observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
     """The answer to a sync of a log Backup."""
     task = _Task(observed, now, config)
-    for command in task.commands_with_news():
+    for command in task.commands_to_process():
         outcome = task.follow(command)
         if outcome.due:
             return task.start(outcome.due, command)
         if not outcome.ended:
             return task.answer(wait=outcome.wait)
-    return task.believe_the_cluster() or task.next()
+    return task.apply_observed_state() or task.next()
 
 
 class _Task:
@@ -143,7 +143,7 @@ class _Task:
         self.observed, self.spec = observed, observed.spec
         self.now, self.config = now, config
         self.jobs = observed_jobs(observed)
-        self.draft = Draft(observed.status)
+        self.builder = StatusBuilder(observed.status)
         self.received: Mapping[str, Mapping[str, Any]] = observed.status.get("logSubCommandStatuses") or {}
         self.entries: dict[str, dict[str, Any]] = {command: dict(entry) for command, entry in self.received.items()}
         self.target = truncate_target(observed)
@@ -153,12 +153,12 @@ class _Task:
         self, *, create: Sequence[JobIntent] = (), drop: Sequence[Drop] = (), wait: float | None = None
     ) -> Decision[JobIntent]:
         """The decision of this pass: what is asked for here, and what the watch of the task needs."""
-        log_watch.take_in(self.draft, log_watch.Observation.of(self.watch), self._settled)
-        care = log_watch.care_for(self.watch, self.draft, self.observed, self.now, self.config)
-        self.draft.put(logSubCommandStatuses=self.entries or None)
+        log_watch.merge_observation(self.builder, log_watch.Observation.of(self.watch), self._settled)
+        care = log_watch.reconcile_watch_job(self.watch, self.builder, self.observed, self.now, self.config)
+        self.builder.put(logSubCommandStatuses=self.entries or None)
         waits = [time for time in (wait, care.wait) if time is not None]
         return Decision(
-            status=self.draft.done(),
+            status=self.builder.done(),
             create=[*create, *care.create],
             drop=[*drop, *care.drop],
             resync_after=min(waits, default=None),
@@ -166,22 +166,22 @@ class _Task:
 
     @property
     def _settled(self) -> datetime | None:
-        return log_watch.settled_at(entry for command, entry in self.entries.items() if command != TRUNCATE)
+        return log_watch.last_command_end(entry for command, entry in self.entries.items() if command != TRUNCATE)
 
-    def believe_the_cluster(self) -> Decision[JobIntent] | None:
+    def apply_observed_state(self) -> Decision[JobIntent] | None:
         """With no command under way, what the cluster says of the task counts for more than the status.
 
         What follows from it waits for the next pass: the watch will have said something else by then, so a pass that still
         sees the status from before could not come to this again.
         """
-        log_watch.take_in(self.draft, log_watch.Observation.of(self.watch), self._settled)
-        stopping = wanted_command(self.spec, self.draft.done()) == STOP
-        found = log_watch.correction(self.draft, self.observed, self._settled, stopping=stopping)
+        log_watch.merge_observation(self.builder, log_watch.Observation.of(self.watch), self._settled)
+        stopping = wanted_command(self.spec, self.builder.done()) == STOP
+        found = log_watch.correction(self.builder, self.observed, self._settled, stopping=stopping)
         if found is None:
             return None
-        self.draft.enter(found.phase, at=found.at, reason=found.reason, message=found.message)
+        self.builder.enter(found.phase, at=found.at, reason=found.reason, message=found.message)
         if found.phase in {Phase.STOPPED, Phase.FAILED}:
-            self.draft.put(timeCompleted=found.at)
+            self.builder.put(timeCompleted=found.at)
         return self.answer(wait=_AT_ONCE)
 
     def _first(self, command: str) -> str:
@@ -192,7 +192,7 @@ class _Task:
         attempts = (names.retry(first, number) for number in range(len(self.jobs) + retried + 1))
         return [self.jobs[name] for name in attempts if name in self.jobs]
 
-    def _taken_in(self, job: Job, command: str) -> bool:
+    def _is_recorded(self, job: Job, command: str) -> bool:
         """Whether the received status already has the outcome of *job*."""
         entry = self.received.get(command) or {}
         completed = moment(entry.get("timeCompleted"))
@@ -202,14 +202,14 @@ class _Task:
         """The Jobs of *command* whose outcome the received status does not have. An attempt that another one followed is
         settled with that one, also where the clock was set back between them."""
         jobs = self._jobs_of(command)
-        settled = [index for index, job in enumerate(jobs) if self._taken_in(job, command)]
+        settled = [index for index, job in enumerate(jobs) if self._is_recorded(job, command)]
         return jobs[max(settled, default=-1) + 1 :]
 
     def _under_way(self, command: str) -> bool:
         entry = self.received.get(command) or {}
         return bool(entry) and entry.get("phase") not in _ENDED
 
-    def commands_with_news(self) -> list[str]:
+    def commands_to_process(self) -> list[str]:
         """Commands whose Jobs say something new or are awaited: those that ended first, in that order."""
         news: list[tuple[bool, datetime | None, str]] = []
         for command in COMMANDS:
@@ -228,25 +228,25 @@ class _Task:
             first=self._first(command),
             policy=Policy.of(self.spec),
             jobs=fresh,
-            status={**(entry or {}), "backoffRetryStatus": self.draft.get("backoffRetryStatus") if entry else None},
+            status={**(entry or {}), "backoffRetryStatus": self.builder.get("backoffRetryStatus") if entry else None},
             seen=bool(entry),
         )
         outcome = run.evaluate(self.now, self.config)
-        part = Draft(entry or {})
+        part = StatusBuilder(entry or {})
         show(part, outcome, command=command)
         self._keep(command, part, outcome)
         self._project(command, outcome)
         if outcome.job:
-            progress.show_operations(self.draft, outcome.job)
+            progress.show_operations(self.builder, outcome.job)
         return outcome
 
-    def _keep(self, command: str, part: Draft, outcome: Outcome) -> None:
+    def _keep(self, command: str, part: StatusBuilder, outcome: Outcome) -> None:
         part.put(command=command, logTruncatingUntil=self._truncated_to(outcome.job) if command == TRUNCATE else None)
         part.put(progress=None, progresses=None, eta=None, timeTaken=None, commitTs=None, backoffRetryStatus=None)
         if outcome.ended:
             part.put(timeCompleted=outcome.at)
         self.entries[command] = part.done()
-        self.draft.put(backoffRetryStatus=None if outcome.phase is Phase.COMPLETE else outcome.records)
+        self.builder.put(backoffRetryStatus=None if outcome.phase is Phase.COMPLETE else outcome.records)
 
     def _project(self, command: str, outcome: Outcome) -> None:
         """What a sub-command's outcome means for the whole Backup."""
@@ -254,16 +254,16 @@ class _Task:
         if command == START:
             self._project_start(outcome)
         elif outcome.phase is Phase.WAITING:
-            self.draft.mark(Phase.WAITING, at=outcome.at, reason=outcome.reason, message=outcome.message, command=command)
+            self.builder.mark(Phase.WAITING, at=outcome.at, reason=outcome.reason, message=outcome.message, command=command)
         if outcome.phase is not Phase.COMPLETE or job is None or job.report is None:
             return
         if command == TRUNCATE:
             done = job.report.result.get("logSuccessTruncateUntil") or self._truncated_to(job)
-            self.draft.put(logSuccessTruncateUntil=str(done))
+            self.builder.put(logSuccessTruncateUntil=str(done))
             return
         if command == STOP:
-            self.draft.put(timeCompleted=outcome.at)
-        self.draft.enter(_REACHED[command], at=outcome.at, command=command)
+            self.builder.put(timeCompleted=outcome.at)
+        self.builder.enter(_REACHED[command], at=outcome.at, command=command)
         if (opposite := _OPPOSITE.get(command)) and opposite in self.entries:
             self.entries[opposite]["phase"] = str(Phase.REPEATABLE)
 
@@ -272,15 +272,15 @@ class _Task:
         job = outcome.job
         if outcome.phase and outcome.phase is not Phase.COMPLETE:
             words = {"reason": outcome.reason, "message": outcome.message, "command": START}
-            self.draft.enter(outcome.phase, at=outcome.at, **words)
+            self.builder.enter(outcome.phase, at=outcome.at, **words)
         if outcome.phase is Phase.FAILED:
-            self.draft.put(timeCompleted=outcome.at)
+            self.builder.put(timeCompleted=outcome.at)
         if job:
-            progress.show_data(self.draft, job)
-            self.draft.put(timeStarted=(job.report.time_started if job.report else None) or job.started)
+            progress.show_data(self.builder, job)
+            self.builder.put(timeStarted=(job.report.time_started if job.report else None) or job.started)
         if job and job.report and outcome.phase is Phase.COMPLETE:
             # br may leave the start to the cluster; the Backup then counts as started from when its Job ended.
-            self.draft.put(commitTs=job.report.commit_ts or (str(tso.from_datetime(job.ended)) if job.ended else ""))
+            self.builder.put(commitTs=job.report.commit_ts or (str(tso.from_datetime(job.ended)) if job.ended else ""))
 
     def _truncated_to(self, job: Job | None) -> str:
         """The target in the Job's own arguments: the spec may have moved on."""
@@ -289,20 +289,20 @@ class _Task:
 
     def next(self) -> Decision[JobIntent]:
         """With no command under way: start the one that is wanted, if any."""
-        status = self.draft.done()
+        status = self.builder.done()
         command = wanted_command(self.spec, status, self.target)
         out_of_reach = log_watch.is_gone(status) and command != TRUNCATE
         for other, entry in self.entries.items():
             # Asked for again later, it is tried again; a Backup whose start failed is Failed for ever.
             if other not in {command, START} and entry.get("phase") == Phase.FAILED:
                 entry["phase"] = str(Phase.REPEATABLE)
-        if in_sync(command, status) or out_of_reach or self._given_up(command):
+        if in_sync(command, status) or out_of_reach or self._has_failed_permanently(command):
             self._remark(status, command)
             return self.answer()
         if command != START and not status.get("commitTs"):
             message = f"{command} waits until the log backup has been started"
             at = moment(metadata(self.observed.parent).get("creationTimestamp"))
-            note = self.draft.mark if self.draft.phase == Phase.FAILED else self.draft.enter
+            note = self.builder.mark if self.builder.phase == Phase.FAILED else self.builder.enter
             note(Phase.WAITING, at=at, reason="LogBackupNotStarted", message=message)
             return self.answer()
         leftover = self._jobs_of(command)
@@ -317,19 +317,19 @@ class _Task:
         """With nothing to be done: say what the spec asks for in vain."""
         if status.get("phase") == Phase.FAILED:
             return
-        if self._given_up(command):
+        if self._has_failed_permanently(command):
             self._remark_failure(command)
         if problem := spec_problem("Backup", self.observed):
-            hold(self.draft, self.observed, Admission(invalid=problem), move=False)
+            hold(self.builder, self.observed, Admission(invalid=problem), move=False)
         elif _is_ahead(status, self.target):
             message = (
                 f"the log is not truncated to {self.target} yet: that lies after its checkpoint {status['logCheckpointTs']}, "
                 "so all of it would be deleted"
             )
-            hold(self.draft, self.observed, Admission(waiting=("LogTruncateAhead", message)), move=False)
+            hold(self.builder, self.observed, Admission(waiting=("LogTruncateAhead", message)), move=False)
         elif 0 < _tso(self.target) <= _tso(status.get("commitTs")) and not status.get("logSuccessTruncateUntil"):
             # Nothing lies there; who waits for this field to reach the spec's may go on.
-            self.draft.put(logSuccessTruncateUntil=self.target)
+            self.builder.put(logSuccessTruncateUntil=self.target)
 
     def _remark_failure(self, command: str) -> None:
         entry = self.entries[command]
@@ -337,9 +337,9 @@ class _Task:
         again = "give another logTruncateUntil" if command == TRUNCATE else "ask for another command, then for this one again"
         message = f"{command} failed and is not repeated: {why.get('message') or why.get('reason')}; mend it and {again}"
         at = moment(entry.get("timeCompleted"))
-        self.draft.mark(Phase.STALLED, at=at, reason=str(why.get("reason") or "LogCommandFailed"), message=message)
+        self.builder.mark(Phase.STALLED, at=at, reason=str(why.get("reason") or "LogCommandFailed"), message=message)
 
-    def _given_up(self, command: str) -> bool:
+    def _has_failed_permanently(self, command: str) -> bool:
         """Whether the last run of *command* failed for good; another truncation target is another run."""
         entry = self.entries.get(command) or {}
         same = command != TRUNCATE or entry.get("logTruncatingUntil") == self.target
@@ -348,7 +348,7 @@ class _Task:
     def start(self, name: str, command: str) -> Decision[JobIntent]:
         """The Job *name* of *command*, unless something is in the way."""
         admission = admit("Backup", self.observed, self.config)
-        if hold(self.draft, self.observed, admission, move=not self.draft.get("commitTs")):
+        if hold(self.builder, self.observed, admission, move=not self.builder.get("commitTs")):
             return self.answer()
         intent = JobIntent(
             name=name,

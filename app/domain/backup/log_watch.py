@@ -30,7 +30,7 @@ from app.domain.decision import Drop
 from app.domain.job.observed import JOB, Job, JobIntent, Purpose
 from app.domain.job.run import stall_cause, stall_time
 from app.domain.observed import Observed, metadata
-from app.domain.status import Draft, Phase, holds
+from app.domain.status import Phase, StatusBuilder, holds
 from app.domain.times import moment, stamp
 from app.domain.validation import admit
 from crds.contract import durations, names
@@ -103,28 +103,28 @@ class Observation:
         return {key: value for key, value in found.items() if value not in (None, "")}
 
 
-def settled_at(entries: Iterable[Mapping[str, Any]]) -> datetime | None:
+def last_command_end(entries: Iterable[Mapping[str, Any]]) -> datetime | None:
     """When the last command ended, as *entries* of ``status.logSubCommandStatuses`` tell; earlier looks do not count."""
     return max((time for entry in entries if (time := moment(entry.get("timeCompleted")))), default=None)
 
 
-def take_in(draft: Draft, observation: Observation | None, settled: datetime | None) -> None:
+def merge_observation(builder: StatusBuilder, observation: Observation | None, settled: datetime | None) -> None:
     """Copy what is new in *observation* into the status."""
-    if draft.phase == Phase.STOPPED:
-        draft.put(logTask=None)
-    before: Mapping[str, Any] = draft.get("logTask") or {}
+    if builder.phase == Phase.STOPPED:
+        builder.put(logTask=None)
+    before: Mapping[str, Any] = builder.get("logTask") or {}
     seen = moment(before.get("observedAt"))
     stale = observation is None or (seen and observation.at <= seen) or (settled and observation.at <= settled)
-    if observation is None or stale or draft.phase not in _WATCHED:
+    if observation is None or stale or builder.phase not in _WATCHED:
         return
     since = moment(before.get("since")) if before.get("state") == observation.state else None
     if since is None or (settled and since <= settled):
         since = observation.at
-    draft.put(logTask=observation.task(since))
+    builder.put(logTask=observation.task(since))
     if observation.checkpoint:
-        draft.put(logCheckpointTs=observation.checkpoint)
+        builder.put(logCheckpointTs=observation.checkpoint)
     if observation.state is not TaskState.UNKNOWN:
-        draft.put(timeSynced=observation.at)
+        builder.put(timeSynced=observation.at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,13 +137,13 @@ class Correction:
     at: datetime | None
 
 
-def correction(draft: Draft, observed: Observed, settled: datetime | None, *, stopping: bool) -> Correction | None:
-    """The row of this module's table that the status in *draft* has come to; *stopping*: the task is to be stopped."""
-    task: Mapping[str, Any] = draft.get("logTask") or {}
+def correction(builder: StatusBuilder, observed: Observed, settled: datetime | None, *, stopping: bool) -> Correction | None:
+    """The row of this module's table that the status in *builder* has come to; *stopping*: the task is to be stopped."""
+    task: Mapping[str, Any] = builder.get("logTask") or {}
     since, at = moment(task.get("since")), moment(task.get("observedAt"))
-    if draft.phase not in _WATCHED or since is None or at is None or (settled and since <= settled):
+    if builder.phase not in _WATCHED or since is None or at is None or (settled and since <= settled):
         return None
-    state, phase, name = TaskState(task["state"]), draft.phase, observed.name
+    state, phase, name = TaskState(task["state"]), builder.phase, observed.name
     if state is TaskState.ERROR_PAUSED:
         return _paused_by_error(task, name, at) if phase == Phase.RUNNING else None
     if state is TaskState.UNKNOWN:
@@ -209,15 +209,15 @@ class Care:
     wait: float | None = None
 
 
-def care_for(job: Job | None, draft: Draft, observed: Observed, now: datetime, config: Config) -> Care:
+def reconcile_watch_job(job: Job | None, builder: StatusBuilder, observed: Observed, now: datetime, config: Config) -> Care:
     """Have exactly one watch while the task should be in the cluster, and none before and after."""
-    wanted = draft.phase in _WATCHED and bool(draft.get("commitTs"))
+    wanted = builder.phase in _WATCHED and bool(builder.get("commitTs"))
     if job is None:
         return _made(observed, config) if wanted else Care()
     if not wanted and observed.status.get("phase") not in _WATCHED:
         return Care(drop=[Drop(kind=JOB, name=job.name, rule="the task has ended: nothing is left to watch")])
     if not job.finished:
-        return _stalled(job, draft, now, config)
+        return _stalled(job, builder, now, config)
     left = (job.ended + timedelta(seconds=_AGAIN) - now).total_seconds() if job.ended else 0
     if left > 0:
         return Care(wait=left)
@@ -232,14 +232,14 @@ def _made(observed: Observed, config: Config) -> Care:
     return Care(create=[JobIntent(name=name, purpose=Purpose.WATCH, command=COMMAND, cluster=admission.cluster)])
 
 
-def _stalled(job: Job, draft: Draft, now: datetime, config: Config) -> Care:
+def _stalled(job: Job, builder: StatusBuilder, now: datetime, config: Config) -> Care:
     late = stall_time(job, config)
-    if holds(draft.done(), Phase.STALLED):
+    if holds(builder.done(), Phase.STALLED):
         return Care()  # a command that failed says more than its watch
     if (report := job.report) and report.error and report.phase is ReportPhase.FAILED:
         message = f"the task is not watched: {report.error.message}; see: kubectl logs job/{job.name}"
-        draft.mark(Phase.STALLED, at=report.time_completed, reason=report.error.reason, message=message)
+        builder.mark(Phase.STALLED, at=report.time_completed, reason=report.error.reason, message=message)
     if late and now >= late:
         reason, message = stall_cause(job, config)
-        draft.mark(Phase.STALLED, at=late, reason=reason, message=message)
+        builder.mark(Phase.STALLED, at=late, reason=reason, message=message)
     return Care(wait=(late - now).total_seconds() if late and now < late else None)

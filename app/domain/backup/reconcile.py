@@ -30,7 +30,7 @@ from app.domain.job.observed import JobIntent, Purpose
 from app.domain.job.run import Run, show
 from app.domain.observed import Object, Observed, metadata
 from app.domain.recorded import Start
-from app.domain.status import Draft, outcome_of
+from app.domain.status import StatusBuilder, outcome_of
 from app.domain.validation import admit, hold
 from crds.contract import names
 from crds.contract.paths import export_location, location_of
@@ -67,27 +67,27 @@ def _decide(observed: Observed, now: datetime, config: Config) -> Decision[JobIn
 
 
 def _sync(observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
-    draft = Draft(observed.status)
+    builder = StatusBuilder(observed.status)
     if outcome_of(observed.status):
-        return gc_life_time.settle(observed, draft, now, config)
+        return gc_life_time.settle(observed, builder, now, config)
     # The annotation is about a Backup that never ran; on any other it could make a clean delete a path of somebody's choice.
     run = Run.of(names.backup_job(observed.name), observed)
     begun = bool(run.jobs) or recorded.has_begun(observed.status)
     if not begun and (status := imported.status_of(observed)) is not None:
         return Decision(status=status)
     outcome = run.evaluate(now, config)
-    show(draft, outcome)
-    gc_life_time.show(draft, run.jobs.values())
+    show(builder, outcome)
+    gc_life_time.show(builder, run.jobs.values())
     if outcome.job:
-        progress.show_data(draft, outcome.job)
+        progress.show_data(builder, outcome.job)
     if not outcome.due:
-        return Decision(status=draft.done(), resync_after=outcome.wait)
+        return Decision(status=builder.done(), resync_after=outcome.wait)
     admission = admit("Backup", observed, config)
-    if hold(draft, observed, admission):
-        return Decision(status=draft.done())
+    if hold(builder, observed, admission):
+        return Decision(status=builder.done())
     purpose = Purpose.BACKUP if observed.spec.get("br") else Purpose.EXPORT
     intent = JobIntent(name=outcome.due, purpose=purpose, path=_path(observed), cluster=admission.cluster)
-    return Decision(status=draft.done(), create=[intent])
+    return Decision(status=builder.done(), create=[intent])
 
 
 def _path(observed: Observed) -> str:

@@ -25,7 +25,7 @@ from app.domain.job.retry import VANISHED, failure_of
 from app.domain.job.run import stall_cause, stall_time
 from app.domain.observed import Object, Observed, metadata
 from app.domain.recorded import Start
-from app.domain.status import Draft, Phase, holds
+from app.domain.status import Phase, StatusBuilder, holds
 from app.domain.times import stamp
 from app.domain.validation import admit, hold
 from crds.contract import names
@@ -52,98 +52,103 @@ def decide(observed: Observed, now: datetime, config: Config) -> Decision[JobInt
 
 
 def _decide(observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
-    draft = Draft(observed.status, phase_field="state")
+    builder = StatusBuilder(observed.status, phase_field="state")
     if observed.finalizing:
-        return Decision(status=draft.done(), finalized=True)
-    if draft.phase in _TERMINAL:
-        return Decision(status=draft.done())
+        return Decision(status=builder.done(), finalized=True)
+    if builder.phase in _TERMINAL:
+        return Decision(status=builder.done())
     name, jobs = names.compact_job(observed.name, sharded=_sharded(observed)), observed_jobs(observed)
     # An earlier release called the Job of every compaction like its CR.
     job = jobs.get(name) or jobs.get(names.fit(observed.name))
     if job:
-        return _follow(draft, job, observed, now, config)
+        return _follow(builder, job, observed, now, config)
     if holds(observed.status, Phase.SCHEDULED):
-        draft.enter(Phase.FAILED, reason=VANISHED, message=f"Job {name} was deleted before its end was seen")
-        draft.put(message=f"Job {name} was deleted before its end was seen; make a new CompactBackup")
-        return Decision(status=draft.done())
+        builder.enter(Phase.FAILED, reason=VANISHED, message=f"Job {name} was deleted before its end was seen")
+        builder.put(message=f"Job {name} was deleted before its end was seen; make a new CompactBackup")
+        return Decision(status=builder.done())
     admission = admit("CompactBackup", observed, config)
-    if hold(draft, observed, admission):
-        draft.put(message=admission.invalid or (admission.waiting or ("", ""))[1])
-        return Decision(status=draft.done())
-    draft.put(message=None)
-    return Decision(status=draft.done(), create=[JobIntent(name=name, purpose=Purpose.COMPACT, cluster=admission.cluster)])
+    if hold(builder, observed, admission):
+        builder.put(message=admission.invalid or (admission.waiting or ("", ""))[1])
+        return Decision(status=builder.done())
+    builder.put(message=None)
+    return Decision(status=builder.done(), create=[JobIntent(name=name, purpose=Purpose.COMPACT, cluster=admission.cluster)])
 
 
-def _follow(draft: Draft, job: Job, observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
+def _follow(builder: StatusBuilder, job: Job, observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
     """Show where *job* is."""
     sharded = _sharded(observed)
-    draft.mark(Phase.SCHEDULED, at=job.created, message=f"Job {job.name}")
-    draft.put(message=None)
-    (_show_shards if sharded else _show_tool)(draft, job)
+    builder.mark(Phase.SCHEDULED, at=job.created, message=f"Job {job.name}")
+    builder.put(message=None)
+    (_show_shards if sharded else _show_tool)(builder, job)
     if job.failed:
-        _give_up(draft, job)
+        _give_up(builder, job)
     elif job.complete and not (job.succeeded or sharded):
         # A sharded Job has one report for many Pods, so there the completed indexes are the proof.
         _fail(
-            draft,
+            builder,
             job.ended,
             "ReportMissing",
             f"Job {job.name} is complete but left no final report, so nothing proves its work",
         )
     elif job.complete:
-        draft.enter(Phase.COMPLETE, at=job.ended)
-        draft.put(endTs=str((job.report.result.get("endTs") if job.report else "") or observed.spec.get("endTs") or ""))
+        builder.enter(Phase.COMPLETE, at=job.ended)
+        builder.put(endTs=str((job.report.result.get("endTs") if job.report else "") or observed.spec.get("endTs") or ""))
     else:
-        _show_running(draft, job, sharded=sharded)
-    wait = _stalled(draft, job, now, config)
-    return Decision(status=draft.done(), resync_after=wait)
+        _show_running(builder, job, sharded=sharded)
+    wait = _stalled(builder, job, now, config)
+    return Decision(status=builder.done(), resync_after=wait)
 
 
 def _sharded(observed: Observed) -> bool:
     return bool(observed.spec.get("mode") == "sharded")
 
 
-def _fail(draft: Draft, at: datetime | None, reason: str, message: str) -> None:
-    draft.enter(Phase.FAILED, at=at, reason=reason, message=message)
-    draft.put(message="; ".join(text for text in (reason, message) if text))
+def _fail(builder: StatusBuilder, at: datetime | None, reason: str, message: str) -> None:
+    builder.enter(Phase.FAILED, at=at, reason=reason, message=message)
+    builder.put(message="; ".join(text for text in (reason, message) if text))
 
 
-def _give_up(draft: Draft, job: Job) -> None:
+def _give_up(builder: StatusBuilder, job: Job) -> None:
     """The Job failed. Kubernetes sees that its limit is reached only when the container has begun once more, and stops that
     run: then not its end but the last failure on record is the cause."""
-    failure, records = failure_of(job), draft.get("backoffRetryStatus") or ()
+    failure, records = failure_of(job), builder.get("backoffRetryStatus") or ()
     told = bool(job.report and job.report.phase is ReportPhase.FAILED and failure.cause != _INTERRUPTED)
     if told or not records:
-        _fail(draft, failure.at, failure.cause, "; ".join(text for text in (_given_up(draft), failure.message) if text))
+        _fail(
+            builder,
+            failure.at,
+            failure.cause,
+            "; ".join(text for text in (_has_failed_permanently(builder), failure.message) if text),
+        )
         return
     causes = [str(record.get("retryReason") or "") for record in records]
     own = [cause for cause in causes if not cause.startswith(_INTERRUPTED)]
     reason, _, message = (own or causes)[-1].partition("; ")
-    _fail(draft, failure.at, reason, "; ".join(text for text in (message, "maxRetryTimes is used up") if text))
+    _fail(builder, failure.at, reason, "; ".join(text for text in (message, "maxRetryTimes is used up") if text))
 
 
-def _show_tool(draft: Draft, job: Job) -> None:
+def _show_tool(builder: StatusBuilder, job: Job) -> None:
     """How far the tool is, in its own words."""
-    draft.put(progress=str(job.report.result.get("progress") or "") if job.report else None)
+    builder.put(progress=str(job.report.result.get("progress") or "") if job.report else None)
 
 
-def _show_shards(draft: Draft, job: Job) -> None:
+def _show_shards(builder: StatusBuilder, job: Job) -> None:
     """Which shards are done and which were given up, as Kubernetes counts them: one report cannot speak for many Pods."""
     status = job.obj.get("status") or {}
     done, failed = status.get("completedIndexes"), status.get("failedIndexes")
     shards = (job.obj.get("spec") or {}).get("completions")
-    draft.put(
+    builder.put(
         completedIndexes=done,
         failedIndexes=failed,
         progress=f"[SHARDS({count_indexes(str(done or ''))}/{shards})]" if shards else None,
     )
     if again := (status.get("failed") or 0) - count_indexes(str(failed or "")):
-        draft.put(message=f"{again} Pods failed so far, and their shards were tried again")
+        builder.put(message=f"{again} Pods failed so far, and their shards were tried again")
 
 
-def _given_up(draft: Draft) -> str:
+def _has_failed_permanently(builder: StatusBuilder) -> str:
     """What a sharded Job left undone."""
-    failed = str(draft.get("failedIndexes") or "")
+    failed = str(builder.get("failedIndexes") or "")
     return f"{count_indexes(failed)} shards were given up: {failed}; the rest is compacted" if failed else ""
 
 
@@ -161,32 +166,32 @@ def count_indexes(text: str) -> int:
     return count
 
 
-def _show_running(draft: Draft, job: Job, *, sharded: bool) -> None:
+def _show_running(builder: StatusBuilder, job: Job, *, sharded: bool) -> None:
     report = job.report
     if report is None:
-        draft.enter(Phase.SCHEDULED, at=job.created, message=f"Job {job.name}")
+        builder.enter(Phase.SCHEDULED, at=job.created, message=f"Job {job.name}")
     elif report.phase is ReportPhase.FAILED and not sharded:
-        _show_retry(draft, report)
+        _show_retry(builder, report)
     else:
         phase = _REPORTED.get(report.phase, Phase.RUNNING) if not sharded else Phase.RUNNING
         message = report.error.message if report.error and phase is Phase.WAITING else ""
-        draft.enter(phase, at=report.time_started or job.started, message=message)
+        builder.enter(phase, at=report.time_started or job.started, message=message)
 
 
-def _show_retry(draft: Draft, report: Report) -> None:
+def _show_retry(builder: StatusBuilder, report: Report) -> None:
     """The Pod failed, and Kubernetes tries it again: ``maxRetryTimes`` bounds that."""
     error = report.error
     reason, words = (error.reason, error.message) if error else ("Failed", "")
-    draft.enter(Phase.RETRY_FAILED, at=report.time_completed, reason=reason, message=words)
-    draft.put(message="; ".join(text for text in (reason, words) if text))
-    records = list(draft.get("backoffRetryStatus") or ())
+    builder.enter(Phase.RETRY_FAILED, at=report.time_completed, reason=reason, message=words)
+    builder.put(message="; ".join(text for text in (reason, words) if text))
+    records = list(builder.get("backoffRetryStatus") or ())
     at = stamp(report.time_completed) if report.time_completed else ""
     if at and (not records or records[-1].get("detectFailedAt") != at):
-        record = {"retryNum": len(records) + 1, "detectFailedAt": at, "retryReason": draft.get("message")}
-        draft.put(backoffRetryStatus=[*records, record])
+        record = {"retryNum": len(records) + 1, "detectFailedAt": at, "retryReason": builder.get("message")}
+        builder.put(backoffRetryStatus=[*records, record])
 
 
-def _stalled(draft: Draft, job: Job, now: datetime, config: Config) -> float | None:
+def _stalled(builder: StatusBuilder, job: Job, now: datetime, config: Config) -> float | None:
     """Note a stall; else the seconds until it would be one."""
     late = stall_time(job, config)
     if late is None:
@@ -194,5 +199,5 @@ def _stalled(draft: Draft, job: Job, now: datetime, config: Config) -> float | N
     if now < late:
         return (late - now).total_seconds()
     reason, message = stall_cause(job, config)
-    draft.mark(Phase.STALLED, at=late, reason=reason, message=message)
+    builder.mark(Phase.STALLED, at=late, reason=reason, message=message)
     return None

@@ -30,7 +30,7 @@ from app.domain.job import ending
 from app.domain.job.observed import JOB, Job, JobIntent, Purpose, observed_jobs
 from app.domain.job.retry import failure_of
 from app.domain.observed import Observed, metadata
-from app.domain.status import Draft, Phase, holds
+from app.domain.status import Phase, StatusBuilder, holds
 from app.domain.times import moment
 from crds.contract import durations, names
 from crds.contract.report import GcLifeTime
@@ -44,7 +44,7 @@ _EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
 _STATES: Final = {str(state): state for state in GcLifeTime}
 
 
-def show(draft: Draft, jobs: Iterable[Job]) -> None:
+def show(builder: StatusBuilder, jobs: Iterable[Job]) -> None:
     """Set or remove the condition, by the newest of *jobs* whose report says something of it; else it stays as it was."""
     newest = None
     for job in jobs:
@@ -53,53 +53,53 @@ def show(draft: Draft, jobs: Iterable[Job]) -> None:
     if newest is None:
         return
     if _state(newest) == GcLifeTime.RELEASED:
-        draft.forget(_KIND)
+        builder.forget(_KIND)
         return
     report = newest.report
     message = f"Job {newest.name} needs it. {_statement(report.result.get('gcLifeTimeBefore') if report else None)}".strip()
-    draft.mark(_KIND, at=(report.time_started if report else None) or newest.started, reason="RunNeedsIt", message=message)
+    builder.mark(_KIND, at=(report.time_started if report else None) or newest.started, reason="RunNeedsIt", message=message)
 
 
-def settle(observed: Observed, draft: Draft, now: datetime, config: Config) -> Decision[JobIntent]:
+def settle(observed: Observed, builder: StatusBuilder, now: datetime, config: Config) -> Decision[JobIntent]:
     """The answer for a CR whose run has ended: its status, and the Job when there is something to restore."""
     if not holds(observed.status, _KIND):
-        return Decision(status=draft.done())
+        return Decision(status=builder.done())
     jobs = observed_jobs(observed)
-    show(draft, jobs.values())
+    show(builder, jobs.values())
     job = jobs.get(_name(observed))
-    if not holds(draft.done(), _KIND) or (job and not job.finished):
-        return Decision(status=_progress(draft, observed, job))
+    if not holds(builder.done(), _KIND) or (job and not job.finished):
+        return Decision(status=_progress(builder, observed, job))
     if job is None:
-        return _run(draft, observed, config)
-    _show_failure(draft, observed, job)
+        return _run(builder, observed, config)
+    _show_failure(builder, observed, job)
     due = (job.ended or now) + RETRY
     if now < due:
-        return Decision(status=draft.done(), resync_after=(due - now).total_seconds())
+        return Decision(status=builder.done(), resync_after=(due - now).total_seconds())
     rule = "restoring the GC life time failed an hour ago: it is tried again"
-    return Decision(status=draft.done(), drop=[Drop(kind=JOB, name=job.name, rule=rule)])
+    return Decision(status=builder.done(), drop=[Drop(kind=JOB, name=job.name, rule=rule)])
 
 
-def finalize(observed: Observed, draft: Draft, config: Config) -> Decision[JobIntent] | None:
+def finalize(observed: Observed, builder: StatusBuilder, config: Config) -> Decision[JobIntent] | None:
     """What a CR that is being deleted has to wait for; None when nothing is (or can be) restored any more."""
     jobs = observed_jobs(observed)
-    show(draft, jobs.values())
-    if not holds(draft.done(), _KIND):
+    show(builder, jobs.values())
+    if not holds(builder.done(), _KIND):
         return None
     job, deleted = jobs.get(_name(observed)), moment(metadata(observed.parent).get("deletionTimestamp"))
     if job and job.finished and not (deleted and job.created and job.created < deleted):
-        _show_failure(draft, observed, job)
+        _show_failure(builder, observed, job)
         return None  # it was tried: a clean that runs by now is not to be disturbed
     others = (_name(observed), names.clean_job(observed.name), names.stop_job(observed.name))
     if busy := ending.busy_jobs(observed, but=lambda name: name.startswith(others)):
         drops = ending.stopping(busy, "deleting: a run ends before its GC life time is restored")
-        return Decision(status=draft.done(), drop=drops, resync_after=_PODS_LEFT)
+        return Decision(status=builder.done(), drop=drops, resync_after=_PODS_LEFT)
     if job is None:
-        return _run(draft, observed, config)
+        return _run(builder, observed, config)
     if not job.finished:
-        return Decision(status=_progress(draft, observed, job))
-    _show_failure(draft, observed, job)
+        return Decision(status=_progress(builder, observed, job))
+    _show_failure(builder, observed, job)
     rule = "deleting: restoring the GC life time failed before, it is tried once more"
-    return Decision(status=draft.done(), drop=[Drop(kind=JOB, name=job.name, rule=rule)])
+    return Decision(status=builder.done(), drop=[Drop(kind=JOB, name=job.name, rule=rule)])
 
 
 def left_raised(status: Mapping[str, Any]) -> str:
@@ -108,22 +108,22 @@ def left_raised(status: Mapping[str, Any]) -> str:
     return f"the GC life time may still be raised: {found.get('message', '')}" if found.get("status") == "True" else ""
 
 
-def _run(draft: Draft, observed: Observed, config: Config) -> Decision[JobIntent]:
+def _run(builder: StatusBuilder, observed: Observed, config: Config) -> Decision[JobIntent]:
     """The Job, once no Pod of another one is left."""
     if ending.busy_jobs(observed):
-        return Decision(status=draft.done(), resync_after=_PODS_LEFT)
+        return Decision(status=builder.done(), resync_after=_PODS_LEFT)
     intent = JobIntent(name=_name(observed), purpose=Purpose.GC_LIFE_TIME, cluster=clusters.find(observed, config))
-    return Decision(status=draft.done(), create=[intent])
+    return Decision(status=builder.done(), create=[intent])
 
 
-def _progress(draft: Draft, observed: Observed, job: Job | None) -> Mapping[str, Any]:
-    if job and holds(draft.done(), _KIND):
+def _progress(builder: StatusBuilder, observed: Observed, job: Job | None) -> Mapping[str, Any]:
+    if job and holds(builder.done(), _KIND):
         message = f"Job {job.name} restores it. {_remedy(observed)}".strip()
-        draft.mark(_KIND, at=job.created, reason="Restoring", message=message)
-    return draft.done()
+        builder.mark(_KIND, at=job.created, reason="Restoring", message=message)
+    return builder.done()
 
 
-def _show_failure(draft: Draft, observed: Observed, job: Job) -> None:
+def _show_failure(builder: StatusBuilder, observed: Observed, job: Job) -> None:
     reason = "NotRestored"
     if job.succeeded and job.report:
         # A run that lost its owner (--cascade=orphan) is at work: it restores the value itself.
@@ -134,7 +134,7 @@ def _show_failure(draft: Draft, observed: Observed, job: Job) -> None:
     else:
         why = "ReportMissing; it is complete but left no final report"
     message = f"Job {job.name}: {why}. {_remedy(observed)}".strip()
-    draft.mark(_KIND, at=job.ended, reason=reason, message=message)
+    builder.mark(_KIND, at=job.ended, reason=reason, message=message)
 
 
 def _statement(before: object) -> str:

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from app.domain.job.observed import Job
-from app.domain.status import Draft, Phase
+from app.domain.status import Phase, StatusBuilder
 from app.domain.times import moment, stamp
 from crds.contract import durations, sizes, tso
 from crds.contract.report import Report, StepProgress
@@ -28,10 +28,10 @@ def _step(step: StepProgress) -> dict[str, object]:
     return {**written, "progress": int(value) if value.is_integer() else value}
 
 
-def show_running(draft: Draft, job: Job) -> None:
+def show_running(builder: StatusBuilder, job: Job) -> None:
     """Copy what the report of the unfinished *job* says; a new attempt starts its own progress."""
     report = job.report
-    draft.put(
+    builder.put(
         timeStarted=(report.time_started if report else None) or job.started,
         timeCompleted=None,
         timeTaken=None,
@@ -41,29 +41,29 @@ def show_running(draft: Draft, job: Job) -> None:
     )
 
 
-def show_ended(draft: Draft, job: Job, *, complete: bool) -> None:
+def show_ended(builder: StatusBuilder, job: Job, *, complete: bool) -> None:
     """Copy what the report of the finished *job* says, and how long it took."""
     report = job.report
     started = (report.time_started if report else None) or job.started
     ended = (report.time_completed if report else None) or job.ended
     taken = durations.go_text(timedelta(seconds=round((ended - started).total_seconds()))) if started and ended else None
-    draft.put(timeStarted=started, timeCompleted=ended, timeTaken=taken, eta=None)
+    builder.put(timeStarted=started, timeCompleted=ended, timeTaken=taken, eta=None)
     if report and report.progress:
-        draft.put(progress=percent(report), progresses=[_step(step) for step in report.progress])
+        builder.put(progress=percent(report), progresses=[_step(step) for step in report.progress])
     if complete:
-        draft.put(progress="100%")
+        builder.put(progress="100%")
 
 
-def show_position(draft: Draft, job: Job) -> None:
+def show_position(builder: StatusBuilder, job: Job) -> None:
     """The snapshot's TSO, once known. One from after its Job's end is not believed: a schedule cuts its log up to there."""
     if not (job.report and (said := job.report.commit_ts)):
         return
     if job.ended and _after(said, job.ended + _CLOCKS_APART):
         message = f"the report of Job {job.name} names a commitTs from after the end of the Job"
-        draft.mark(Phase.REPORT_REFUSED, at=job.created, reason="ReportedTimeImpossible", message=message)
-        draft.put(commitTs=None)
+        builder.mark(Phase.REPORT_REFUSED, at=job.created, reason="ReportedTimeImpossible", message=message)
+        builder.put(commitTs=None)
     else:
-        draft.put(commitTs=said)
+        builder.put(commitTs=said)
 
 
 def _after(timestamp: str, limit: datetime) -> bool:
@@ -73,7 +73,7 @@ def _after(timestamp: str, limit: datetime) -> bool:
         return False  # no TSO: whoever reads it takes it for unknown
 
 
-def show_data(draft: Draft, job: Job) -> None:
+def show_data(builder: StatusBuilder, job: Job) -> None:
     """Where a Backup's data lies, from the moment its Job exists, and how much it is.
 
     The path is the one that the Job was given. A report is an annotation, and what lies at this path is deleted one day: what
@@ -81,31 +81,31 @@ def show_data(draft: Draft, job: Job) -> None:
     """
     report = job.report
     said = report.backup_path if report else None
-    if path := job.path or draft.get("backupPath") or said:
-        draft.put(backupPath=path)
+    if path := job.path or builder.get("backupPath") or said:
+        builder.put(backupPath=path)
     if job.reported_elsewhere:
         message = f"the report of Job {job.name} names another path than the one it was given; that path is not touched"
-        draft.mark(Phase.REPORT_REFUSED, at=job.created, reason="ReportedPathDiffers", message=message)
+        builder.mark(Phase.REPORT_REFUSED, at=job.created, reason="ReportedPathDiffers", message=message)
     if report and report.backup_size is not None:
-        draft.put(backupSize=report.backup_size, backupSizeReadable=sizes.readable(report.backup_size))
+        builder.put(backupSize=report.backup_size, backupSizeReadable=sizes.readable(report.backup_size))
 
 
-def show_left_out(draft: Draft, job: Job) -> None:
+def show_left_out(builder: StatusBuilder, job: Job) -> None:
     """What an export does not hold, or what of it a restore did not bring."""
     left_out = job.report.result.get("leftOut") if job.report else None
     if isinstance(left_out, list) and left_out:
-        draft.put(leftOut=[str(line)[:_LINE] for line in left_out[:_LINES]])
+        builder.put(leftOut=[str(line)[:_LINE] for line in left_out[:_LINES]])
 
 
-def show_operations(draft: Draft, job: Job) -> None:
+def show_operations(builder: StatusBuilder, job: Job) -> None:
     """The runs of br that the report names: newest first, each once, no more than ten."""
     said = job.report.result.get("brOperations") if job.report else None
     fresh = [found for item in said if (found := _operation(item))] if isinstance(said, list) else []
     if not fresh:
         return
     known = {item["operationID"] for item in fresh}
-    before = [item for item in draft.get("brOperations") or () if item.get("operationID") not in known]
-    draft.put(brOperations=[*fresh, *before][:_MAX_OPERATIONS])
+    before = [item for item in builder.get("brOperations") or () if item.get("operationID") not in known]
+    builder.put(brOperations=[*fresh, *before][:_MAX_OPERATIONS])
 
 
 def _operation(said: Any) -> dict[str, str] | None:

@@ -105,7 +105,7 @@ def failure_of(job: Job) -> Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chain:
+class RetryState:
     """The attempts so far. *number* counts from 0; *job* is the current attempt's Job where it is observed; *failure* is set
     when the current attempt has failed and no other has followed; *records* are those of retries that were decided."""
 
@@ -115,19 +115,19 @@ class Chain:
     records: list[dict[str, Any]]
 
 
-def walk(
+def evaluate_retries(
     first: str,
     jobs: Mapping[str, Job],
     records: Sequence[Mapping[str, Any]],
     policy: Policy,
     *,
     seen: bool,
-    last_sign: Callable[[], datetime | None],
-) -> Chain:
+    last_activity: Callable[[], datetime | None],
+) -> RetryState:
     """Follow the attempts of *first* through the observed *jobs*.
 
     Jobs count for more than the *records* of the received status, which may be one write behind. *seen* says that the status
-    knows the first Job to have existed: if it is absent now it vanished, and *last_sign* finds the last sign of life.
+    knows the first Job to have existed: if it is absent now it vanished, and *last_activity* finds the last sign of life.
     """
     known: list[dict[str, Any]] = [dict(record) for record in records]
     number = 0
@@ -137,13 +137,13 @@ def walk(
         job, follower = jobs.get(name), jobs.get(following)
         was_followed = follower is not None or (number < len(known) and bool(known[number].get("realRetryAt")))
         if job and not job.failed and not was_followed:
-            return Chain(number=number, job=job, failure=None, records=known[:number])
+            return RetryState(number=number, job=job, failure=None, records=known[:number])
         if job is None and not (seen or was_followed or number < len(known)):
-            return Chain(number=number, job=None, failure=None, records=known[:number])
-        noted = moment(known[number].get("detectFailedAt")) if number < len(known) else last_sign()
+            return RetryState(number=number, job=None, failure=None, records=known[:number])
+        noted = moment(known[number].get("detectFailedAt")) if number < len(known) else last_activity()
         failure = failure_of(job) if job and job.failed else _vanished(name, noted)
         if not was_followed:
-            return Chain(number=number, job=job, failure=failure, records=known[: number + 1])
+            return RetryState(number=number, job=job, failure=failure, records=known[: number + 1])
         if number >= len(known):
             known.append(failure.record(number + 1, policy))
         if follower and follower.created:

@@ -24,9 +24,9 @@ from typing import Any, Final, Self
 from app.domain.config import Config
 from app.domain.job import progress
 from app.domain.job.observed import Job, observed_jobs
-from app.domain.job.retry import Chain, Failure, Policy, walk
+from app.domain.job.retry import Failure, Policy, RetryState, evaluate_retries
 from app.domain.observed import Observed, metadata
-from app.domain.status import PASSING, Draft, Phase, holds
+from app.domain.status import TRANSIENT, Phase, StatusBuilder, holds
 from app.domain.times import moment, stamp
 from crds.contract import names
 from crds.contract.report import Phase as ReportPhase
@@ -67,19 +67,19 @@ class Outcome:
         return self.phase in {Phase.COMPLETE, Phase.FAILED}
 
 
-def _signs(status: Mapping[str, Any]) -> Iterator[datetime]:
+def _activity_times(status: Mapping[str, Any]) -> Iterator[datetime]:
     texts = [status.get("timeStarted"), status.get("timeCompleted")]
     texts += [item.get("lastTransitionTime") for item in status.get("progresses") or ()]
     # What only says why nothing moves is no sign of a Job's life.
-    conditions = [item for item in status.get("conditions") or () if item.get("type") not in PASSING]
+    conditions = [item for item in status.get("conditions") or () if item.get("type") not in TRANSIENT]
     texts += [item.get("lastTransitionTime") for item in conditions]
     texts += [record.get("realRetryAt") for record in status.get("backoffRetryStatus") or ()]
     return (time for time in map(moment, texts) if time)
 
 
-def last_sign(status: Mapping[str, Any]) -> datetime | None:
+def last_activity(status: Mapping[str, Any]) -> datetime | None:
     """The newest time in *status*: the last sign of life of a Job that vanished."""
-    return max(_signs(status), default=None)
+    return max(_activity_times(status), default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,42 +109,44 @@ class Run:
     def evaluate(self, now: datetime, config: Config) -> Outcome:
         """Where the run stands; *now* only decides what is due."""
         records = self.status.get("backoffRetryStatus") or []
-        chain = walk(self.first, self.jobs, records, self.policy, seen=self.seen, last_sign=partial(last_sign, self.status))
-        name = names.retry(self.first, chain.number)
-        if chain.failure:
-            return self._failed(chain, chain.failure, name, now)
-        if chain.job is None:
-            return Outcome(name=name, due=name, records=chain.records)
-        if chain.job.finished:
-            return _ended(chain.job, name, chain.records)
-        outcome = _unfinished(chain.job, name, chain.records, now, config)
+        state = evaluate_retries(
+            self.first, self.jobs, records, self.policy, seen=self.seen, last_activity=partial(last_activity, self.status)
+        )
+        name = names.retry(self.first, state.number)
+        if state.failure:
+            return self._failed(state, state.failure, name, now)
+        if state.job is None:
+            return Outcome(name=name, due=name, records=state.records)
+        if state.job.finished:
+            return _ended(state.job, name, state.records)
+        outcome = _unfinished(state.job, name, state.records, now, config)
         return replace(outcome, phase=self.preparing) if outcome.phase is Phase.PREPARE else outcome
 
-    def _failed(self, chain: Chain, failure: Failure, name: str, now: datetime) -> Outcome:
+    def _failed(self, state: RetryState, failure: Failure, name: str, now: datetime) -> Outcome:
         final = Outcome(
             name=name,
-            job=chain.job,
+            job=state.job,
             phase=Phase.FAILED,
             reason=failure.cause,
             message=failure.message,
             at=failure.at,
-            records=chain.records,
+            records=state.records,
         )
-        repeatable = failure.retryable and (chain.job is not None or self.repeats_vanished)
-        return self._retried(final, chain, failure, now) if repeatable else final
+        repeatable = failure.retryable and (state.job is not None or self.repeats_vanished)
+        return self._retried(final, state, failure, now) if repeatable else final
 
-    def _retried(self, final: Outcome, chain: Chain, failure: Failure, now: datetime) -> Outcome:
+    def _retried(self, final: Outcome, state: RetryState, failure: Failure, now: datetime) -> Outcome:
         """*final*, unless the policy allows another attempt."""
-        records = chain.records
-        if len(records) == chain.number:
-            records = [*records, failure.record(chain.number + 1, self.policy)]
+        records = state.records
+        if len(records) == state.number:
+            records = [*records, failure.record(state.number + 1, self.policy)]
         if refusal := self.policy.refusal(records):
             message = failure.told(before=refusal)
             return replace(final, reason="AlreadyFailed", message=message, records=records)
         expected = moment(records[-1].get("expectedRetryAt"))
         early = (expected - now).total_seconds() if expected else 0
-        wait = max(early, _PODS_LEFT if chain.job and chain.job.busy else 0)
-        following = names.retry(self.first, chain.number + 1)
+        wait = max(early, _PODS_LEFT if state.job and state.job.busy else 0)
+        following = names.retry(self.first, state.number + 1)
         return replace(
             final,
             phase=Phase.RETRY_FAILED,
@@ -206,26 +208,26 @@ def stall_cause(job: Job, config: Config) -> tuple[str, str]:
     )
 
 
-def show(draft: Draft, outcome: Outcome, *, command: str = "") -> None:
+def show(builder: StatusBuilder, outcome: Outcome, *, command: str = "") -> None:
     """Write *outcome* into a status (or into the part of one that belongs to *command*)."""
     job, phase = outcome.job, outcome.phase
     if phase is None:
         return
     if job:
-        draft.mark(Phase.SCHEDULED, at=job.created, message=f"Job {outcome.name}", command=command)
+        builder.mark(Phase.SCHEDULED, at=job.created, message=f"Job {outcome.name}", command=command)
         if outcome.ended:
-            progress.show_ended(draft, job, complete=phase is Phase.COMPLETE)
+            progress.show_ended(builder, job, complete=phase is Phase.COMPLETE)
         else:
-            progress.show_running(draft, job)
-        progress.show_position(draft, job)
+            progress.show_running(builder, job)
+        progress.show_position(builder, job)
         if not command:
-            progress.show_operations(draft, job)
-            progress.show_left_out(draft, job)
+            progress.show_operations(builder, job)
+            progress.show_left_out(builder, job)
     if phase is Phase.SCHEDULED:
-        draft.enter(phase, at=job.created if job else outcome.at, message=f"Job {outcome.name}", command=command)
+        builder.enter(phase, at=job.created if job else outcome.at, message=f"Job {outcome.name}", command=command)
     else:
-        draft.enter(phase, at=outcome.at, reason=outcome.reason, message=outcome.message, command=command)
+        builder.enter(phase, at=outcome.at, reason=outcome.reason, message=outcome.message, command=command)
     if outcome.stalled:
         reason, message = outcome.stalled
-        draft.mark(Phase.STALLED, at=outcome.stalled_at, reason=reason, message=message, command=command)
-    draft.put(backoffRetryStatus=outcome.records)
+        builder.mark(Phase.STALLED, at=outcome.stalled_at, reason=reason, message=message, command=command)
+    builder.put(backoffRetryStatus=outcome.records)

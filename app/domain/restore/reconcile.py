@@ -36,7 +36,7 @@ from app.domain.job.run import Run, show
 from app.domain.observed import Object, Observed, metadata
 from app.domain.recorded import Start
 from app.domain.restore import pitr, replication
-from app.domain.status import Draft, Phase, holds, outcome_of
+from app.domain.status import Phase, StatusBuilder, holds, outcome_of
 from app.domain.times import moment
 from app.domain.validation import admit, hold
 from crds.contract import names
@@ -65,16 +65,16 @@ def decide(observed: Observed, now: datetime, config: Config) -> Decision[JobInt
 
 
 def _decide(observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
-    draft = Draft(observed.status)
+    builder = StatusBuilder(observed.status)
     if observed.finalizing:
-        return _finalize(draft, observed, config)
+        return _finalize(builder, observed, config)
     outcome = outcome_of(observed.status)
     if outcome is None:
-        return _sync(draft, observed, now, config)
+        return _sync(builder, observed, now, config)
     if outcome is Phase.FAILED and _prunes(observed.spec):
-        decision = _prune(draft, observed, now, config)
+        decision = _prune(builder, observed, now, config)
     else:
-        decision = gc_life_time.settle(observed, draft, now, config)
+        decision = gc_life_time.settle(observed, builder, now, config)
     return replace(decision, drop=[*decision.drop, *_expired(observed, now, config)])
 
 
@@ -90,38 +90,38 @@ def _expired(observed: Observed, now: datetime, config: Config) -> list[Drop]:
     return [Drop(kind=JOB, name=job.name, rule=rule) for job in jobs if job.ended and job.ended + ttl <= now]
 
 
-def _finalize(draft: Draft, observed: Observed, config: Config) -> Decision[JobIntent]:
+def _finalize(builder: StatusBuilder, observed: Observed, config: Config) -> Decision[JobIntent]:
     """A deleted Restore owns no data, but its run ends first: until then another one must not be taken for the only one. Then
     the GC life time that the run may have left raised is restored."""
-    gc_life_time.show(draft, observed_jobs(observed).values())  # the Job that says so goes now
+    gc_life_time.show(builder, observed_jobs(observed).values())  # the Job that says so goes now
     restoring = names.gc_life_time_job("Restore", observed.name)
     busy = ending.busy_jobs(observed, but=lambda name: name == restoring)
     if not busy:
         may_wait = not ending.forced(observed) and not ending.namespace_end(observed)
-        if may_wait and (pending := gc_life_time.finalize(observed, draft, config)):
+        if may_wait and (pending := gc_life_time.finalize(observed, builder, config)):
             return pending
-        left = gc_life_time.left_raised(draft.done())
-        return Decision(status=draft.done(), finalized=True, warnings=[left] if left else [])
+        left = gc_life_time.left_raised(builder.done())
+        return Decision(status=builder.done(), finalized=True, warnings=[left] if left else [])
     jobs = ", ".join(job.name for job in busy)
     if ending.forced(observed) or ending.namespace_end(observed):
         why = (
             f"annotation {FORCE_ANNOTATION}" if ending.forced(observed) else f"namespace {observed.namespace} is being deleted"
         )
-        return Decision(status=draft.done(), finalized=True, warnings=[f"removed while Pods of {jobs} may still run: {why}"])
+        return Decision(status=builder.done(), finalized=True, warnings=[f"removed while Pods of {jobs} may still run: {why}"])
     message = (
         f"deleted, and waits for the end of Job {jobs}; if the node of its Pod is lost for good: kubectl delete pod --force, "
         f'or annotate {FORCE_ANNOTATION}="true"'
     )
-    draft.mark(
+    builder.mark(
         Phase.WAITING, at=moment(metadata(observed.parent).get("deletionTimestamp")), reason="RunEnding", message=message
     )
     drops = ending.stopping(busy, "deleting: a run ends before its Restore goes")
-    return Decision(status=draft.done(), drop=drops, resync_after=_PODS_LEFT)
+    return Decision(status=builder.done(), drop=drops, resync_after=_PODS_LEFT)
 
 
-def _sync(draft: Draft, observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
+def _sync(builder: StatusBuilder, observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
     if replication.applies(observed):
-        return replication.sync(draft, observed, now, config)
+        return replication.sync(builder, observed, now, config)
     run = Run.of(
         names.restore_job(observed.name),
         observed,
@@ -130,51 +130,51 @@ def _sync(draft: Draft, observed: Observed, now: datetime, config: Config) -> De
         retry_reason="RetryFailedRestore",
     )
     outcome = run.evaluate(now, config)
-    show(draft, outcome)
-    gc_life_time.show(draft, run.jobs.values())
+    show(builder, outcome)
+    gc_life_time.show(builder, run.jobs.values())
     if not outcome.due:
-        return Decision(status=draft.done(), resync_after=outcome.wait)
+        return Decision(status=builder.done(), resync_after=outcome.wait)
     admission = pitr.judge(admit("Restore", observed, config), observed)
-    if hold(draft, observed, admission):
-        return Decision(status=draft.done())
+    if hold(builder, observed, admission):
+        return Decision(status=builder.done())
     purpose = Purpose.RESTORE if observed.spec.get("br") else Purpose.IMPORT
-    return Decision(status=draft.done(), create=[JobIntent(name=outcome.due, purpose=purpose, cluster=admission.cluster)])
+    return Decision(status=builder.done(), create=[JobIntent(name=outcome.due, purpose=purpose, cluster=admission.cluster)])
 
 
 def _prunes(spec: Mapping[str, Any]) -> bool:
     return spec.get("prune") == "afterFailed" and bool(spec.get("br"))
 
 
-def _prune(draft: Draft, observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
+def _prune(builder: StatusBuilder, observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
     """Run ``br abort`` once. A prune Job that fails or vanishes ends in ``PruneFailed``: what is left needs a human."""
     if any(holds(observed.status, phase) for phase in _PRUNED):
-        return gc_life_time.settle(observed, draft, now, config)
+        return gc_life_time.settle(observed, builder, now, config)
     name = names.prune_job(observed.name)
     job = observed_jobs(observed).get(name)
     if job:
-        _show_prune(draft, job)
-        return Decision(status=draft.done())
+        _show_prune(builder, job)
+        return Decision(status=builder.done())
     if holds(observed.status, Phase.PRUNE_SCHEDULED):
         message = f"Job {name} was deleted before its end was seen"
-        draft.enter(Phase.PRUNE_FAILED, reason="JobVanished", message=message)
-        return Decision(status=draft.done())
+        builder.enter(Phase.PRUNE_FAILED, reason="JobVanished", message=message)
+        return Decision(status=builder.done())
     admission = admit("Restore", observed, config)
-    if hold(draft, observed, admission, move=False):
-        return Decision(status=draft.done())
-    return Decision(status=draft.done(), create=[JobIntent(name=name, purpose=Purpose.PRUNE, cluster=admission.cluster)])
+    if hold(builder, observed, admission, move=False):
+        return Decision(status=builder.done())
+    return Decision(status=builder.done(), create=[JobIntent(name=name, purpose=Purpose.PRUNE, cluster=admission.cluster)])
 
 
-def _show_prune(draft: Draft, job: Job) -> None:
-    draft.mark(Phase.PRUNE_SCHEDULED, at=job.created, reason="RestoreFailedPruneScheduled", message=f"Job {job.name}")
+def _show_prune(builder: StatusBuilder, job: Job) -> None:
+    builder.mark(Phase.PRUNE_SCHEDULED, at=job.created, reason="RestoreFailedPruneScheduled", message=f"Job {job.name}")
     if job.succeeded:
-        draft.enter(Phase.PRUNE_COMPLETE, at=job.ended)
+        builder.enter(Phase.PRUNE_COMPLETE, at=job.ended)
     elif job.complete:
-        draft.enter(Phase.PRUNE_FAILED, at=job.ended, reason="ReportMissing", message=f"Job {job.name} left no final report")
+        builder.enter(Phase.PRUNE_FAILED, at=job.ended, reason="ReportMissing", message=f"Job {job.name} left no final report")
     elif job.failed:
         failure = failure_of(job)
-        draft.enter(Phase.PRUNE_FAILED, at=failure.at, reason=failure.cause, message=failure.message)
+        builder.enter(Phase.PRUNE_FAILED, at=failure.at, reason=failure.cause, message=failure.message)
     elif job.report:
-        draft.enter(Phase.PRUNE_RUNNING, at=job.report.time_started or job.started)
-        progress.show_running(draft, job)
+        builder.enter(Phase.PRUNE_RUNNING, at=job.report.time_started or job.started)
+        progress.show_running(builder, job)
     else:
-        draft.enter(Phase.PRUNE_SCHEDULED, at=job.created, reason="RestoreFailedPruneScheduled", message=f"Job {job.name}")
+        builder.enter(Phase.PRUNE_SCHEDULED, at=job.created, reason="RestoreFailedPruneScheduled", message=f"Job {job.name}")

@@ -34,7 +34,7 @@ from app.domain.job.retry import Policy
 from app.domain.job.run import Outcome, Run, show
 from app.domain.observed import Object, Observed, condition, metadata
 from app.domain.restore import pitr
-from app.domain.status import Draft, Phase, holds
+from app.domain.status import Phase, StatusBuilder, holds
 from app.domain.times import moment
 from app.domain.validation import Admission, admit, hold
 from crds.contract import durations, names
@@ -76,10 +76,10 @@ def _first_job(observed: Observed, step: Step) -> str:
     return names.fit(f"{observed.name}-{step.name}")
 
 
-def sync(draft: Draft, observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
+def sync(builder: StatusBuilder, observed: Observed, now: datetime, config: Config) -> Decision[JobIntent]:
     """The answer for a Restore that has not ended."""
-    two = _TwoSteps(draft, observed, now, config)
-    if not holds(draft.done(), Phase.SNAPSHOT_RESTORED) and (decision := two.run(SNAPSHOT)):
+    two = _TwoSteps(builder, observed, now, config)
+    if not holds(builder.done(), Phase.SNAPSHOT_RESTORED) and (decision := two.run(SNAPSHOT)):
         return decision
     return two.wait_for_compaction() or two.run(LOG) or two.answer()
 
@@ -96,8 +96,8 @@ class Pending:
 class _TwoSteps:
     """One pass over a Restore with ``replicationConfig``."""
 
-    def __init__(self, draft: Draft, observed: Observed, now: datetime, config: Config) -> None:
-        self.draft, self.observed, self.now, self.config = draft, observed, now, config
+    def __init__(self, builder: StatusBuilder, observed: Observed, now: datetime, config: Config) -> None:
+        self.builder, self.observed, self.now, self.config = builder, observed, now, config
         self.received = observed.status
         self.started = bool(self.received.get("replicationStep"))
         self.pending = self._compaction()
@@ -106,12 +106,12 @@ class _TwoSteps:
         """The decision of this pass; it comes back when the compaction has been waited for long enough."""
         until = self.pending.until if self.pending else None
         waits = [time for time in (wait, (until - self.now).total_seconds() if until else None) if time is not None]
-        return Decision(status=self.draft.done(), create=create, resync_after=min(waits, default=None))
+        return Decision(status=self.builder.done(), create=create, resync_after=min(waits, default=None))
 
     def run(self, step: Step) -> Decision[JobIntent] | None:
         """Follow *step*; None once the snapshot is there."""
         current = self.received.get("replicationStep") == step.name
-        gc_life_time.show(self.draft, observed_jobs(self.observed).values())
+        gc_life_time.show(self.builder, observed_jobs(self.observed).values())
         run = Run(
             first=_first_job(self.observed, step),
             policy=Policy.of(self.observed.spec),
@@ -127,23 +127,23 @@ class _TwoSteps:
         if outcome.due:
             return self._start(step, outcome.due)
         if step is SNAPSHOT and outcome.phase is Phase.COMPLETE:
-            self.draft.mark(Phase.SNAPSHOT_RESTORED, at=outcome.at)
+            self.builder.mark(Phase.SNAPSHOT_RESTORED, at=outcome.at)
             return None
         return self.answer(wait=outcome.wait)
 
     def _show(self, step: Step, outcome: Outcome) -> None:
         if outcome.phase is None:
             return
-        self.draft.put(replicationStep=step.name)
-        show(self.draft, _as_part(outcome, step))
+        self.builder.put(replicationStep=step.name)
+        show(self.builder, _as_part(outcome, step))
         first = moment(self.received.get("timeStarted"))
         if step is LOG and first:
-            ended = moment(self.draft.get("timeCompleted"))
-            self.draft.put(timeStarted=first, timeTaken=durations.go_text(ended - first) if ended else None)
+            ended = moment(self.builder.get("timeCompleted"))
+            self.builder.put(timeStarted=first, timeTaken=durations.go_text(ended - first) if ended else None)
 
     def _start(self, step: Step, name: str) -> Decision[JobIntent]:
         admission = pitr.judge(admit("Restore", self.observed, self.config), self.observed)
-        if hold(self.draft, self.observed, self._unless_mismatch(admission), move=not self.started):
+        if hold(self.builder, self.observed, self._unless_mismatch(admission), move=not self.started):
             return self.answer()
         intent = JobIntent(name=name, purpose=Purpose.RESTORE, command=step.name, cluster=admission.cluster)
         return self.answer(create=(intent,))
@@ -159,7 +159,7 @@ class _TwoSteps:
         if self.pending is None:
             return None
         at = moment(metadata(self.observed.parent).get("creationTimestamp"))
-        self.draft.mark(Phase.WAITING, at=at, reason=self.pending.reason, message=self.pending.message)
+        self.builder.mark(Phase.WAITING, at=at, reason=self.pending.reason, message=self.pending.message)
         return self.answer()
 
     def _compaction(self) -> Pending | None:
@@ -196,7 +196,7 @@ class _TwoSteps:
         return group.get(f"{self.observed.namespace}/{name}")
 
     def _settle(self, reason: str, message: str, at: datetime | None) -> None:
-        self.draft.mark(Phase.COMPACT_SETTLED, at=at, reason=reason, message=message)
+        self.builder.mark(Phase.COMPACT_SETTLED, at=at, reason=reason, message=message)
 
     def _deadline(self, timeout: str) -> datetime | None:
         """The end of ``waitTimeout``; None for ever. What cannot be read has been named by the validation."""

@@ -98,7 +98,7 @@ class _Pass:
         return self.observed.status
 
 
-def survey(observed: Observed, created: datetime, config: Config) -> tuple[Schedule, Children, Log | None]:
+def load_schedule(observed: Observed, created: datetime, config: Config) -> tuple[Schedule, Children, Log | None]:
     """The spec, the children and the log backup, the policy being the one that holds beside that log. Raises ScheduleError.
 
     With :func:`~app.domain.schedule.retention.plan` this is all that decides what goes, for the hook as for ``tidb-backup
@@ -120,7 +120,7 @@ def decide(observed: Observed, now: datetime, config: Config) -> Decision[Schedu
     begun = _begun(observed, now, clock)
     created = begun.created
     try:
-        schedule, children, log = survey(observed, created, config)
+        schedule, children, log = load_schedule(observed, created, config)
     except ScheduleError as error:
         return _refused(observed, str(error), config)
     asked = moment(part(observed.status, "clockCheck").get("shown"))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from backup_manager.kubernetes.client import ApiNotFoundError, ApiUnavailableError, ConflictError
-from backup_manager.storage.retry import patiently
+from backup_manager.storage.retry import with_retries
 from crds.contract.report import Report
 from tests.support.interleaving.scheduler import Process, Scheduler, State
 
@@ -124,7 +124,7 @@ class Api:
         return self._cluster.scheduler.call(text, do, error=ApiUnavailableError)
 
     def _patiently(self, text: str, do: Callable[[], T]) -> T:
-        return patiently(lambda: self._once(text, do), sleep=self._cluster.scheduler.wait)
+        return with_retries(lambda: self._once(text, do), sleep=self._cluster.scheduler.wait)
 
     def _found(self, key: tuple[str, str]) -> dict[str, Any]:
         if key not in self._cluster.documents:
@@ -137,7 +137,7 @@ def _copied(lease: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Reports:
-    """Carries reports to the Job; what must be stored is tried patiently, as the real one does for minutes."""
+    """Carries reports to the Job; what must be stored is retried, as the real one does for minutes."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.last: Report | None = None
@@ -151,7 +151,7 @@ class Reports:
             self.last = report
 
         text = f"reports {report.phase}" + (f" {report.error.reason}" if report.error else "")
-        patiently(lambda: self._scheduler.call(text, do), sleep=self._scheduler.wait)
+        with_retries(lambda: self._scheduler.call(text, do), sleep=self._scheduler.wait)
 
     def close(self) -> None:
         pass

@@ -15,11 +15,11 @@ from backup_manager.cleaning import cleaner
 from backup_manager.cleaning.cleaner import Cleaner
 from backup_manager.locking import lock
 from backup_manager.operations import br_backup, br_restore, clean, export, import_
-from backup_manager.storage.retry import delete_all, patiently, write_patiently
+from backup_manager.storage.retry import conditional_put, delete_all, with_retries
 from backup_manager.storage.tool_urls import ToolStorage
 from backup_manager.tidb import gc_life_time, target_lock
 from backup_manager.tools import br_runner, dumpling_watch, process
-from backup_manager.tools.process import Ended
+from backup_manager.tools.process import ProcessResult
 from crds.contract.paths import Location, location_of
 from tests.support.interleaving.locking import FakeRenewal
 from tests.support.interleaving.plan import Wanted
@@ -79,7 +79,7 @@ def _sleep(seconds: float) -> None:
     _world().scheduler.wait(seconds)
 
 
-def _run_tool(argv: Sequence[str], **rest: Any) -> Ended:
+def _run_tool(argv: Sequence[str], **rest: Any) -> ProcessResult:
     return _world().tools.run(argv, **rest)
 
 
@@ -104,7 +104,7 @@ def real_code() -> Iterator[pytest.MonkeyPatch]:
         patch.setattr(lock, "_Renewal", lambda **rest: FakeRenewal(_world().scheduler, **rest))
         patch.setattr(target_lock, "Pd", lambda cluster: FakePd(_world().targets, cluster))
         patch.setattr(cleaner, "ThreadPoolExecutor", InlineExecutor)
-        for function in (patiently, write_patiently, delete_all):
+        for function in (with_retries, conditional_put, delete_all):
             patch.setitem(_defaults(function), "sleep", _sleep)
         patch.setitem(_defaults(Cleaner.__init__), "clock", _clock)
         patch.setitem(_defaults(lock.Lock.__init__), "clock", _clock)

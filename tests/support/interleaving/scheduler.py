@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any, Final, TypeVar
 
 from backup_manager.errors import ManagerError, TransientError, UnreachableError
-from backup_manager.signals import Stop
+from backup_manager.signals import StopSignal
 
 T = TypeVar("T")
 STEP_LIMIT: Final = 60_000
@@ -89,7 +89,7 @@ class Process:
         return self.state is not State.ENDED
 
 
-class VirtualStop(Stop):
+class VirtualStop(StopSignal):
     """Waits take no real time."""
 
     def __init__(self, scheduler: "Scheduler") -> None:

@@ -1,6 +1,6 @@
 """The bucket as one process sees it: each request may be delayed, refused, or answered into the void.
 
-It is driven as the real drivers do it: reads are repeated patiently, a conditional write recognises its own first success by
+It is driven as the real drivers do it: reads are repeated with_retries, a conditional write recognises its own first success by
 its content (:mod:`backup_manager.storage.retry`), and a batch of deletions is tried once. Pages and batches are tiny, so
 that there is something between two of them.
 """
@@ -14,7 +14,7 @@ import orjson
 from backup_manager.catalog import audit_log
 from backup_manager.storage.base import DeleteFailure, ObjectInfo, StoreState, Target, Upload
 from backup_manager.storage.memory import Bucket, MemoryStorage, etag_of
-from backup_manager.storage.retry import delete_all, patiently, write_patiently
+from backup_manager.storage.retry import conditional_put, delete_all, with_retries
 from crds.contract.paths import READERS_SUFFIX, Location
 from tests.support.interleaving.scheduler import Scheduler
 
@@ -65,7 +65,7 @@ class ScheduledStorage(MemoryStorage):
     def write(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
         how = " if absent" if if_absent else " if unchanged" if if_match is not None else ""
         text = f"puts {self._base}{key}{how}"
-        return write_patiently(
+        return conditional_put(
             lambda: self._scheduler.call(text, lambda: self._put(key, data, if_absent=if_absent, if_match=if_match)),
             lambda: self.fetch(key),
             data,
@@ -135,4 +135,4 @@ class ScheduledStorage(MemoryStorage):
         return ()
 
     def _patiently(self, text: str, do: Callable[[], T]) -> T:
-        return patiently(lambda: self._scheduler.call(text, do), sleep=self._scheduler.wait)
+        return with_retries(lambda: self._scheduler.call(text, do), sleep=self._scheduler.wait)

@@ -14,11 +14,11 @@ from typing import Any, Final
 
 from backup_manager.errors import ManagerError, NotFoundError
 from backup_manager.masking import Masker
-from backup_manager.signals import Stop
+from backup_manager.signals import StopSignal
 from backup_manager.tools import backupmeta
 from backup_manager.tools.dumpling import SUCCESS as DUMPLING_SUCCESS
 from backup_manager.tools.lightning import SUCCESS as LIGHTNING_SUCCESS
-from backup_manager.tools.process import Ended, LineHandler, Stream
+from backup_manager.tools.process import LineHandler, ProcessResult, Stream
 from crds.contract.paths import Location
 from tests.support.interleaving.scheduler import Process, Scheduler
 from tests.support.interleaving.store import ScheduledStorage
@@ -68,13 +68,13 @@ class Tools:
         argv: Sequence[str],
         *,
         env: Mapping[str, str],
-        stop: Stop,
+        stop: StopSignal,
         mask: Masker,
         log: Callable[[str], None],
         on_line: LineHandler = lambda _stream, _line: None,
         cwd: Path | None = None,
         **_rest: Any,
-    ) -> Ended:
+    ) -> ProcessResult:
         """Run the tool that *argv* names, in the process of its manager."""
         stop.check()
         work = {"dumpling": self._dumpling, "br": self._br, "tidb-lightning": self._lightning}[argv[0]]
@@ -82,14 +82,14 @@ class Tools:
             for line in work(argv, stop):
                 on_line(Stream.OUT, line)
         except _Failed as error:
-            return Ended(code=1, stopped=stop.requested, out=(str(error),), err=(str(error),))
+            return ProcessResult(code=1, stopped=stop.requested, out=(str(error),), err=(str(error),))
         except ManagerError as error:
             text = f"status code: 503 {error.message}"
-            return Ended(code=1, stopped=stop.requested, out=(text,), err=(text,))
+            return ProcessResult(code=1, stopped=stop.requested, out=(text,), err=(text,))
         finally:
             assert self._scheduler.current is not None
             self._loaded(self._scheduler.current)
-        return Ended(code=0, stopped=stop.requested, out=(), err=())
+        return ProcessResult(code=0, stopped=stop.requested, out=(), err=())
 
     def _now(self) -> int:
         self._time += 1
@@ -98,12 +98,12 @@ class Tools:
     def _mark(self, time: int) -> bytes:
         return f"@@snapshot {self._owner()}@{time}@@".encode()
 
-    def _write(self, storage: ScheduledStorage, stop: Stop, key: str, data: bytes) -> None:
+    def _write(self, storage: ScheduledStorage, stop: StopSignal, key: str, data: bytes) -> None:
         if stop.requested:
             raise _Failed("was ended by SIGTERM")
         storage.put(key, data)
 
-    def _dumpling(self, argv: Sequence[str], stop: Stop) -> list[str]:
+    def _dumpling(self, argv: Sequence[str], stop: StopSignal) -> list[str]:
         output = next(word.partition("=")[2] for word in argv if word.startswith("--output="))
         storage, time = self._storage(Location.parse(output.partition("?")[0])), self._now()
         mark = self._mark(time)
@@ -113,7 +113,7 @@ class Tools:
         self._write(storage, stop, "metadata", text.encode() + mark)
         return [DUMPLING_SUCCESS]
 
-    def _br(self, argv: Sequence[str], stop: Stop) -> list[str]:
+    def _br(self, argv: Sequence[str], stop: StopSignal) -> list[str]:
         url = next(word.partition("=")[2] for word in argv if word.startswith("--storage="))
         storage = self._storage(Location.parse(url.partition("?")[0]))
         if argv[1] == "restore":
@@ -146,7 +146,7 @@ class Tools:
             storage.delete([item.key for item in storage.list() if item.key.startswith(CHECKPOINTS)])
         return [f'["Full Backup success summary"] [BackupTS={time}]']
 
-    def _br_restore(self, storage: ScheduledStorage, stop: Stop) -> list[str]:
+    def _br_restore(self, storage: ScheduledStorage, stop: StopSignal) -> list[str]:
         judged = self._is_readable(storage.location)
         for item in list(storage.list()):
             if stop.requested:
@@ -156,7 +156,7 @@ class Tools:
                 self._scheduler.call(f"loads {item.key}", partial(self._load, item.key))
         return ['["Full Restore success summary"]']
 
-    def _lightning(self, argv: Sequence[str], stop: Stop) -> list[str]:
+    def _lightning(self, argv: Sequence[str], stop: StopSignal) -> list[str]:
         config = Path(argv[argv.index("--config") + 1]).read_text(encoding="utf-8")
         found = re.search(r'data-source-dir = "([^"?]+)', config)
         assert found is not None
@@ -197,7 +197,7 @@ class Tools:
 class _CheckpointLock:
     """br's lock on its checkpoint; *number* is its time of start and names what this br writes."""
 
-    def __init__(self, tools: Tools, storage: ScheduledStorage, stop: Stop, number: int) -> None:
+    def __init__(self, tools: Tools, storage: ScheduledStorage, stop: StopSignal, number: int) -> None:
         self.number = number
         self._tools, self._storage, self._stop = tools, storage, stop
         self._looked: float | None = None

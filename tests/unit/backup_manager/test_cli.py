@@ -16,11 +16,11 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     seen: list[dict[str, Any]] = []
 
     def execute(self: runner.Run) -> int:
-        seen.append({"module": self.verb.module, **self.flags})
+        seen.append({"name": self.verb.name, **self.flags})
         return 0
 
     monkeypatch.setattr(runner.Run, "execute", execute)
-    monkeypatch.setattr("backup_manager.signals.Stop.install", lambda _self: None)
+    monkeypatch.setattr("backup_manager.signals.StopSignal.install", lambda _self: None)
     monkeypatch.setattr("backup_manager.core_files.forbid", lambda: None)  # it cannot be undone
     return seen
 
@@ -115,12 +115,12 @@ def test_help_teaches_with_an_example(command: str, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_the_example_is_a_line_that_works(runs: list[dict[str, Any]], command: str) -> None:
     assert cli.main(cli.COMMANDS[command].example.split()[1:]) == 0
-    assert runs[0]["module"] == cli.COMMANDS[command].module
+    assert runs[0]["name"] == command
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_every_command_has_its_operation(command: str) -> None:
-    assert callable(runner._operation(cli.COMMANDS[command].module))
+    assert callable(runner._operation(cli.COMMANDS[command].operation))
 
 
 def test_the_start_imports_nothing_heavy() -> None:

@@ -45,8 +45,8 @@ def descriptor(data: bytes) -> Iterator[int]:
         yield file.fileno()
 
 
-def heard_in(blocks: list[bytes], *, look_within: int) -> br.Heard:
-    heard = br.Heard(look_within=look_within)
+def heard_in(blocks: list[bytes], *, look_within: int) -> br.BrOutput:
+    heard = br.BrOutput(look_within=look_within)
     for block in blocks:
         for line in heard.select(Stream.OUT, block):
             heard.line(Stream.OUT, line.decode("utf-8", "replace"))
@@ -73,8 +73,8 @@ def test_a_block_is_masked_and_heard_as_its_lines_one_by_one_are(lines: list[str
     mask, data = Masker([SECRET]), "\n".join(lines).encode("utf-8")
     one_by_one = [line.decode("utf-8", "replace") for line in data.split(b"\n")]
     assert mask.block(data) == "\n".join(mask(line) for line in one_by_one)
-    br_heard = br.Heard()
-    lightning_heard, selected = lightning.Heard(), lightning.Heard()
+    br_heard = br.BrOutput()
+    lightning_heard, selected = lightning.LightningOutput(), lightning.LightningOutput()
     for line in one_by_one:
         br_heard.line(Stream.OUT, line.rstrip("\r"))
         lightning_heard.line(line.rstrip("\r"))
@@ -153,12 +153,12 @@ def test_lines_that_hold_a_needle(block: bytes, expected: list[bytes]) -> None:
 
 def test_help_instead_of_work_is_heard_at_the_start_alone() -> None:
     usage = b'Usage:\n  br log [command]\nUse "br log [command] --help" for more information about a command.\n'
-    assert heard_in([usage], look_within=br.Heard().look_within).usage
+    assert heard_in([usage], look_within=br.BrOutput().look_within).usage
     assert not heard_in([usage], look_within=0).usage
 
 
 def test_a_run_that_is_asked_for_an_answer_looks_at_every_line() -> None:
-    heard, answer = br.Heard(asked=True, look_within=0), b'[{"name":"t","status":"Normal"}]'
+    heard, answer = br.BrOutput(asked=True, look_within=0), b'[{"name":"t","status":"Normal"}]'
     for line in heard.select(Stream.OUT, b"[2026/11/23] [INFO]\n" + answer + b"\n"):
         heard.line(Stream.OUT, line.decode())
     assert heard.document == answer.decode()

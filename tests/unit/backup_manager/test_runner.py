@@ -18,7 +18,7 @@ from backup_manager.errors import PartialError, TransientError, UnreachableError
 from backup_manager.kubernetes import client as kubernetes_api
 from backup_manager.kubernetes.resource import choose
 from backup_manager.reporting import reporters
-from backup_manager.signals import Stop
+from backup_manager.signals import StopSignal
 from crds.contract import names
 from crds.contract.report import ANNOTATION, Report
 from tests.support.manager import world
@@ -46,11 +46,11 @@ class Bench:
         self.env = {"BACKUP_MANAGER_PASSWORD": "pw-hunter22", runner.ENV_SCRATCH: str(tmp_path)}
 
     def run(
-        self, operation: Callable[[Context], Result], *, command: str = "export", stop: Stop | None = None, **flags: str
+        self, operation: Callable[[Context], Result], *, command: str = "export", stop: StopSignal | None = None, **flags: str
     ) -> int:
         self.monkeypatch.setattr(runner, "_operation", lambda _module: operation)
         given = {"from-file": str(self.file), "report": str(self.out), **flags}
-        run = runner.Run(verb=COMMANDS[command], flags=given, env=self.env, stderr=self.stderr, stop=stop or Stop())
+        run = runner.Run(verb=COMMANDS[command], flags=given, env=self.env, stderr=self.stderr, stop=stop or StopSignal())
         return run.execute()
 
     @property
@@ -184,7 +184,7 @@ def test_outside_of_a_cluster_without_a_file_it_says_what_to_do(tmp_path: Path) 
 
 
 def test_steps_are_told_in_order_and_stop_between_two(tmp_path: Path) -> None:
-    stop = Stop()
+    stop = StopSignal()
     here = world(tmp_path, {}, stop=stop)
     done: list[str] = []
 
@@ -203,7 +203,7 @@ def test_steps_are_told_in_order_and_stop_between_two(tmp_path: Path) -> None:
 
 def test_the_outcome_is_stored_before_the_kill_whatever_still_hangs(bench: Bench) -> None:
     """An operation that ignores the end: the report does not wait for it, and what it says later changes nothing."""
-    stored, stop = threading.Event(), Stop(grace=0.5)
+    stored, stop = threading.Event(), StopSignal(grace=0.5)
 
     def operation(context: Context) -> Result:
         threading.Thread(target=stop.terminate).start()
@@ -221,7 +221,7 @@ def test_the_outcome_is_stored_before_the_kill_whatever_still_hangs(bench: Bench
 
 
 def test_an_end_in_time_is_told_once(bench: Bench) -> None:
-    stop = Stop(grace=3600)
+    stop = StopSignal(grace=3600)
 
     def operation(context: Context) -> Result:
         threading.Thread(target=stop.terminate).start()
@@ -289,7 +289,7 @@ def test_an_api_server_that_answers_503_for_a_while_fails_no_job(
 
 
 def test_work_that_ended_is_not_thrown_away_by_a_late_stop(tmp_path: Path) -> None:
-    stop = Stop()
+    stop = StopSignal()
     here = world(tmp_path, {}, stop=stop)
 
     def last(_context: Context, _state: None) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from backup_manager.errors import InterruptedError_
-from backup_manager.signals import End, Stop
+from backup_manager.errors import RunInterruptedError
+from backup_manager.signals import End, StopSignal
 from crds.contract import names
 
 
@@ -22,7 +22,7 @@ class Clock:
 
 def test_the_budget_starts_with_the_signal_and_every_part_ends_before_the_next() -> None:
     clock = Clock()
-    stop = Stop(grace=60, clock=clock)
+    stop = StopSignal(grace=60, clock=clock)
     assert {stop.left(part) for part in End} == {math.inf}
     clock.now += 1000
     stop.terminate()
@@ -43,7 +43,7 @@ def test_each_part_of_the_end_has_time_and_all_end_before_the_kill() -> None:
 
 
 def test_an_end_that_nobody_kills_has_no_limit() -> None:
-    stop = Stop(clock=Clock())
+    stop = StopSignal(clock=Clock())
     stop.request()
     assert stop.left(End.TOOL) == math.inf
     stop.terminate()
@@ -54,13 +54,13 @@ def test_an_end_that_nobody_kills_has_no_limit() -> None:
     ("text", "grace"), [("30", 30), ("", 60), ("x", 60), ("-5", 60), ("0", 60), ("inf", 60), ("nan", 60), (None, 60)]
 )
 def test_the_grace_period_is_the_pods(text: str | None, grace: float) -> None:
-    stop = Stop.of({} if text is None else {names.ENV_GRACE: text})
+    stop = StopSignal.of({} if text is None else {names.ENV_GRACE: text})
     assert stop.grace == grace
 
 
 def test_a_late_end_is_noticed_and_one_in_time_is_not() -> None:
     clock, late = Clock(), list[str]()
-    stop = Stop(grace=60, clock=clock)
+    stop = StopSignal(grace=60, clock=clock)
     with stop.guarded(End.RECORD, lambda: late.append("first")):
         pass
     with stop.guarded(End.RECORD, lambda: late.append("second")):
@@ -72,7 +72,7 @@ def test_a_late_end_is_noticed_and_one_in_time_is_not() -> None:
 
 
 def test_the_thread_of_the_signal_waits_for_the_end_of_the_body() -> None:
-    stop, late = Stop(grace=3600), list[str]()
+    stop, late = StopSignal(grace=3600), list[str]()
     ended = threading.Event()
 
     def signalled() -> None:
@@ -81,7 +81,7 @@ def test_the_thread_of_the_signal_waits_for_the_end_of_the_body() -> None:
 
     with stop.guarded(End.RECORD, lambda: late.append("late")):
         threading.Thread(target=signalled).start()
-        with pytest.raises(InterruptedError_):
+        with pytest.raises(RunInterruptedError):
             stop.wait(3600)
         assert not ended.is_set()
     assert ended.wait(30)

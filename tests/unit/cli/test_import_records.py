@@ -12,7 +12,7 @@ from backup_manager.masking import MASK
 from cli.documents import key_of
 from cli.models.import_records import rebuild
 from cli.requests import ask, observe, request
-from cli.storage_scan import Filed
+from cli.storage_scan import StoredRecord
 from crds.contract import names
 from crds.contract.paths import Location
 from crds.v1alpha1 import Backup
@@ -24,7 +24,7 @@ SPEC: dict[str, Any] = {
 }
 
 
-def filed(name: str = "a", uid: str = "11111111-2222", path: str = "", days: int = 0, **fields: Any) -> Filed:
+def stored(name: str = "a", uid: str = "11111111-2222", path: str = "", days: int = 0, **fields: Any) -> StoredRecord:
     path = path or f"s3://b/p/{name}-{uid[:8]}"
     wanted: dict[str, Any] = {
         "state": State.COMPLETE,
@@ -38,11 +38,13 @@ def filed(name: str = "a", uid: str = "11111111-2222", path: str = "", days: int
         "commit_ts": "449",
     }
     record = Record(**{**wanted, **fields})
-    return Filed(record=record, url=f"{path}.record.json", folder=Location.parse("s3://b/p"), digest=digest(record.to_json()))
+    return StoredRecord(
+        record=record, url=f"{path}.record.json", folder=Location.parse("s3://b/p"), digest=digest(record.to_json())
+    )
 
 
 def test_the_real_hook_finds_them_complete_and_latches_them() -> None:
-    (made,) = rebuild([filed()], [])
+    (made,) = rebuild([stored()], [])
     assert made.backup is not None
     Backup.model_validate(made.backup)
     # As created, before anybody wrote a status; then as somebody wrote it; then without the annotation.
@@ -61,7 +63,7 @@ def test_the_real_hook_finds_them_complete_and_latches_them() -> None:
 
 @pytest.mark.parametrize("policy", ["Retain", "Delete"])
 def test_data_is_kept_unless_told_otherwise(policy: str) -> None:
-    (made,) = rebuild([filed()], [], clean_policy=policy)
+    (made,) = rebuild([stored()], [], clean_policy=policy)
     assert made.backup is not None
     assert made.backup["spec"]["cleanPolicy"] == policy
     confirmed = made.backup["metadata"]["annotations"].get(names.CONFIRM_CLEAN_ANNOTATION)
@@ -74,7 +76,7 @@ def test_what_was_blanked_is_left_out_and_told() -> None:
         "env": [{"name": "TOKEN", "value": MASK}, {"name": "REF", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
         "dumpling": {"options": ["--threads=4", f"--password={MASK}"]},
     }
-    (made,) = rebuild([filed(spec=spec)], [])
+    (made,) = rebuild([stored(spec=spec)], [])
     assert made.backup is not None
     assert [entry["name"] for entry in made.backup["spec"]["env"]] == ["REF"]
     assert made.backup["spec"]["dumpling"] == {"options": ["--threads=4"]}
@@ -83,7 +85,7 @@ def test_what_was_blanked_is_left_out_and_told() -> None:
 
 
 def test_namesakes_get_names_of_their_own_and_the_newest_keeps_its() -> None:
-    found = rebuild([filed(uid="aaaaaaaa-1"), filed(uid="bbbbbbbb-1", days=1)], [])
+    found = rebuild([stored(uid="aaaaaaaa-1"), stored(uid="bbbbbbbb-1", days=1)], [])
     made = {item.record.owner.uid: item.name for item in found}
     assert made == {"aaaaaaaa-1": "db/a-aaaaaaaa", "bbbbbbbb-1": "db/a"}
 
@@ -95,9 +97,9 @@ def test_what_is_there_stays_as_it_is() -> None:
         "metadata": {"name": "a", "namespace": "db"},
         "status": {"backupPath": "s3://b/p/a-11111111"},
     }
-    (same,) = rebuild([filed()], [there])
+    (same,) = rebuild([stored()], [there])
     assert same.skipped == "is there already, as db/a"
-    (other,) = rebuild([filed(uid="99999999-1")], [there])
+    (other,) = rebuild([stored(uid="99999999-1")], [there])
     assert other.backup is not None
     assert key_of(other.backup)[2] == "a-99999999"
 
@@ -114,11 +116,11 @@ def test_what_is_there_stays_as_it_is() -> None:
     ],
 )
 def test_what_is_not_rebuilt(fields: dict[str, Any], why: str) -> None:
-    (found,) = rebuild([filed(**fields)], [])
+    (found,) = rebuild([stored(**fields)], [])
     assert found.backup is None
     assert why in found.skipped
 
 
 def test_a_namespace_of_ones_own() -> None:
-    (made,) = rebuild([filed()], [], namespace="elsewhere")
+    (made,) = rebuild([stored()], [], namespace="elsewhere")
     assert made.name == "elsewhere/a"

@@ -11,7 +11,7 @@ import pytest
 from app.domain.config import Config
 from app.domain.schedule import cron
 from cli.models.next_runs import Run, coming, duration
-from cli.schedules import Subject, cluster_of, survey
+from cli.schedules import ScheduleView, cluster_of, load_schedule
 from crds.contract import names
 
 S3 = {"provider": "aws", "region": "r", "bucket": "b", "prefix": "p", "secretName": "s"}
@@ -52,8 +52,8 @@ def at(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
-def subject(parent: Mapping[str, Any], now: str, *children: Mapping[str, Any]) -> Subject:
-    return survey(parent, children, Config(), at(now))
+def subject(parent: Mapping[str, Any], now: str, *children: Mapping[str, Any]) -> ScheduleView:
+    return load_schedule(parent, children, Config(), at(now))
 
 
 def runs(parent: Mapping[str, Any], now: str, count: int) -> list[Run]:
@@ -90,7 +90,9 @@ def test_shown_and_skipped_together_are_the_timetable_of_a_clock_without_jumps(z
     assert jumps
     for day in jumps:
         found = coming(
-            [survey({**parent, "status": {"lastScheduleTime": "2027-01-01T00:00:00Z"}}, [], Config(), day)], 60, neighbours=[]
+            [load_schedule({**parent, "status": {"lastScheduleTime": "2027-01-01T00:00:00Z"}}, [], Config(), day)],
+            60,
+            neighbours=[],
         )
         walls = [run.wall.replace(tzinfo=None) for run in found]
         even = cron.parse("*/30 * * * *", anchor=start, tz=ZoneInfo("UTC"))

@@ -11,7 +11,7 @@ from app.domain.schedule.children import BACKUPS
 from backup_manager.errors import NotFoundError, UsageError
 from cli.documents import Files, read_files
 from cli.requests import ask, observe, request
-from cli.schedules import changed, choose, survey, survey_all
+from cli.schedules import changed, choose, load_schedule, load_schedules
 
 SHOP = str(Path(__file__).parents[2] / "golden" / "cli" / "shop.yaml")
 NOW = datetime(2026, 3, 31, 12, 0, tzinfo=UTC)
@@ -24,7 +24,7 @@ def files() -> Files:
 def test_plan_deletes_exactly_what_the_hook_drops() -> None:
     source = files()
     parent = source.get("BackupSchedule", "nightly")
-    subject = survey(parent, source.objects, Config(), NOW)
+    subject = load_schedule(parent, source.objects, Config(), NOW)
     going = {verdict.name for verdict in subject.verdicts() if not verdict.keep}
     decision = ask(observe(request(parent, source.objects, Config())), NOW, Config()).decision
     assert going == {drop.name for drop in decision.drop if drop.kind == BACKUPS}
@@ -59,17 +59,17 @@ def test_what_is_no_assignment(assignment: str) -> None:
 def test_an_unreadable_policy_is_refused_with_its_field() -> None:
     parent = changed(files().get("BackupSchedule", "nightly"), ["retention.keepDaily=-1"])
     with pytest.raises(UsageError, match=r"spec\.retention\.keepDaily"):
-        survey(parent, [], Config(), NOW)
+        load_schedule(parent, [], Config(), NOW)
 
 
 def test_one_broken_schedule_hides_no_other() -> None:
     source = files()
     parents = choose(source, "")
     broken = changed(parents[0], ["schedule=never"])
-    subjects, problems = survey_all([broken, *parents[1:]], source.objects, Config(), NOW)
+    subjects, problems = load_schedules([broken, *parents[1:]], source.objects, Config(), NOW)
     assert (len(subjects), len(problems)) == (2, 1)
     with pytest.raises(UsageError):
-        survey_all([broken], source.objects, Config(), NOW)
+        load_schedules([broken], source.objects, Config(), NOW)
 
 
 def test_schedules_are_chosen_by_name() -> None:
@@ -84,7 +84,7 @@ def test_schedules_are_chosen_by_name() -> None:
 def test_a_count_names_the_day_it_lets_go() -> None:
     source = files()
     parent = changed(source.get("BackupSchedule", "nightly"), ["retention=null", "maxBackups=3"])
-    verdicts = survey(parent, source.objects, Config(), NOW).verdicts()
+    verdicts = load_schedule(parent, source.objects, Config(), NOW).verdicts()
     kept = [verdict for verdict in verdicts if verdict.keep and verdict.rule == "maxBackups"]
     assert [str(verdict.until) for verdict in kept] == [
         "2026-04-03 00:30:00+00:00",
@@ -92,4 +92,4 @@ def test_a_count_names_the_day_it_lets_go() -> None:
         "2026-04-01 00:30:00+00:00",
     ]
     paused = changed(parent, ["pause=true"])
-    assert {verdict.until for verdict in survey(paused, source.objects, Config(), NOW).verdicts()} == {None}
+    assert {verdict.until for verdict in load_schedule(paused, source.objects, Config(), NOW).verdicts()} == {None}

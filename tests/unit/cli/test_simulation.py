@@ -7,7 +7,7 @@ import pytest
 
 from app.domain.config import Config
 from backup_manager.errors import UsageError
-from cli.models.simulate import Assumption, Story, World
+from cli.models.simulate import Assumption, SimulationResult, Simulator
 from crds.contract import names
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -15,7 +15,7 @@ S3 = {"provider": "aws", "region": "r", "bucket": "b", "prefix": "p", "secretNam
 TEMPLATE: dict[str, Any] = {"br": {"cluster": "basic"}, "s3": S3, "cleanPolicy": "Delete"}
 
 
-def story(days: int, *, existing: list[dict[str, Any]] | None = None, size: int = 10, **spec: Any) -> Story:
+def story(days: int, *, existing: list[dict[str, Any]] | None = None, size: int = 10, **spec: Any) -> SimulationResult:
     parent = {
         "apiVersion": names.API_VERSION,
         "kind": "BackupSchedule",
@@ -23,7 +23,7 @@ def story(days: int, *, existing: list[dict[str, Any]] | None = None, size: int 
         "spec": {"schedule": "0 2 * * *", "backupTemplate": TEMPLATE, **spec},
     }
     assume = Assumption(size=size, duration=timedelta(minutes=30))
-    return World(parent, existing or [], Config(), START, assume).run(days)
+    return Simulator(parent, existing or [], Config(), START, assume).run(days)
 
 
 def test_a_count_keeps_so_many_and_the_one_under_way() -> None:

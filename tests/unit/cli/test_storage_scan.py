@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 import cli.storage_scan
-from backup_manager.catalog.audit_log import Chain
+from backup_manager.catalog.audit_log import AuditLog
 from backup_manager.catalog.record import Cleaned, Owner
 from backup_manager.catalog.records import Records
 from backup_manager.content import Content
 from backup_manager.errors import AccessDeniedError, NotFoundError, UsageError
 from backup_manager.storage.memory import Bucket, MemoryStorage
-from cli.models.history import Chronicle, outcome, remark, since
+from cli.models.history import Timeline, outcome, remark, since
 from cli.models.import_records import rebuild
-from cli.storage_scan import Shelf, Spot, read, read_all, spots, spots_of
+from cli.storage_scan import ScanTarget, StorageScan, read, read_all, spots, spots_of
 from crds.contract.paths import Location, Provider
 
 NOW = datetime(2026, 1, 31, 2, 0, tzinfo=UTC)
@@ -56,7 +56,7 @@ def test_folders_by_url() -> None:
 
 def test_a_folder_that_is_not_here_is_not_an_empty_one(tmp_path: Path) -> None:
     absent, there = f"local://{tmp_path}/absent", f"local://{tmp_path}"
-    assert read_all(spots([there]), env={}) == Shelf()
+    assert read_all(spots([there]), env={}) == StorageScan()
     with pytest.raises(NotFoundError, match=r"no folder .*/absent on this machine"):
         read_all(spots([absent]), env={})
     assert read_all(spots([absent, there]), env={}).problems == [f"{absent}: there is no folder {absent} on this machine"]
@@ -89,12 +89,12 @@ def filled() -> Bucket:
 
 def test_everything_of_a_folder_is_found_and_what_is_broken_named() -> None:
     bucket = filled()
-    shelf = read(storage(bucket, ""))
-    assert [filed.record.owner.name for filed in shelf.filed] == ["second"]
-    assert [(account.folder.url, account.length) for account in shelf.accounts] == [("s3://b/p", 5)]
-    assert [problem for problem in shelf.problems if "broken.record.json is not a record" in problem]
+    scan = read(storage(bucket, ""))
+    assert [stored.record.owner.name for stored in scan.stored] == ["second"]
+    assert [(account.folder.url, account.length) for account in scan.accounts] == [("s3://b/p", 5)]
+    assert [problem for problem in scan.problems if "broken.record.json is not a record" in problem]
     # The record of the folder itself lies beside it.
-    assert [filed.url for filed in read(storage(bucket, "p/n")).filed] == ["s3://b/p/n.record.json"]
+    assert [stored.url for stored in read(storage(bucket, "p/n")).stored] == ["s3://b/p/n.record.json"]
 
 
 def test_one_storage_that_fails_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,36 +107,36 @@ def test_one_storage_that_fails_hides_no_other(monkeypatch: pytest.MonkeyPatch) 
         return MemoryStorage(location, bucket)
 
     monkeypatch.setattr(cli.storage_scan, "open_storage", open_memory)
-    shelf = read_all([*spots(["s3://b/p", "s3://b/", "s3://forbidden/x"])], env={})
-    assert len(shelf.filed) == 1
-    assert len(shelf.accounts) == 1
-    assert shelf.problems[-1] == "s3://forbidden/x: no"
+    scan = read_all([*spots(["s3://b/p", "s3://b/", "s3://forbidden/x"])], env={})
+    assert len(scan.stored) == 1
+    assert len(scan.accounts) == 1
+    assert scan.problems[-1] == "s3://forbidden/x: no"
     with pytest.raises(AccessDeniedError):
-        read_all([Spot(location=Location.parse("s3://forbidden/x"))], env={})
+        read_all([ScanTarget(location=Location.parse("s3://forbidden/x"))], env={})
 
 
-def events(shelf: Shelf, *crs: dict[str, Any]) -> list[tuple[str, str, str]]:
-    chronicle = Chronicle()
-    chronicle.add_shelf(shelf)
-    chronicle.add_crs(crs, NOW)
-    return [(event.name, outcome(event), "+".join(event.told_by)) for event in chronicle.events()]
+def events(scan: StorageScan, *crs: dict[str, Any]) -> list[tuple[str, str, str]]:
+    timeline = Timeline()
+    timeline.add_shelf(scan)
+    timeline.add_crs(crs, NOW)
+    return [(event.name, outcome(event), "+".join(event.sources)) for event in timeline.events()]
 
 
 def test_lives_of_one_path_are_apart() -> None:
-    shelf = read(storage(filled(), "p"))
-    assert events(shelf) == [("n", "Cleaned", "history+record"), ("second", "Unfinished", "history+record")]
+    scan = read(storage(filled(), "p"))
+    assert events(scan) == [("n", "Cleaned", "history+record"), ("second", "Unfinished", "history+record")]
     # Without the history the record still tells of its earlier life; without the record the history tells of both.
-    assert events(Shelf(filed=shelf.filed)) == [("n", "Cleaned", "record"), ("second", "Unfinished", "record")]
-    assert events(Shelf(accounts=shelf.accounts)) == [("n", "Cleaned", "history"), ("second", "Unfinished", "history")]
+    assert events(StorageScan(stored=scan.stored)) == [("n", "Cleaned", "record"), ("second", "Unfinished", "record")]
+    assert events(StorageScan(accounts=scan.accounts)) == [("n", "Cleaned", "history"), ("second", "Unfinished", "history")]
 
 
 def test_crs_join_what_the_storage_tells() -> None:
-    shelf = read(storage(filled(), "p"))
+    scan = read(storage(filled(), "p"))
     running = cr("Backup", {"s3": S3}, "second", phase="Running", backupPath="s3://b/p/n/", timeStarted="2026-01-31T02:03:00Z")
     running["metadata"]["uid"] = "uid-2"
     cleaned = cr("Backup", {"s3": S3}, phase="Complete", backupPath="s3://b/p/n")
     alone = cr("Restore", {"s3": S3}, "back", phase="Failed", timeStarted="2026-02-01T00:00:00Z")
-    assert events(shelf, running, cleaned, alone) == [
+    assert events(scan, running, cleaned, alone) == [
         ("n", "Cleaned", "history+record+cr"),
         ("second", "Running", "history+record+cr"),
         ("back", "Failed", "cr"),
@@ -151,17 +151,17 @@ def test_an_imported_backup_is_the_one_that_wrote_the_data() -> None:
         owner, operation="export", spec={"from": {"host": "h", "secretName": "s"}, "s3": {**S3, "secretName": "s"}}
     )
     records.complete(claim)
-    shelf = read(storage(bucket, "p"))
-    (made,) = rebuild(shelf.filed, [])
+    scan = read(storage(bucket, "p"))
+    (made,) = rebuild(scan.stored, [])
     assert made.backup is not None
     made.backup["metadata"]["uid"] = "another"
-    assert events(shelf, {**made.backup, "status": made.status}) == [("n", "Complete", "history+record+cr")]
+    assert events(scan, {**made.backup, "status": made.status}) == [("n", "Complete", "history+record+cr")]
 
 
 def test_since_looks_at_the_last_thing_that_happened() -> None:
-    chronicle = Chronicle()
-    chronicle.add_shelf(read(storage(filled(), "p")))
-    found = chronicle.events()
+    timeline = Timeline()
+    timeline.add_shelf(read(storage(filled(), "p")))
+    found = timeline.events()
     assert [event.name for event in since(found, NOW + timedelta(hours=1))] == ["n"]
     assert list(since(found, NOW + timedelta(days=2))) == []
     assert remark(found[0]) == "cleaned 2026-02-01 02:00:00Z; CR gone; 1 objects deleted by x (y)"
@@ -169,18 +169,18 @@ def test_since_looks_at_the_last_thing_that_happened() -> None:
 
 def test_a_restore_without_its_cr_is_known_by_the_history() -> None:
     bucket = filled()
-    Chain.beside(storage(bucket, "p/n")).append(
+    AuditLog.beside(storage(bucket, "p/n")).append(
         now=lambda: NOW, event="RestoreFailed", path="s3://b/p/n", kind="Restore", name="back", uid="r", reason="TargetNotEmpty"
     )
-    chronicle = Chronicle()
-    chronicle.add_shelf(read(storage(bucket, "p")))
-    restore = next(event for event in chronicle.events() if event.kind == "Restore")
+    timeline = Timeline()
+    timeline.add_shelf(read(storage(bucket, "p")))
+    restore = next(event for event in timeline.events() if event.kind == "Restore")
     assert (restore.name, restore.outcome, restore.notes) == ("back", "Failed", ["TargetNotEmpty"])
 
 
 def test_what_a_restore_brought_back_is_known_by_the_history() -> None:
     bucket, content = filled(), Content(start_ts="300", end_ts="450")
-    Chain.beside(storage(bucket, "p/n")).append(
+    AuditLog.beside(storage(bucket, "p/n")).append(
         now=lambda: NOW,
         event="Restored",
         path="s3://b/p/n",
@@ -190,9 +190,9 @@ def test_what_a_restore_brought_back_is_known_by_the_history() -> None:
         content=content,
         commit_ts="450",
     )
-    chronicle = Chronicle()
-    chronicle.add_shelf(read(storage(bucket, "p")))
-    restore = next(event for event in chronicle.events() if event.kind == "Restore")
+    timeline = Timeline()
+    timeline.add_shelf(read(storage(bucket, "p")))
+    restore = next(event for event in timeline.events() if event.kind == "Restore")
     assert (restore.data["content"]["startTs"], restore.data["content"]["endTs"], restore.data["commitTs"]) == (
         "300",
         "450",

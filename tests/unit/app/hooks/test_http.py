@@ -111,7 +111,7 @@ class TestRefusals:
         def fail(*_args: object, **_more: object) -> None:
             raise RuntimeError(SECRET)
 
-        monkeypatch.setattr(answer, "compose", fail)
+        monkeypatch.setattr(answer, "build_response", fail)
         monkeypatch.setattr(answer, "plain", fail)
         response = fresh.post(f"/{path}/{operation}", json=request(path, operation))
         assert response.status_code == 500

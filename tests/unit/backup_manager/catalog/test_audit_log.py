@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from backup_manager.catalog import audit_log
-from backup_manager.catalog.audit_log import Account, Chain, Kind, against_records
+from backup_manager.catalog.audit_log import Audit, AuditLog, Kind, against_records
 from backup_manager.catalog.record import Cleaned, Owner, Record, State
 from backup_manager.catalog.records import Records
 from backup_manager.content import Content
@@ -35,8 +35,8 @@ def records(bucket: Bucket, path: str = "shop/nightly-1", clock: Callable[[], da
     return Records(storage(bucket, path), now=clock)
 
 
-def account(bucket: Bucket) -> Account:
-    return Chain(storage(bucket), FOLDER).read()
+def account(bucket: Bucket) -> Audit:
+    return AuditLog(storage(bucket), FOLDER).read()
 
 
 def stored(bucket: Bucket) -> list[tuple[str, str]]:
@@ -144,7 +144,9 @@ def test_many_writers_lose_no_entry() -> None:
     bucket = Bucket()
 
     def one(number: int) -> None:
-        Chain(storage(bucket), FOLDER).append(event="Claimed", path=f"s3://b/shop/{number}", kind="Backup", name=f"n{number}")
+        AuditLog(storage(bucket), FOLDER).append(
+            event="Claimed", path=f"s3://b/shop/{number}", kind="Backup", name=f"n{number}"
+        )
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(one, range(60)))
@@ -173,11 +175,11 @@ class _Counting(MemoryStorage):
 
 def test_the_end_of_a_long_history_is_found_in_a_few_looks() -> None:
     bucket = Bucket()
-    chain = Chain(storage(bucket), FOLDER)
+    chain = AuditLog(storage(bucket), FOLDER)
     chain.append(event="Claimed", path="p", kind="Backup", name="first")
     for number in range(2, 5001):
         bucket.put(f"shop/.history/{number:08d}.json", b"{}")
-    entry = Chain(_Counting(FOLDER, bucket), FOLDER).append(event="Claimed", path="p", kind="Backup", name="last")
+    entry = AuditLog(_Counting(FOLDER, bucket), FOLDER).append(event="Claimed", path="p", kind="Backup", name="last")
     assert entry.seq == 5001
     assert _Counting.looks < 30
 
@@ -210,7 +212,7 @@ def test_a_claim_that_is_given_back_says_so() -> None:
     records(bucket, "shop/a/b").claim(OWNER, operation="export", spec={})
     with pytest.raises(ClaimedError):
         records(bucket, "shop/a").claim(Owner(name="x", uid="uid-9"), operation="export", spec={})
-    (entry,) = audit_log.Chain(storage(bucket), Location(provider=Provider.S3, bucket="b", prefix="shop")).read().entries
+    (entry,) = audit_log.AuditLog(storage(bucket), Location(provider=Provider.S3, bucket="b", prefix="shop")).read().entries
     assert (entry.event, entry.path, entry.reason) == ("Withdrawn", "s3://b/shop/a", "BackupPathClaimed")
 
 
@@ -260,7 +262,7 @@ def test_times_are_the_clocks() -> None:
 def entries(bucket: Bucket, numbers: Iterable[int]) -> None:
     """Entries as a chain of ours has them, of which only *numbers* are left."""
     left = set(numbers)
-    chain = Chain(storage(bucket), FOLDER)
+    chain = AuditLog(storage(bucket), FOLDER)
     for _ in range(max(left)):
         chain.append(now=lambda: NOW, event="Claimed", path="p", kind="Backup", name="n")
     for key in [key for key in bucket.objects if int(key[-13:-5]) not in left]:
@@ -273,7 +275,7 @@ def test_numbers_go_on_after_entries_that_a_lifecycle_rule_removed(left: list[in
     entries(bucket, left)
     before = account(bucket)
     for number in (5, 6):
-        entry = Chain(storage(bucket), FOLDER).append(now=lambda: NOW, event="Claimed", path="p", kind="Backup", name="n")
+        entry = AuditLog(storage(bucket), FOLDER).append(now=lambda: NOW, event="Claimed", path="p", kind="Backup", name="n")
         assert entry.seq == number
     after = account(bucket)
     assert after.entries[-2].previous == before.head
@@ -288,5 +290,5 @@ def test_the_end_is_found_whatever_is_left_of_a_long_history(first: int, last: i
     for number in range(first, last + 1):
         bucket.put(f"shop/.history/{number:08d}.json", b"{}")
     bucket.put("shop/.history/notes.txt", b"x")
-    entry = Chain(storage(bucket), FOLDER).append(now=lambda: NOW, event="Claimed", path="p", kind="Backup", name="n")
+    entry = AuditLog(storage(bucket), FOLDER).append(now=lambda: NOW, event="Claimed", path="p", kind="Backup", name="n")
     assert entry.seq == last + 1

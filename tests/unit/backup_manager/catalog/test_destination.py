@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from backup_manager.catalog.destination import Folder
+from backup_manager.catalog.destination import BackupDestination
 from backup_manager.errors import AccessDeniedError
 from backup_manager.storage.preflight import PROBE
 from crds.contract import names
@@ -14,7 +14,7 @@ from tests.support.manager import World, world
 
 def claim(tmp_path: Path, server: FakeS3, policy: str, annotations: dict[str, str] | None = None) -> World:
     scene = world(tmp_path, {"cleanPolicy": policy} if policy else {}, annotations=annotations)
-    Folder(scene.context, server.storage(), operation="export").claim()
+    BackupDestination(scene.context, server.storage(), operation="export").claim()
     return scene
 
 

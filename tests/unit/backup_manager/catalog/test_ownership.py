@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
-from backup_manager.catalog.destination import CompletedError, Folder
+from backup_manager.catalog.destination import BackupDestination, CompletedError
 from backup_manager.catalog.ownership import Fence
 from backup_manager.catalog.record import Attempt, Cleaned, Owner, Record, State
 from backup_manager.catalog.records import Records
@@ -23,7 +23,7 @@ from backup_manager.context import Context, Result
 from backup_manager.errors import ClaimedError, StorageError, SupersededError, UnreachableError, UsageError
 from backup_manager.kubernetes.pods import has_ended
 from backup_manager.operations import clean
-from backup_manager.signals import Stop
+from backup_manager.signals import StopSignal
 from backup_manager.storage.memory import Bucket, MemoryStorage
 from crds.contract import names
 from crds.contract.paths import Location, Provider
@@ -82,7 +82,7 @@ def pod(uid: str, phase: str, *, terminated: bool = True, node: str = "n") -> di
     }
 
 
-class Quick(Stop):
+class Quick(StopSignal):
     """Waits take no time."""
 
     def wait(self, seconds: float) -> None:
@@ -122,8 +122,8 @@ class Scene:
     def clean(self, owner: Owner = A, **more: Any) -> Result:
         return clean.run(self.context(owner, **more))
 
-    def folder(self, owner: Owner = A, *, prefix: str = PATH, **more: Any) -> Folder:
-        return Folder(self.context(owner, **more), storage(self.bucket, prefix), operation="export")
+    def folder(self, owner: Owner = A, *, prefix: str = PATH, **more: Any) -> BackupDestination:
+        return BackupDestination(self.context(owner, **more), storage(self.bucket, prefix), operation="export")
 
     def complete(self, owner: Owner, prefix: str = PATH) -> None:
         of = records(self.bucket, f"pod-{owner.name}", prefix)
@@ -400,7 +400,7 @@ def test_a_frozen_export_neither_completes_nor_mixes_its_files_into_its_successo
     first.data.write("metadata", b"Finished dump at")
     with pytest.raises(SupersededError) as caught:
         first.confirm()
-    with pytest.raises(SupersededError), first.told():
+    with pytest.raises(SupersededError), first.record_failures():
         first.complete(tool="dumpling", version="v8", argv=[], commit_ts="1", held=Content())
     assert (caught.value.problem().reason, caught.value.problem().retryable) == ("AttemptSuperseded", False)
     record = loaded(scene.bucket)
@@ -430,7 +430,7 @@ def test_what_an_earlier_attempt_completed_meanwhile_is_not_touched(scene: Scene
     first.data.write("metadata", b"x")
     first.complete(tool="dumpling", version="", argv=[], commit_ts="1", held=Content())
     before = dict(scene.bucket.objects)
-    with pytest.raises(CompletedError) as caught, second.told():
+    with pytest.raises(CompletedError) as caught, second.record_failures():
         second.claim()
     assert caught.value.record.commit_ts == "1"
     assert scene.bucket.objects == before
@@ -545,12 +545,12 @@ def test_only_the_kubelet_proves_that_a_pod_ended(found: dict[str, Any], ended: 
 def test_an_orderly_end_is_noted_however_it_comes(scene: Scene) -> None:
     for error in (UnreachableError("x"), RuntimeError("a defect")):
         folder = scene.folder(pod=f"pod-{type(error).__name__}")
-        with pytest.raises(type(error)), folder.told():
+        with pytest.raises(type(error)), folder.record_failures():
             _claim_and_raise(folder, error)
         assert loaded(scene.bucket).open == ()
 
 
-def _claim_and_raise(folder: Folder, error: Exception) -> None:
+def _claim_and_raise(folder: BackupDestination, error: Exception) -> None:
     folder.claim()
     raise error
 
@@ -563,8 +563,8 @@ def test_a_claim_whose_answer_got_lost_is_closed_at_the_end(scene: Scene) -> Non
         lost.extend([1] if hit else [])
         return hit
 
-    folder = Folder(scene.context(pod="1"), flaky(scene.bucket, after_the_write), operation="export")
-    with pytest.raises(UnreachableError), folder.told():
+    folder = BackupDestination(scene.context(pod="1"), flaky(scene.bucket, after_the_write), operation="export")
+    with pytest.raises(UnreachableError), folder.record_failures():
         folder.claim()
     record = loaded(scene.bucket)
     assert (record.state, record.open) == (State.FAILED, ())

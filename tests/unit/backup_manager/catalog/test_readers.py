@@ -24,10 +24,10 @@ from backup_manager.catalog.readers import (
 from backup_manager.catalog.record import Cleaned, Owner
 from backup_manager.catalog.records import Records
 from backup_manager.context import Context
-from backup_manager.errors import AccessDeniedError, InterruptedError_, StorageError, TransientError
+from backup_manager.errors import AccessDeniedError, RunInterruptedError, StorageError, TransientError
 from backup_manager.kubernetes.client import ApiForbiddenError
 from backup_manager.locking.lock import Lock, Note, Pace
-from backup_manager.signals import Stop
+from backup_manager.signals import StopSignal
 from backup_manager.storage.memory import Bucket, MemoryStorage
 from crds.contract import names
 from crds.contract.paths import Location, Provider
@@ -40,7 +40,7 @@ QUICK = Pace(duration=60.0, renew=0.05, retry=5.0, fence=30.0, poll=0.02, grace=
 SPEC = {"s3": {"provider": "aws", "bucket": "b", "prefix": "p/daily"}}
 
 
-class Moving(Stop):
+class Moving(StopSignal):
     """Waiting moves the clock and takes no time; *meanwhile* happens while it does."""
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ def at(bucket: Bucket, prefix: str = "p/daily") -> MemoryStorage:
     return MemoryStorage(Location(provider=Provider.S3, bucket="b", prefix=prefix), bucket)
 
 
-def reader(tmp_path: Path, name: str = "r", stop: Stop | None = None) -> World:
+def reader(tmp_path: Path, name: str = "r", stop: StopSignal | None = None) -> World:
     made = world(tmp_path, SPEC, kind="Restore", env={names.ENV_POD_UID: f"pod-of-{name}"}, stop=stop)
     resource = replace(made.context.resource, name=name, uid=f"uid-of-{name}")
     return World(context=replace(made.context, resource=resource), reporter=made.reporter, lines=made.lines)
@@ -201,7 +201,7 @@ def test_a_record_that_cannot_be_read_does_not_stop_a_restore(tmp_path: Path, bu
 
 
 def test_a_mark_that_somebody_removed_stops_the_tool(tmp_path: Path, bucket: Bucket) -> None:
-    stop = Stop()
+    stop = StopSignal()
     with (  # noqa: PT012 (the body is the run)
         pytest.raises(MarkLostError) as caught,
         reading(reader(tmp_path, stop=stop).context, at(bucket), pace=QUICK),
@@ -215,7 +215,7 @@ def test_a_mark_that_cannot_be_renewed_stops_the_tool(tmp_path: Path, bucket: Bu
     def away(*_: Any, **__: Any) -> str:
         raise TransientError("the storage does not answer", reason="StorageUnreachable")
 
-    stop = Stop()
+    stop = StopSignal()
     with (  # noqa: PT012 (the body is the run)
         pytest.raises(MarkLostError, match="could not be renewed") as caught,
         reading(reader(tmp_path, stop=stop).context, at(bucket), pace=replace(QUICK, fence=0.4)),
@@ -269,7 +269,7 @@ def test_a_reader_of_25_hours_is_waited_for_by_every_clean(tmp_path: Path, bucke
     assert place is not None
     _, context, stop = cleaner(tmp_path)
     mark = Lock(place=place, we=place.reader, pace=PACE, clock=stop.monotonic)
-    assert mark.take()
+    assert mark.try_acquire()
 
     def renew() -> None:
         if stop.seconds - mark.renewed_at >= PACE.renew:
@@ -424,7 +424,7 @@ def test_the_wait_ends_and_says_which_restore_and_what_to_do(tmp_path: Path, buc
 def test_a_wait_can_be_stopped(tmp_path: Path, bucket: Bucket) -> None:
     _, context, stop = cleaner(tmp_path, Api({"Restore": [restore()]}))
     stop.meanwhile = stop.request
-    with pytest.raises(InterruptedError_):
+    with pytest.raises(RunInterruptedError):
         wait_for_readers(context, at(bucket))
 
 
@@ -524,7 +524,7 @@ def test_of_a_reader_and_a_cleaner_that_begin_together_one_sees_the_other(tmp_pa
                 try:
                     wait_for_readers(context, storage)
                     said["cleaner"] = "deletes"
-                except InterruptedError_:
+                except RunInterruptedError:
                     said["cleaner"] = "waits"
 
             one, other = (read, clean) if first == "reader" else (clean, read)

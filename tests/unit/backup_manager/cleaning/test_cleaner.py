@@ -8,10 +8,17 @@ from typing import Any
 
 import pytest
 
-from backup_manager.cleaning.adaptive_limit import Window
+from backup_manager.cleaning.adaptive_limit import AdaptiveLimit
 from backup_manager.cleaning.cleaner import ATTEMPTS, Cleaner, CleanOptions, Tally
-from backup_manager.errors import AccessDeniedError, InterruptedError_, ManagerError, PartialError, StorageError, ThrottledError
-from backup_manager.signals import Stop
+from backup_manager.errors import (
+    AccessDeniedError,
+    ManagerError,
+    PartialError,
+    RunInterruptedError,
+    StorageError,
+    ThrottledError,
+)
+from backup_manager.signals import StopSignal
 from backup_manager.storage.base import DeleteFailure, Target
 from backup_manager.storage.http_pool import Answer
 from backup_manager.storage.memory import Bucket, MemoryStorage
@@ -20,7 +27,7 @@ from crds.contract.paths import Location, Provider
 from tests.support.fake_s3 import FakeS3, Request, error, sometimes
 
 
-class Rushing(Stop):
+class Rushing(StopSignal):
     """Waits take no time; they move the clock, which the cleaner reads."""
 
     def __init__(self) -> None:
@@ -220,7 +227,7 @@ def test_stop_ends_it_between_batches() -> None:
     server = filled(50)
     job, rush = cleaner(server, CleanOptions(page_size=5, batch_concurrency=1))
     server.faults.append(lambda r: rush.request() if "delete" in r.query else None)
-    with pytest.raises(InterruptedError_):
+    with pytest.raises(RunInterruptedError):
         job.run()
     assert 0 < len(server.names()) - 1 < 50
     Cleaner(server.storage()).run()
@@ -330,7 +337,7 @@ class Slow(MemoryStorage):
         return [DeleteFailure(key=target.key, code="SlowDown", message="", retryable=True) for target in batch if first]
 
 
-class Counting(Stop):
+class Counting(StopSignal):
     """Counts how often it is looked at: once a round of the main thread."""
 
     looks = 0
@@ -369,17 +376,17 @@ def test_no_more_than_a_page_is_under_way() -> None:
 
 def test_window() -> None:
     now = [0.0]
-    window = Window(16, clock=lambda: now[0])
+    window = AdaptiveLimit(16, clock=lambda: now[0])
     for _ in range(40):
-        window.went_well()
+        window.on_success()
     assert window.size == 16
     window.throttled()
     window.throttled()  # of the same burst
-    assert (window.size, window.complaints) == (8, 2)
+    assert (window.size, window.throttle_count) == (8, 2)
     for _ in range(8):
-        window.went_well()
+        window.on_success()
     assert window.size == 8  # one round later: 8 * 1/8.x
-    window.went_well()
+    window.on_success()
     assert window.size == 9
     for _ in range(10):
         now[0] += 1

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from backup_manager.backoff import Backoff
-from backup_manager.errors import InterruptedError_, ManagerError, UnreachableError, UsageError
+from backup_manager.errors import ManagerError, RunInterruptedError, UnreachableError, UsageError
 from backup_manager.kubernetes.client import (
     ApiForbiddenError,
     ApiInvalidError,
@@ -20,7 +20,7 @@ from backup_manager.kubernetes.client import (
     KubernetesApi,
     Server,
 )
-from backup_manager.signals import Stop
+from backup_manager.signals import StopSignal
 
 
 class ApiServer(ThreadingHTTPServer):
@@ -218,16 +218,16 @@ def test_writes_are_repeated_by_those_who_know_that_they_may_be(server: ApiServe
         api.annotate_job("ns", "x", "u", {"k": "v"})
     assert (len(server.seen), time.pauses) == (1, [])
     server.unavailable = 2
-    api.patiently(lambda: api.annotate_job("ns", "x", "u", {"k": "v"}))
+    api.with_retries(lambda: api.annotate_job("ns", "x", "u", {"k": "v"}))
     assert len(server.seen) == 3
 
 
 def test_a_read_ends_when_the_run_is_asked_to_end(server: ApiServer) -> None:
     server.unavailable = 10**6
-    stop = Stop()
+    stop = StopSignal()
     stop.request()
     api = KubernetesApi(Server(url=server.url), backoff=Backoff(seconds=120, sleep=stop.wait))
-    with pytest.raises(InterruptedError_):
+    with pytest.raises(RunInterruptedError):
         api.resource("Backup", "ns", "x")
     assert len(server.seen) == 1
 

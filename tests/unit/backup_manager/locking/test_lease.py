@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from backup_manager.context import Context
-from backup_manager.errors import InterruptedError_, ToolError, UnreachableError
+from backup_manager.errors import RunInterruptedError, ToolError, UnreachableError
 from backup_manager.kubernetes.client import (
     ApiForbiddenError,
     ApiNotFoundError,
@@ -22,7 +22,7 @@ from backup_manager.kubernetes.client import (
 from backup_manager.locking import lease
 from backup_manager.locking.lease import ClusterLeaseLostError, held
 from backup_manager.locking.lock import Pace
-from backup_manager.signals import Stop
+from backup_manager.signals import StopSignal
 from crds.contract import names
 from crds.contract.report import Phase
 from sandbox.patience import PATIENCE, until
@@ -99,7 +99,7 @@ def hasty(quick: Pace) -> Pace:
     return replace(quick, fence=0.4)
 
 
-def somebody(tmp_path: Path, api: Api, *, pod: str, name: str = "cr", uid: str = "", stop: Stop | None = None) -> World:
+def somebody(tmp_path: Path, api: Api, *, pod: str, name: str = "cr", uid: str = "", stop: StopSignal | None = None) -> World:
     made = world(tmp_path, {"br": {"cluster": "basic"}}, env={names.ENV_POD_UID: pod}, stop=stop)
     resource = replace(made.context.resource, name=name, uid=uid or f"uid-of-{name}")
     return replace_context(made, replace(made.context, kubernetes=api, resource=resource))
@@ -255,7 +255,7 @@ def test_a_lease_that_cannot_be_renewed_stops_the_tool_before_it_runs_out(tmp_pa
 
 
 def test_a_short_absence_of_the_api_server_is_overcome(tmp_path: Path, api: Api, quick: Pace) -> None:
-    stop = Stop()
+    stop = StopSignal()
     here = somebody(tmp_path, api, pod="pod-1", stop=stop)
     with held(here.context, "ns", "basic", pace=quick):
         api.broken = True
@@ -283,7 +283,7 @@ def test_an_error_of_the_work_itself_is_told_and_the_lease_let_go(tmp_path: Path
 
 def test_who_waits_can_be_stopped(tmp_path: Path, api: Api, quick: Pace) -> None:
     left_by(api, "pod-dead", seconds=3600)
-    stop = Stop()
+    stop = StopSignal()
     here = somebody(tmp_path, api, pod="pod-1", stop=stop)
 
     def give_up() -> None:
@@ -291,7 +291,7 @@ def test_who_waits_can_be_stopped(tmp_path: Path, api: Api, quick: Pace) -> None
         stop.request()
 
     threading.Thread(target=give_up).start()
-    with pytest.raises(InterruptedError_), held(here.context, "ns", "basic", pace=quick):
+    with pytest.raises(RunInterruptedError), held(here.context, "ns", "basic", pace=quick):
         raise AssertionError("it does not hold the lease")
     assert api.holder == "pod-dead"
 

@@ -16,9 +16,9 @@ from backup_manager.catalog.record import Owner, Record, State
 from backup_manager.catalog.records import Records
 from backup_manager.content import Content
 from backup_manager.context import Result
-from backup_manager.errors import InterruptedError_, ManagerError
+from backup_manager.errors import ManagerError, RunInterruptedError
 from backup_manager.operations import br_backup, br_log, br_restore
-from backup_manager.signals import Stop
+from backup_manager.signals import StopSignal
 from backup_manager.storage.factory import open_storage
 from backup_manager.tidb.gc_life_time import Mark
 from backup_manager.tidb.pd import LogTask, Pd, TaskState
@@ -56,7 +56,7 @@ class Case:
         files = {} if meta is None else {"backupmeta": meta}
         self.tool.install("br", out=out or [SUMMARY], files=files, folder=self.folder, **how)
 
-    def world(self, *, stop: Stop | None = None) -> World:
+    def world(self, *, stop: StopSignal | None = None) -> World:
         env = {**self.tool.env, "BACKUP_MANAGER_PASSWORD": "hunter22", **self.env}
         here = world(self.tmp_path, self.spec, env=env, flags=self.flags, stop=stop)
         resource = dataclasses.replace(here.context.resource, status=self.status)
@@ -163,10 +163,10 @@ def test_failures_of_a_snapshot(case: Case, tool: dict[str, Any], reason: str, r
 
 
 def test_sigterm_is_forwarded_to_br_since_it_goes_on_from_its_checkpoint(case: Case) -> None:
-    stop = Stop()
+    stop = StopSignal()
     case.install(sleep=3600, term_says="Got signal terminated to exit.", term_code=1)
     case.tool.once_called("br", stop.request)
-    assert isinstance(case.fails(stop=stop), InterruptedError_)
+    assert isinstance(case.fails(stop=stop), RunInterruptedError)
     assert case.database.life_time == "10m0s"
 
 
@@ -290,7 +290,7 @@ def test_the_ends_of_a_log_are_in_its_record_and_its_history(case: Case, monkeyp
     assert told == [("7", None), ("7", "500"), ("99", "500"), ("99", "900")]
     assert record is not None
     storage = open_storage(case.spec, location=location_of(case.spec), env={})
-    account = audit_log.Chain.beside(storage).read()
+    account = audit_log.AuditLog.beside(storage).read()
     written = (case.folder.parent / "full.record.json").read_bytes()
     assert audit_log.against_records(account, [(record.backup_path, audit_log.digest(written))]) == []
     assert account.findings == []
@@ -318,7 +318,7 @@ def test_only_what_changes_is_written_into_the_record_of_a_log(
         assert ownership.note_log(foreign, owner, start=1000, end=2000) is None
 
 
-class Waiting(Stop):
+class Waiting(StopSignal):
     """Waiting moves the clock and takes no time."""
 
     seconds = 0.0
@@ -464,7 +464,7 @@ def test_a_restore_that_br_takes_for_running_waits_until_br_takes_it_for_dead(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(Stop, "wait", lambda _self, seconds: waits.append(seconds))
+    monkeypatch.setattr(StopSignal, "wait", lambda _self, seconds: waits.append(seconds))
     put_backup(case)
     line = "Error: task with ID 1 already exists and is running: [BR:Common:ErrInvalidArgument]"
     case.install(meta=None, err=[line], code=1)

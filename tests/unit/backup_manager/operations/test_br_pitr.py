@@ -13,7 +13,7 @@ from backup_manager.errors import ManagerError, UsageError
 from backup_manager.masking import Masker, secrets_of
 from backup_manager.operations import br_pitr, br_restore
 from backup_manager.operations.br_pitr import PointUnreachableError, checked
-from backup_manager.storage.pitr import PointStorage, both
+from backup_manager.storage.pitr import PointStorage, resolve_pitr_storages
 from backup_manager.tools import br_runner
 from crds.contract import paths
 from tests.support.fake_tool import FakeTool
@@ -226,7 +226,7 @@ BASE_KEYS = {"FULL_BACKUP_AWS_ACCESS_KEY_ID": "AKBASE", "FULL_BACKUP_AWS_SECRET_
 
 
 def told(tmp_path: Path, log: dict[str, Any], base: dict[str, Any], env: dict[str, str]) -> PointStorage:
-    return both(log, paths.location_of(log), base, paths.location_of(base), env=env, scratch=tmp_path)
+    return resolve_pitr_storages(log, paths.location_of(log), base, paths.location_of(base), env=env, scratch=tmp_path)
 
 
 def query(url: str) -> dict[str, str]:

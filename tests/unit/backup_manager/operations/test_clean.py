@@ -15,7 +15,7 @@ from backup_manager.errors import ClaimedError, ManagerError, PartialError, Stor
 from backup_manager.kubernetes.pods import live_writers
 from backup_manager.locking import writers
 from backup_manager.operations import clean
-from backup_manager.signals import Stop
+from backup_manager.signals import StopSignal
 from backup_manager.storage.s3 import S3Storage
 from crds.contract import names
 from crds.contract.paths import Location
@@ -28,7 +28,7 @@ OTHER = Owner(kind="Backup", namespace="ns", name="other", uid="uid-other")
 PATH = "s3://bucket/p/cr-0f5e9c1a"
 
 
-class Quick(Stop):
+class Quick(StopSignal):
     """Waits take no time."""
 
     def __init__(self) -> None:

@@ -9,11 +9,11 @@ import pytest
 from backup_manager.catalog.record import Owner
 from backup_manager.catalog.records import Records
 from backup_manager.context import Result
-from backup_manager.errors import InterruptedError_, ManagerError, UsageError
+from backup_manager.errors import ManagerError, RunInterruptedError, UsageError
 from backup_manager.operations import compact
-from backup_manager.signals import Stop
+from backup_manager.signals import StopSignal
 from backup_manager.storage.factory import open_storage
-from backup_manager.tools.tikv_ctl import Heard, Work
+from backup_manager.tools.tikv_ctl import CompactionOutput, Work
 from crds.contract.paths import location_of
 from tests.support.fake_tool import FakeTool
 from tests.support.manager import NOW, World, local_storage, world
@@ -40,7 +40,7 @@ class Case:
         self.tool = FakeTool(folder=tmp_path / "bin")
         self.spec: dict[str, Any] = {"br": {"cluster": "basic"}, "local": local_storage(tmp_path, "log"), **STRETCH}
         self.env: dict[str, str] = {}
-        self.stop = Stop()
+        self.stop = StopSignal()
 
     def run(self, *, err: list[str] | None = None, encoded: str = "QUJD", **how: Any) -> tuple[Result, World]:
         self.tool.install("br", out=[encoded] if encoded else ["", ""])
@@ -150,12 +150,12 @@ def test_a_storage_that_br_cannot_describe(case: Case, encoded: str) -> None:
 
 def test_stopped_from_outside(case: Case, tmp_path: Path) -> None:
     case.tool.once_called("tikv-ctl", case.stop.request)
-    assert isinstance(case.fails(sleep=3600), InterruptedError_)
+    assert isinstance(case.fails(sleep=3600), RunInterruptedError)
 
 
 @pytest.mark.parametrize("line", ['{"message":', "{}", "[]", '{"message":"Finishing compaction.","meta_total":"x"}'])
 def test_odd_lines_do_no_harm(line: str) -> None:
-    heard = Heard()
+    heard = CompactionOutput()
     heard.line(line)
     assert heard.percent == 0
 
@@ -164,7 +164,7 @@ def test_no_clean_deletes_the_log_while_it_is_compacted(case: Case, monkeypatch:
     """A clean of another namespace or cluster sees only the mark."""
     marks, seen, work = case.tmp_path / "volume" / "log.readers", list[str](), compact._compact
 
-    def compacting(*given: Any) -> Heard:
+    def compacting(*given: Any) -> CompactionOutput:
         seen.extend(mark.read_text() for mark in marks.iterdir())
         return work(*given)
 

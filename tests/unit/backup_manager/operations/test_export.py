@@ -14,9 +14,9 @@ from backup_manager import content
 from backup_manager.catalog.record import Owner
 from backup_manager.catalog.records import Records
 from backup_manager.context import Result
-from backup_manager.errors import ClaimedError, InterruptedError_, ManagerError, SupersededError
+from backup_manager.errors import ClaimedError, ManagerError, RunInterruptedError, SupersededError
 from backup_manager.operations import export
-from backup_manager.signals import Stop
+from backup_manager.signals import StopSignal
 from backup_manager.storage.base import ObjectInfo
 from backup_manager.storage.local import LocalStorage
 from backup_manager.tidb import accounts
@@ -53,7 +53,7 @@ class Case:
         self.folder = tmp_path / "volume" / "backups" / "cr-0f5e9c1a"
         self.record = tmp_path / "volume" / "backups" / "cr-0f5e9c1a.record.json"
 
-    def world(self, *, stop: Stop | None = None, env: dict[str, str] | None = None) -> World:
+    def world(self, *, stop: StopSignal | None = None, env: dict[str, str] | None = None) -> World:
         return world(
             self.tmp_path, self.spec, env={**self.tool.env, "BACKUP_MANAGER_PASSWORD": "hunter22", **(env or {})}, stop=stop
         )
@@ -305,11 +305,11 @@ def test_a_missing_tool_is_told_before_anything_is_touched(case: Case) -> None:
 
 
 def test_sigterm_ends_the_tool_and_puts_gc_back(case: Case) -> None:
-    stop = Stop()
+    stop = StopSignal()
     case.tool.install("dumpling", out=["up"], sleep=3600)
     case.tool.once_called("dumpling", stop.request)
     here = case.world(stop=stop)
-    with pytest.raises(InterruptedError_) as caught:
+    with pytest.raises(RunInterruptedError) as caught:
         export.run(here.context)
     assert caught.value.problem().retryable
     assert case.database.history == ["72h", "10m0s"]

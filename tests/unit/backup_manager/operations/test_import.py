@@ -17,10 +17,10 @@ from backup_manager.catalog.record import Owner
 from backup_manager.catalog.records import Records
 from backup_manager.content import Content, Item, Kind
 from backup_manager.context import Result
-from backup_manager.errors import InterruptedError_, ManagerError
+from backup_manager.errors import ManagerError, RunInterruptedError
 from backup_manager.locking.lock import Note
 from backup_manager.operations import import_
-from backup_manager.signals import Stop
+from backup_manager.signals import StopSignal
 from backup_manager.storage.local import LocalStorage
 from backup_manager.tidb import accounts, schema_objects, target_lock
 from backup_manager.tidb.connection import Database
@@ -65,7 +65,7 @@ class Case:
                 packed.addfile(info, io.BytesIO(data))
         return f"local://{self.volume}/{name}"
 
-    def world(self, *, path: str = "", stop: Stop | None = None) -> World:
+    def world(self, *, path: str = "", stop: StopSignal | None = None) -> World:
         env = {**self.tool.env, "BACKUP_MANAGER_PASSWORD": "hunter22"}
         return world(
             self.tmp_path,
@@ -132,10 +132,10 @@ def test_success_needs_exit_0_and_the_mark(case: Case, tool: dict[str, Any], rea
 
 def test_sigterm_is_a_failure_although_lightning_ends_with_0(case: Case) -> None:
     case.dump()
-    stop = Stop()
+    stop = StopSignal()
     case.tool.install("tidb-lightning", out=["up"], sleep=3600, term_says=CANCELED, term_code=0)
     case.tool.once_called("tidb-lightning", stop.request)
-    assert isinstance(case.fails(stop=stop), InterruptedError_)
+    assert isinstance(case.fails(stop=stop), RunInterruptedError)
 
 
 def test_tables_that_hold_rows_are_refused_and_named(case: Case) -> None:

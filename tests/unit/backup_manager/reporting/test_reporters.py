@@ -17,9 +17,9 @@ from backup_manager.reporting.reporters import (
     JobAnnotationReporter,
     LinesReporter,
     Pace,
-    leave_last_words,
     open_reporter,
     readable,
+    write_termination_message,
 )
 from crds.contract.report import ANNOTATION, MAX_BYTES, TERMINATION_BYTES, Phase, Problem, Report, StepProgress
 from sandbox.patience import PATIENCE, until
@@ -284,11 +284,11 @@ def test_where_reports_go(tmp_path: Path) -> None:
 
 def test_last_words_fit_and_stay_readable(tmp_path: Path) -> None:
     path = tmp_path / "termination-log"
-    leave_last_words(report(1), path)
+    write_termination_message(report(1), path)
     assert not path.exists()
     path.touch()
     long = Problem(reason="R", message="m" * 900, hint="h" * 900)
-    leave_last_words(Report(seq=1, phase=Phase.FAILED, error=long, result={"examples": ["k" * 100] * 50}), path)
+    write_termination_message(Report(seq=1, phase=Phase.FAILED, error=long, result={"examples": ["k" * 100] * 50}), path)
     assert len(path.read_bytes()) <= TERMINATION_BYTES
     said = Report.parse(path.read_text())
     assert said is not None

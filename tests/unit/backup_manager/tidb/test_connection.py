@@ -6,8 +6,8 @@ from typing import Any
 import pymysql
 import pytest
 
-from backup_manager.errors import InterruptedError_, ManagerError, PermanentError, UsageError
-from backup_manager.signals import Stop
+from backup_manager.errors import ManagerError, PermanentError, RunInterruptedError, UsageError
+from backup_manager.signals import StopSignal
 from backup_manager.tidb import connection as database
 from backup_manager.tidb.connection import Access, Database, DatabaseUnreachableError, LoginError, TlsFiles, connect
 from crds.contract.report import Phase
@@ -115,12 +115,12 @@ def test_the_time_that_the_tries_take_counts_too(tmp_path: Path, monkeypatch: py
         now[0] += 30  # a packet filter that drops everything: each try runs into its timeouts
         raise DatabaseUnreachableError("down")
 
-    def wait(_self: Stop, seconds: float) -> None:
+    def wait(_self: StopSignal, seconds: float) -> None:
         waits.append(seconds)
         now[0] += seconds
 
     monkeypatch.setattr(Database, "rows", rows)
-    monkeypatch.setattr(Stop, "wait", wait)
+    monkeypatch.setattr(StopSignal, "wait", wait)
     with pytest.raises(DatabaseUnreachableError):
         connect(world(tmp_path, {}, env={database.ENV_WAIT: "30m"}).context, ACCESS, clock=lambda: now[0])
     assert 1800 <= now[0] <= 1830
@@ -128,10 +128,10 @@ def test_the_time_that_the_tries_take_counts_too(tmp_path: Path, monkeypatch: py
 
 
 def test_waiting_ends_when_asked_to(tmp_path: Path) -> None:
-    stop = Stop()
+    stop = StopSignal()
     stop.request()
     here = world(tmp_path, {}, stop=stop)
-    with pytest.raises(InterruptedError_):
+    with pytest.raises(RunInterruptedError):
         connect(here.context, Access(host="127.0.0.1", port=free_port()))
 
 

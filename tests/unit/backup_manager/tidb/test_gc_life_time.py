@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from backup_manager.errors import InterruptedError_, ManagerError, ToolError
+from backup_manager.errors import ManagerError, RunInterruptedError, ToolError
 from backup_manager.locking.lock import LockLostError, Pace
-from backup_manager.signals import Stop
+from backup_manager.signals import StopSignal
 from backup_manager.tidb import gc_life_time
 from backup_manager.tidb.connection import DatabaseUnreachableError
 from backup_manager.tidb.gc_life_time import PACE, Mark, Note
@@ -42,7 +42,7 @@ def test_raised_for_the_run_and_put_back(here: World) -> None:
     assert here.report.result["gcLifeTime"] == "restored to 10m0s"
 
 
-@pytest.mark.parametrize("error", [ToolError("no"), InterruptedError_("stopped"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [ToolError("no"), RunInterruptedError("stopped"), KeyboardInterrupt()])
 def test_put_back_however_the_run_ends(here: World, error: BaseException) -> None:
     database = FakeDatabase()
     with pytest.raises(type(error)):
@@ -121,7 +121,7 @@ def other(tmp_path: Path, name: str) -> World:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses that a run made; they move no clock."""
     made: list[float] = []
-    monkeypatch.setattr(Stop, "wait", lambda _self, seconds: made.append(seconds))
+    monkeypatch.setattr(StopSignal, "wait", lambda _self, seconds: made.append(seconds))
     return made
 
 

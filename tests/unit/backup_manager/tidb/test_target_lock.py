@@ -9,10 +9,10 @@ from typing import Any, cast
 import pytest
 
 from backup_manager.context import Context
-from backup_manager.errors import InterruptedError_, UnreachableError
+from backup_manager.errors import RunInterruptedError, UnreachableError
 from backup_manager.locking import lock as locks
 from backup_manager.locking.lock import Lock, Note, Pace
-from backup_manager.signals import Stop
+from backup_manager.signals import StopSignal
 from backup_manager.tidb import target_lock
 from backup_manager.tidb.cluster import Cluster
 from backup_manager.tidb.connection import Access, Database, DatabaseError, DatabaseUnreachableError
@@ -66,7 +66,9 @@ def pd(monkeypatch: pytest.MonkeyPatch) -> FakePd:
 CLUSTER = Cluster(pd="pd:2379")
 
 
-def somebody(tmp_path: Path, name: str, *, api: Api | None = None, stop: Stop | None = None, namespace: str = "ns") -> World:
+def somebody(
+    tmp_path: Path, name: str, *, api: Api | None = None, stop: StopSignal | None = None, namespace: str = "ns"
+) -> World:
     made = world(tmp_path, {}, kind="Restore", env={names.ENV_POD_UID: f"pod-of-{name}"}, stop=stop)
     resource = replace(made.context.resource, name=name, uid=f"uid-of-{name}", namespace=namespace)
     context = replace(made.context, kubernetes=api, resource=resource)
@@ -189,11 +191,11 @@ def test_an_entry_that_asks_for_an_absurd_time_neither_blocks_for_ever_nor_count
     left_by(database, "odd", seconds=seconds)
     we = Note(holder="we", owner="Restore ns/we", owner_uid="uid-of-we")
     lock = Lock(place=RowPlace(database=real(database)), we=we, pace=Pace(), clock=lambda: now)
-    assert not lock.take()
+    assert not lock.try_acquire()
     now = 59.0
-    assert not lock.take()
+    assert not lock.try_acquire()
     now = 3601.0
-    assert lock.take()
+    assert lock.try_acquire()
 
 
 def test_a_predecessor_whose_pod_is_gone_from_a_lost_node_is_waited_for_while_it_renews() -> None:
@@ -206,12 +208,12 @@ def test_a_predecessor_whose_pod_is_gone_from_a_lost_node_is_waited_for_while_it
     we = Note(holder="pod-of-a-r1", owner="Restore ns/a", owner_uid="uid-of-a")
     lock = Lock(place=RowPlace(database=real(database)), we=we, pace=Pace(), clock=lambda: now, ended=ended)
     api.live = []
-    assert not lock.take()
+    assert not lock.try_acquire()
     running: dict[str, Any] = {"containerStatuses": [{"state": {"running": {}}}]}
     api.live = [{"metadata": {"uid": "pod-of-a"}, "spec": {"nodeName": "lost"}, "status": {"phase": "Failed", **running}}]
-    assert not lock.take()
+    assert not lock.try_acquire()
     now = 61.0
-    assert lock.take(), "it has not renewed for its time"
+    assert lock.try_acquire(), "it has not renewed for its time"
 
 
 def test_somebody_elses_dead_holder_is_taken_over_when_its_time_is_up(tmp_path: Path) -> None:
@@ -224,7 +226,7 @@ def test_somebody_elses_dead_holder_is_taken_over_when_its_time_is_up(tmp_path: 
 
 
 def test_a_lock_that_somebody_took_stops_the_tool(tmp_path: Path) -> None:
-    database, stop = FakeDatabase(), Stop()
+    database, stop = FakeDatabase(), StopSignal()
     with (  # noqa: PT012 (the body is the run)
         pytest.raises(TargetLockLostError, match="Restore ns/thief") as caught,
         hold(somebody(tmp_path, "a", stop=stop).context, database),
@@ -238,7 +240,7 @@ def test_a_lock_that_somebody_took_stops_the_tool(tmp_path: Path) -> None:
 
 
 def test_a_lock_in_pd_that_cannot_be_renewed_stops_the_tool(tmp_path: Path, pd: FakePd) -> None:
-    stop = Stop()
+    stop = StopSignal()
     with (  # noqa: PT012 (the body is the run)
         pytest.raises(TargetLockLostError, match="could not be renewed"),
         hold(somebody(tmp_path, "a", stop=stop).context, FakeDatabase(), CLUSTER, SHORT),
@@ -248,7 +250,7 @@ def test_a_lock_in_pd_that_cannot_be_renewed_stops_the_tool(tmp_path: Path, pd: 
 
 
 def test_who_waits_can_be_stopped(tmp_path: Path) -> None:
-    database, stop = FakeDatabase(), Stop()
+    database, stop = FakeDatabase(), StopSignal()
     left_by(database, "other", seconds=3600)
     here = somebody(tmp_path, "a", stop=stop)
 
@@ -258,7 +260,7 @@ def test_who_waits_can_be_stopped(tmp_path: Path) -> None:
 
     thread = threading.Thread(target=give_up)
     thread.start()
-    with pytest.raises(InterruptedError_), hold(here.context, database):
+    with pytest.raises(RunInterruptedError), hold(here.context, database):
         raise AssertionError("it does not hold the lock")
     thread.join(PATIENCE)
     assert database.rows_of_tidb[ROW][0] == "pod-of-other"

@@ -168,7 +168,7 @@ def test_where_pd_is(spec: dict[str, str], pd: str) -> None:
 
 
 def test_what_br_says() -> None:
-    heard = br.Heard()
+    heard = br.BrOutput()
     lines = (
         (Stream.ERR, '[progress] [step="Full Backup"] [progress=1%]'),
         (Stream.OUT, '[progress] [step="Full Backup"] [progress=42%]'),

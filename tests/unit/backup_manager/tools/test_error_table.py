@@ -2,10 +2,10 @@
 
 import pytest
 
-from backup_manager.errors import InterruptedError_
+from backup_manager.errors import RunInterruptedError
 from backup_manager.masking import Masker
 from backup_manager.tools.error_table import KNOWN, MESSAGE_LIMIT, Verb, error_text, failure, known_failure, verb_of
-from backup_manager.tools.process import Ended
+from backup_manager.tools.process import ProcessResult
 
 BR_ERROR = (
     '[2026/11/23 18:32:04.426 +00:00] [ERROR] [main.go:38] ["br failed"] [error="{}"] '
@@ -13,8 +13,8 @@ BR_ERROR = (
 )
 
 
-def ended(*, out: str = "", err: str = "", code: int = 1, stopped: bool = False) -> Ended:
-    return Ended(code=code, stopped=stopped, out=tuple(out.splitlines()), err=tuple(err.splitlines()))
+def ended(*, out: str = "", err: str = "", code: int = 1, stopped: bool = False) -> ProcessResult:
+    return ProcessResult(code=code, stopped=stopped, out=tuple(out.splitlines()), err=tuple(err.splitlines()))
 
 
 CASES = {
@@ -149,7 +149,7 @@ def test_a_killed_tool_may_be_repeated() -> None:
 
 def test_a_tool_that_we_stopped_was_interrupted_whatever_it_says() -> None:
     error = failure("tidb-lightning", ended(code=0, stopped=True, out="tidb lightning canceled"), reason="R", mask=Masker())
-    assert isinstance(error, InterruptedError_)
+    assert isinstance(error, RunInterruptedError)
 
 
 def test_exit_0_without_the_mark_is_told_as_such() -> None:

@@ -52,7 +52,7 @@ def test_argv_holds_no_secret() -> None:
 
 
 def test_what_it_says() -> None:
-    heard = lightning.Heard()
+    heard = lightning.LightningOutput()
     for line in (
         '[x] [INFO] [chunk_process.go:223] ["restore file completed"] [table=`shop`.`o`] [checksum="{cksum=0,size=14,kvs=2}"]',
         '[x] [INFO] [chunk_process.go:223] ["restore file completed"] [table=`shop`.`o`] [checksum="{cksum=0,size=14,kvs=40}"]',

@@ -12,18 +12,18 @@ from pathlib import Path
 import pytest
 
 from backup_manager import log_lines
-from backup_manager.errors import InterruptedError_, ToolError
+from backup_manager.errors import RunInterruptedError, ToolError
 from backup_manager.masking import LEFT_OUT, Masker
-from backup_manager.signals import Stop
+from backup_manager.signals import StopSignal
 from backup_manager.tools import process
-from backup_manager.tools.process import Ended, Stream
+from backup_manager.tools.process import ProcessResult, Stream
 from sandbox.patience import PATIENCE, until
 from tests.support.fake_tool import FakeTool, alive
 
 
 def run(
-    tool: Path, *, stop: Stop | None = None, on_up: Callable[[], None] | None = None, grace: float = PATIENCE
-) -> tuple[Ended, list[tuple[Stream, str]], list[str]]:
+    tool: Path, *, stop: StopSignal | None = None, on_up: Callable[[], None] | None = None, grace: float = PATIENCE
+) -> tuple[ProcessResult, list[tuple[Stream, str]], list[str]]:
     """How *tool* ended, its lines, and ours. As soon as it says that it is ``up``, *on_up* is called, else *stop* requested."""
     seen: list[tuple[Stream, str]] = []
     logged: list[str] = []
@@ -36,7 +36,7 @@ def run(
     ended = process.run(
         [str(tool), "--password=hunter22"],
         env={"PATH": os.environ["PATH"]},
-        stop=stop or Stop(),
+        stop=stop or StopSignal(),
         mask=Masker(["hunter22"]),
         log=logged.append,
         on_line=on_line,
@@ -101,14 +101,16 @@ def test_memory_stays_flat_on_a_huge_log(tmp_path: Path) -> None:
         nonlocal count
         count += 1
 
-    ended = process.run([str(script)], env={}, stop=Stop(), mask=Masker(["secret-value"]), log=lambda _: None, on_line=one)
+    ended = process.run(
+        [str(script)], env={}, stop=StopSignal(), mask=Masker(["secret-value"]), log=lambda _: None, on_line=one
+    )
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert (ended.code, count) == (0, 25_000)
     assert grown < 20 * 1024, f"{grown} KiB more for a log of 100 MB"
 
 
 def test_sigterm_is_forwarded_and_the_tool_ends_first(tmp_path: Path) -> None:
-    stop = Stop()
+    stop = StopSignal()
     tool = FakeTool(folder=tmp_path).install("tool", out=["up"], sleep=2 * PATIENCE, term_says="bye", term_code=0)
     ended, seen, _ = run(tool, stop=stop)
     assert ended.stopped
@@ -116,7 +118,7 @@ def test_sigterm_is_forwarded_and_the_tool_ends_first(tmp_path: Path) -> None:
 
 
 def test_a_tool_that_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path) -> None:
-    stop = Stop()
+    stop = StopSignal()
     tool = FakeTool(folder=tmp_path).install("tool", out=["up"], sleep=2 * PATIENCE, ignore_term=True)
     ended, _, _ = run(tool, stop=stop, grace=0.5)
     assert ended.killed_by is signal.SIGKILL
@@ -125,7 +127,7 @@ def test_a_tool_that_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path) -
 
 def test_a_tool_gets_no_more_time_than_the_pod_has_left(tmp_path: Path) -> None:
     """A grace period of half a second, of which a tool may use a third: it is killed long before its own 3600 s."""
-    stop = Stop(grace=0.5)
+    stop = StopSignal(grace=0.5)
     tool = FakeTool(folder=tmp_path).install("tool", out=["up"], sleep=2 * PATIENCE, ignore_term=True)
     ended, _, logged = run(tool, stop=stop, on_up=stop.terminate, grace=3600)
     assert ended.killed_by is signal.SIGKILL
@@ -144,7 +146,7 @@ def test_the_drain_of_a_stopped_tool_stays_within_its_share() -> None:
             return True
 
     now = [0.0]
-    stop = Stop(grace=60, clock=lambda: now[0])
+    stop = StopSignal(grace=60, clock=lambda: now[0])
     stop.terminate()
     now[0] = 26.0  # the tool took all that it may
     gone = subprocess.Popen(["true"], process_group=0)
@@ -155,9 +157,9 @@ def test_the_drain_of_a_stopped_tool_stays_within_its_share() -> None:
 
 
 def test_a_stop_before_the_start_starts_nothing(tmp_path: Path) -> None:
-    fake, stop = FakeTool(folder=tmp_path), Stop()
+    fake, stop = FakeTool(folder=tmp_path), StopSignal()
     stop.request()
-    with pytest.raises(InterruptedError_):
+    with pytest.raises(RunInterruptedError):
         run(fake.install("tool"), stop=stop)
     assert fake.called("tool") == []
 
@@ -183,12 +185,14 @@ def test_the_tool_dies_with_a_manager_that_is_killed(tmp_path: Path) -> None:
     fake = FakeTool(folder=tmp_path)
     tool = fake.install("tool", out=["up"], sleep=3600)
     code = (
-        "from backup_manager.tools import process\nfrom backup_manager.signals import Stop\n"
+        "from backup_manager.tools import process\nfrom backup_manager.signals import StopSignal\n"
         "from backup_manager.masking import Masker\n"
-        f"process.run([{str(tool)!r}], env={{}}, stop=Stop(), mask=Masker(), log=lambda l: None)\n"
+        f"process.run([{str(tool)!r}], env={{}}, stop=StopSignal(), mask=Masker(), log=lambda l: None)\n"
     )
     manager = subprocess.Popen([sys.executable, "-c", code])
-    pid = until(lambda: fake.called("tool"), "the tool runs")[0]["pid"]
+    called = until(lambda: fake.called("tool") or manager.poll() is not None, "the tool runs")
+    assert called is not True, "the manager ended before it ran the tool"
+    pid = called[0]["pid"]
     assert alive(pid)
     manager.kill()
     manager.wait()
@@ -225,7 +229,7 @@ def test_a_handler_that_fails_does_not_stop_the_tool(tmp_path: Path) -> None:
 
     logged: list[str] = []
     tool = FakeTool(folder=tmp_path).install("tool", out=["one", "two"])
-    ended = process.run([str(tool)], env={}, stop=Stop(), mask=Masker(), log=logged.append, on_line=broken)
+    ended = process.run([str(tool)], env={}, stop=StopSignal(), mask=Masker(), log=logged.append, on_line=broken)
     assert ended.code == 0
     assert sum("could not read a line" in line for line in logged) == 2
 
@@ -233,6 +237,6 @@ def test_a_handler_that_fails_does_not_stop_the_tool(tmp_path: Path) -> None:
 def test_a_password_with_a_quote_is_masked_before_the_command_line_is_quoted() -> None:
     logged = list[str]()
     argv = ["/bin/true", "--password=it's-a-SecretTail-987", "--crypter.key", "0123abcd", "it's-a-SecretTail-987"]
-    process.run(argv, env={}, stop=Stop(), mask=Masker(["it's-a-SecretTail-987"]), log=logged.append)
+    process.run(argv, env={}, stop=StopSignal(), mask=Masker(["it's-a-SecretTail-987"]), log=logged.append)
     assert "SecretTail" not in "\n".join(logged)
     assert "0123abcd" not in "\n".join(logged)

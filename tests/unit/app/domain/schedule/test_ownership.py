@@ -10,7 +10,7 @@ from app.domain.observed import Object
 from app.domain.schedule.children import read
 from app.domain.schedule.reconcile import decide
 from app.hooks.backupschedule import KIND
-from app.hooks.response import compose
+from app.hooks.response import build_response
 from crds.contract import names, tso
 from tests.support.schedules import (
     BR,
@@ -68,7 +68,7 @@ class TestCopies:
         decision = sync(COUNTED, *children, status=KNOWN)
         assert dropped(decision) == {"nightly-2026-01-30t02-00-00": "maxBackups"}
         assert rules(COUNTED, old)["before-upgrade"] == "foreign"
-        body = compose(KIND, observed(schedule(COUNTED), children), decision, CONFIG).body
+        body = build_response(KIND, observed(schedule(COUNTED), children), decision, CONFIG).body
         assert "before-upgrade" in {child["metadata"]["name"] for child in body["children"]}
 
     @pytest.mark.parametrize("name", ["xnightly-2026-01-22t02-00-00", "nightly-x-2026-01-22t02-00-00", "nightly-2026-01-22"])
